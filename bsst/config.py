@@ -1,0 +1,173 @@
+"""Network configurations: frozen, documented, and the only place where a width is written down.
+
+`RELEASE` reproduces the released network tensor by tensor; `EDGE` is the same code with small widths.
+A plan carries its configuration as JSON (`to_json`), so this module needs neither torch nor onnx.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from bsst.errors import UsageError
+
+__all__ = ["CONFIGS", "EDGE", "RELEASE", "NetworkConfig", "RaftConfig", "TieRule", "config_from_json"]
+
+TieRule = Literal["lowest", "bitonic"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class RaftConfig:
+    """RAFT optical flow, run on frames halved in both dimensions (specification section 5)."""
+
+    stage_channels: tuple[int, int, int] = (64, 96, 128)
+    """Widths of the three residual stages of both encoders; the stem has the first width."""
+    blocks_per_stage: int = 2
+    """Residual blocks per stage; the first one of stages 2 and 3 halves the grid."""
+    feature_channels: int = 256
+    """Channels of the matching features whose products form the correlation volume."""
+    hidden_channels: int = 128
+    """Channels of the recurrent state."""
+    context_channels: int = 128
+    """Channels of the context fed to every update."""
+    levels: int = 4
+    """Levels of the correlation pyramid; the coarsest must be at least 2x2 tokens."""
+    radius: int = 4
+    """Correlation is read in a (2 radius + 1)^2 window per level."""
+    correlation_channels: tuple[int, int] = (256, 192)
+    """Widths of the two convolutions on the correlation in the motion encoder."""
+    flow_channels: tuple[int, int] = (128, 64)
+    """Widths of the two convolutions on the flow in the motion encoder."""
+    motion_channels: int = 128
+    """Channels of the motion features, the two flow channels included."""
+    head_channels: int = 256
+    """Hidden width of the flow head and of the upsampling mask head."""
+    iterations: int = 20
+    """Update steps; only the last flow is used."""
+
+    @property
+    def frame_multiple(self) -> int:
+        """Frame height and width must be multiples of this."""
+        return 16
+
+    @property
+    def frame_minimum(self) -> int:
+        """Smallest frame side for which the coarsest correlation level has 2 tokens."""
+        return 16 * 2 ** self.levels
+
+
+@dataclass(frozen=True, kw_only=True)
+class NetworkConfig:
+    """BSSTNet and the flow network in front of it (specification sections 1 to 13)."""
+
+    name: str
+    """Name shown to users; part of the plan manifest."""
+    full_channels: int = 64
+    """Features at full resolution."""
+    half_channels: int = 64
+    """Features at 1/2 resolution."""
+    channels: int = 192
+    """Features at 1/4 resolution: propagation, reconstruction, fusion."""
+    half_blocks: int = 2
+    """Channel attention blocks of the encoder at 1/2."""
+    quarter_blocks: int = 2
+    """Channel attention blocks of the encoder at 1/4."""
+    centre_input: bool = False
+    """Subtract 0.5 from the frame before the encoder; the released weights were trained without."""
+    refine_flows: bool = True
+    """Refine the RAFT flows with the flow refinement network (section 8)."""
+    branches: tuple[str, ...] = ("backward_1", "forward_1", "backward_2", "forward_2")
+    """Propagation branches in run order; the direction is the part before the underscore."""
+    offset_channels: int = 192
+    """Hidden width of the offset head of the guided deformable convolution."""
+    offset_groups: int = 16
+    """Deformable groups; the first half samples the previous state, the second half the one before."""
+    offset_range: float = 5.0
+    """Largest learned offset around the flow, in pixels at 1/4 scale."""
+    reconstruction_groups: int = 2
+    """Residual groups of two window transformer blocks; 0 leaves only the grouped convolution."""
+    reconstruction_heads: int = 6
+    """Heads of the (2, 8, 8) window attention."""
+    transformer_blocks: int = 4
+    """Blur-aware sparse transformer blocks."""
+    token_channels: int = 512
+    """Channels of a token of the sparse transformer."""
+    token_heads: int = 4
+    """Heads of the sparse window attention."""
+    ffn_channels: int = 40
+    """Channels of the overlapping-patch feed-forward network before unfolding (x25 after)."""
+    shift_blocks: int = 2
+    """Grouped spatial-temporal shift blocks of the decoder."""
+    blur_threshold: float = 0.3
+    """A window attends sparsely where its mean blur exceeds this."""
+    tie_rule: TieRule = "lowest"
+    """Which frames win among equally blurred ones (section 11.1)."""
+    raft: RaftConfig = field(default_factory=RaftConfig)
+    """Flow network."""
+
+    @property
+    def tile_multiple(self) -> int:
+        """Tile height and width must be multiples of this: 8x8 windows of tokens at 1/8 scale."""
+        return 64
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain dictionary for the plan manifest; `config_from_json` reads it back."""
+        return dataclasses.asdict(self)
+
+
+def config_from_json(data: dict[str, Any]) -> NetworkConfig:
+    """Rebuild a configuration from a manifest.
+
+    Raises:
+        UsageError: a field is missing or unknown.
+    """
+    try:
+        raft = RaftConfig(**{k: _tuples(v) for k, v in data["raft"].items()})
+        return NetworkConfig(**{k: _tuples(v) for k, v in data.items() if k != "raft"}, raft=raft)
+    except (KeyError, TypeError, AttributeError) as error:
+        raise UsageError(f"expected a network configuration written by this version of bsst, got {error}") from error
+
+
+def _tuples(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
+
+
+RELEASE = NetworkConfig(name="release")
+
+EDGE = NetworkConfig(
+    name="edge",
+    full_channels=12,
+    half_channels=24,
+    channels=36,
+    half_blocks=1,
+    quarter_blocks=1,
+    centre_input=True,
+    refine_flows=False,
+    branches=("backward_1", "forward_1"),
+    offset_channels=32,
+    offset_groups=4,
+    reconstruction_groups=0,
+    reconstruction_heads=2,
+    transformer_blocks=2,
+    token_channels=64,
+    token_heads=2,
+    ffn_channels=4,
+    shift_blocks=1,
+    raft=RaftConfig(
+        stage_channels=(16, 24, 32),
+        blocks_per_stage=1,
+        feature_channels=48,
+        hidden_channels=32,
+        context_channels=32,
+        levels=3,
+        radius=3,
+        correlation_channels=(48, 40),
+        flow_channels=(24, 16),
+        motion_channels=40,
+        head_channels=48,
+        iterations=5,
+    ),
+)
+
+CONFIGS = {config.name: config for config in (RELEASE, EDGE)}

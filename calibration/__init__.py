@@ -1,0 +1,1 @@
+"""Precision: policies, ranges, parity."""

@@ -1,0 +1,1 @@
+"""ONNX to plan: file format, builders, cache."""

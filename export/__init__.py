@@ -1,0 +1,1 @@
+"""Checkpoint to ONNX: one file per stage, one file per graph pass."""

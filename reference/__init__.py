@@ -1,0 +1,1 @@
+"""PyTorch truth: RAFT and BSSTNet, checkpoint loading, training."""

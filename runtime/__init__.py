@@ -1,0 +1,1 @@
+"""Plan and video to sharp video; imports neither torch nor onnx."""
