@@ -1,0 +1,41 @@
+"""Backward warp by a flow; see README.md of this folder."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from bsst.plugins.flow_warp.reference import reference
+from bsst.plugins.flow_warp.schema import SCHEMA, output_shape
+
+__all__ = ["SCHEMA", "flow_warp"]
+
+
+def flow_warp(x: Tensor, flow: Tensor) -> Tensor:
+    """Warp `x` backwards by `flow`; differentiable, and one node under `torch.export`.
+
+    Args:
+        x: (N, C, H, W), float32 or float16.
+        flow: (N, 2, H, W), float32, pixels of this grid; channel 0 to the right, channel 1 downwards.
+
+    Returns:
+        (N, C, H, W), dtype of `x`: `x` at (row + flow_y, column + flow_x), bilinear, zero outside per tap.
+
+    Raises:
+        UsageError: the flow is not on the grid of `x`.
+    """
+    output_shape(x.shape, flow.shape)
+    if torch.compiler.is_exporting():
+        result: Tensor = torch.ops.bsst.flow_warp(x, flow)
+        return result
+    return reference(x, flow)
+
+
+@torch.library.custom_op("bsst::flow_warp", mutates_args=())
+def _operator(x: Tensor, flow: Tensor) -> Tensor:
+    return reference(x, flow)
+
+
+@_operator.register_fake
+def _fake(x: Tensor, flow: Tensor) -> Tensor:
+    return x.new_empty(output_shape(x.shape, flow.shape))

@@ -1,0 +1,38 @@
+"""Backward warp by a flow: names, dtypes, shape rule, tolerances."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from bsst.errors import UsageError
+from bsst.plugins.operator_schema import OperatorSchema, TensorSpec, Tolerance
+
+__all__ = ["SCHEMA", "output_shape"]
+
+SCHEMA = OperatorSchema(
+    name="flow_warp",
+    op_type="BsstFlowWarp",
+    inputs=(
+        TensorSpec(name="x", dtype="feature", axes="(N, C, H, W)"),
+        TensorSpec(name="flow", dtype="float32", axes="(N, 2, H, W): pixels; channel 0 right, channel 1 down"),
+    ),
+    output=TensorSpec(name="y", dtype="feature", axes="(N, C, H, W)"),
+    attributes=(),
+    tolerance=Tolerance(
+        float32=1e-5,
+        float16=1e-3,
+        reason="float32: coordinates are rounded at 2^-24 of the map side. float16: one rounding of the result",
+    ),
+)
+
+
+def output_shape(x: Sequence[int], flow: Sequence[int]) -> tuple[int, int, int, int]:
+    """Shape of y from the input shapes.
+
+    Raises:
+        UsageError: the flow is not on the grid of x.
+    """
+    if len(x) != 4 or tuple(flow) != (x[0], 2, *x[2:]):
+        raise UsageError(f"expected x (N, C, H, W) and flow (N, 2, H, W), got {tuple(x)} and {tuple(flow)}")
+    batch, channels, height, width = x
+    return batch, channels, height, width
