@@ -1,1 +1,1 @@
-"""Training of the edge model."""
+"""Training of the edge network: sources, simulated and real exposures, flow, deblurring, evaluation."""

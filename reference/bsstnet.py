@@ -1,0 +1,195 @@
+"""BSSTNet in plain PyTorch (specification sections 1 to 13): the truth that every deployed plan is compared with.
+
+The methods are the pipeline stages; `forward` runs them in order on one batch of clips.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from bsst.config import NetworkConfig
+from bsst.errors import UsageError
+from bsst.reference.blur import Direction, blur_map, branch_motion
+from bsst.reference.decoder import PixelShuffleUpsample, ShiftBlock, SkipUpsample
+from bsst.reference.layers import ChannelAttentionBlock, GatedBlock, GatedFusionBlock, conv3x3
+from bsst.reference.propagation import DeformableAlignment, make_backbone, propagation_step
+from bsst.reference.reconstruction import Reconstruction
+from bsst.reference.refinement import FlowRefinement, refine_flows
+from bsst.reference.selection import Selection, legal_frames, select
+from bsst.reference.transformer import SoftComposition, SoftSplit, SparseTransformer
+
+__all__ = ["BSSTNet", "direction_of"]
+
+
+def direction_of(branch: str) -> Direction:
+    """Direction in which a branch such as "backward_1" visits the frames."""
+    return "backward" if branch.startswith("backward") else "forward"
+
+
+class BSSTNet(nn.Module):
+    """Video deblurring network; parameter names are those of the released checkpoint.
+
+    Only modules that run are created.
+    """
+
+    def __init__(self, config: NetworkConfig) -> None:
+        super().__init__()
+        self.config = config
+        full, half, quarter = config.full_channels, config.half_channels, config.channels
+
+        self.concat = nn.Sequential(conv3x3(3, full, bias=False), nn.LeakyReLU(0.1), ChannelAttentionBlock(full))
+        self.down01 = nn.Sequential(conv3x3(full, half, stride=2, bias=False), nn.LeakyReLU(0.1))
+        self.down12 = nn.Sequential(conv3x3(half, quarter, stride=2, bias=False), nn.LeakyReLU(0.1))
+        for level, channels, count in ((1, half, config.half_blocks), (2, quarter, config.quarter_blocks)):
+            for index in range(count):
+                self.add_module(_numbered(f"encoder_level{level}", index), ChannelAttentionBlock(channels))
+
+        if config.refine_flows:
+            self.blur_motion_refine = FlowRefinement()
+        self.deform_align = nn.ModuleDict({name: DeformableAlignment(config) for name in config.branches})
+        self.backbone = nn.ModuleDict(
+            {name: make_backbone(quarter, 2 + index) for index, name in enumerate(config.branches)}
+        )
+        self.reconstruction = Reconstruction(config)
+
+        self.softsplit = SoftSplit(quarter, config.token_channels)
+        self.transsqattn = SparseTransformer(config)
+        self.softcomp = SoftComposition(quarter, config.token_channels)
+
+        self.cabattn = nn.ModuleList([GatedFusionBlock(quarter, quarter, 5), GatedBlock(quarter, 5)])
+        self.up21 = SkipUpsample(quarter, half)
+        self.skip_attn1 = ChannelAttentionBlock(half)
+        for index in range(config.shift_blocks):
+            self.add_module(_numbered("decoder_level1", index), ShiftBlock(half))
+        self.upsample0 = PixelShuffleUpsample(half, full)
+        self.conv_hr0 = conv3x3(full, full, bias=False)
+        self.skip_conv = ChannelAttentionBlock(full)
+        self.out_conv = ChannelAttentionBlock(full)
+        self.last_conv = conv3x3(full, 3, bias=False)
+
+    def forward(self, frames: Tensor, backward: Tensor, forward: Tensor) -> Tensor:
+        """Deblur clips.
+
+        Args:
+            frames: (N, T, 3, H, W) RGB in [0, 1]; H and W multiples of 64, T >= 1.
+            backward: flow of frame t to t + 1, (N, T-1, 2, H/4, W/4), pixels at 1/4 scale.
+            forward: flow of frame t + 1 to t, same shape.
+
+        Returns:
+            (N, T, 3, H, W), not clamped. A clip whose length does not divide into groups is continued by reflection and
+            cropped afterwards.
+
+        Raises:
+            UsageError: H or W is not a multiple of 64.
+        """
+        multiple = self.config.tile_multiple
+        if frames.shape[3] % multiple or frames.shape[4] % multiple:
+            raise UsageError(f"expected height and width in multiples of {multiple}, got {frames.shape = }; pad them")
+        n, count = frames.shape[:2]
+        frames, backward, forward = _pad_clip(frames, backward, forward)
+        clip = (n, frames.shape[1])
+
+        full, half, quarter = self.encode(frames.flatten(0, 1))
+        sharp, backward, forward, selections = self.refine(backward, forward)
+        motion: dict[Direction, Tensor] = {
+            "backward": branch_motion(sharp, backward, forward, "backward"),
+            "forward": branch_motion(sharp, backward, forward, "forward"),
+        }
+        features = [quarter.unflatten(0, clip)]
+        for branch in self.config.branches:
+            features.append(self.propagate(branch, features, motion[direction_of(branch)]))
+        reconstruction = self.fuse(torch.cat(features, 2))
+        attended = torch.stack([self.attend(x, s) for x, s in zip(reconstruction, selections, strict=True)])
+        decoded = self.decode(reconstruction, attended, half.unflatten(0, clip))
+        restored = self.restore(decoded.flatten(0, 1), full, frames.flatten(0, 1))
+        return restored.unflatten(0, clip)[:, :count]
+
+    def encode(self, frames: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Frames (B, 3, H, W) -> features at full, 1/2 and 1/4 resolution."""
+        full = self.concat(frames - 0.5 if self.config.centre_input else frames)
+        half = self._repeat("encoder_level1", self.config.half_blocks, self.down01(full))
+        quarter = self._repeat("encoder_level2", self.config.quarter_blocks, self.down12(half))
+        return full, half, quarter
+
+    def refine(self, backward: Tensor, forward: Tensor) -> tuple[Tensor, Tensor, Tensor, list[Selection]]:
+        """RAFT flows -> sharp map (N, T, 1, H/4, W/4), refined flows, selection of each clip."""
+        blur = blur_map(backward, forward)
+        if self.config.refine_flows:
+            backward, forward = refine_flows(self.blur_motion_refine, backward, forward, blur)
+            blur = blur_map(backward, forward)
+        selections = [
+            select(
+                clip,
+                blocks=self.config.transformer_blocks,
+                threshold=self.config.blur_threshold,
+                tie_rule=self.config.tie_rule,
+            )
+            for clip in blur
+        ]
+        return 1 - blur, backward, forward, selections
+
+    def propagate(self, branch: str, features: list[Tensor], motion: Tensor) -> Tensor:
+        """Run one branch over the clip: features (N, T, C, h, w) each, motion (N, T, 10, h, w) -> (N, T, C, h, w)."""
+        align, backbone = self.deform_align[branch], self.backbone[branch]
+        assert isinstance(align, DeformableAlignment)
+        frames = range(motion.shape[1])
+        order = frames if direction_of(branch) == "forward" else frames[::-1]
+        state1 = state2 = torch.zeros_like(features[0][:, 0])
+        outputs: dict[int, Tensor] = {}
+        for t in order:
+            known = tuple(feature[:, t] for feature in features)
+            outputs[t] = propagation_step(align, backbone, state1, state2, known, motion[:, t])
+            state1, state2 = outputs[t], state1
+        return torch.stack([outputs[t] for t in frames], 1)
+
+    def fuse(self, features: Tensor) -> Tensor:
+        """Encoder and branch features (N, T, (1 + branches) C, h, w) -> reconstruction (N, T, C, h, w)."""
+        result: Tensor = self.reconstruction(features)
+        return result
+
+    def attend(self, reconstruction: Tensor, selection: Selection) -> Tensor:
+        """One clip (T, C, h, w) -> what the sparse transformer adds, (T, C, h, w)."""
+        result: Tensor = self.softcomp(self.transsqattn(self.softsplit(reconstruction), selection))
+        return result
+
+    def decode(self, reconstruction: Tensor, attended: Tensor, half: Tensor) -> Tensor:
+        """Reconstruction, attention (N, T, C, h, w) and skip (N, T, D, 2h, 2w) -> decoder features (N, T, D, 2h, 2w)."""
+        clip = reconstruction.shape[:2]
+        fused = self.cabattn[0](reconstruction.flatten(0, 1), attended.flatten(0, 1))
+        fused = self.cabattn[1](fused)
+        x = self.up21(fused, self.skip_attn1(half.flatten(0, 1))).unflatten(0, clip)
+        return self._repeat("decoder_level1", self.config.shift_blocks, x)
+
+    def restore(self, decoded: Tensor, full: Tensor, frames: Tensor) -> Tensor:
+        """Decoder features (B, D, H/2, W/2), skip (B, F, H, W), frames (B, 3, H, W) -> sharp frames (B, 3, H, W)."""
+        x = self.conv_hr0(F.leaky_relu(self.upsample0(decoded), 0.1)) + self.skip_conv(full)
+        residual: Tensor = self.last_conv(self.out_conv(x))
+        return residual + frames
+
+    def _repeat(self, name: str, count: int, x: Tensor) -> Tensor:
+        for index in range(count):
+            x = self.get_submodule(_numbered(name, index))(x)
+        return x
+
+
+def _numbered(name: str, index: int) -> str:
+    return f"{name}_{index}" if index else name
+
+
+def _pad_clip(frames: Tensor, backward: Tensor, forward: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Continue a clip by reflection in time until its length divides into groups."""
+    count = frames.shape[1]
+    target = next(t for t in range(max(count, 4), count + 8) if legal_frames(t))
+    if target == count:
+        return frames, backward, forward
+    if count == 1:
+        still = frames.new_zeros(frames.shape[0], target - 1, 2, frames.shape[3] // 4, frames.shape[4] // 4)
+        return frames.repeat_interleave(target, 1), still, still
+    period = 2 * (count - 1)
+    index = [min(t % period, period - t % period) for t in range(target)]
+    pairs = list(zip(index, index[1:], strict=False))
+    ahead = [backward[:, a] if b > a else forward[:, b] for a, b in pairs]
+    behind = [forward[:, a] if b > a else backward[:, b] for a, b in pairs]
+    return frames[:, index], torch.stack(ahead, 1), torch.stack(behind, 1)
