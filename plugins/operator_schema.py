@@ -29,11 +29,11 @@ class TensorSpec:
 
 @dataclass(frozen=True, kw_only=True)
 class AttributeSpec:
-    """One static integer attribute."""
+    """One static attribute: an integer, or a list of integers."""
 
     name: str
-    default: int | None
-    """None: the caller must give it."""
+    length: int | None = None
+    """None: a single integer; otherwise the number of integers in the list."""
     meaning: str
 
 

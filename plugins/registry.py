@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import onnx
@@ -31,14 +31,17 @@ def _translation(schema: OperatorSchema) -> Callable[..., Any]:
     """Function from graph values to one node, with the signature that the exporter reads by reflection."""
     node = onnxscript.values.Op(onnxscript.values.Opset(DOMAIN, VERSION), schema.op_type, _op_schema(schema))
 
-    def translate(*inputs: Any, **attributes: int) -> Any:
+    def translate(*inputs: Any, **attributes: int | Sequence[int]) -> Any:
         return node(*inputs, **attributes)
 
     parameter = inspect.Parameter
     translate.__name__ = schema.name
     translate.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
         [parameter(spec.name, parameter.POSITIONAL_OR_KEYWORD) for spec in schema.inputs]
-        + [parameter(spec.name, parameter.KEYWORD_ONLY, annotation=int) for spec in schema.attributes]
+        + [
+            parameter(spec.name, parameter.KEYWORD_ONLY, annotation=int if spec.length is None else Sequence[int])
+            for spec in schema.attributes
+        ]
     )
     return translate
 
@@ -46,6 +49,7 @@ def _translation(schema: OperatorSchema) -> Callable[..., Any]:
 def _op_schema(schema: OperatorSchema) -> onnx.defs.OpSchema:
     """The same operator in the form of the ONNX package."""
     formal = onnx.defs.OpSchema.FormalParameter
+    kind = onnx.defs.OpSchema.AttrType
     names = {"feature": "Feature", "float32": "tensor(float)", "int32": "tensor(int32)"}
     return onnx.defs.OpSchema(
         schema.op_type,
@@ -55,7 +59,9 @@ def _op_schema(schema: OperatorSchema) -> onnx.defs.OpSchema:
         outputs=[formal(schema.output.name, names[schema.output.dtype], description=schema.output.axes)],
         type_constraints=[("Feature", ["tensor(float)", "tensor(float16)"], "features and weights")],
         attributes=[
-            onnx.defs.OpSchema.Attribute(spec.name, onnx.defs.OpSchema.AttrType.INT, spec.meaning, required=True)
+            onnx.defs.OpSchema.Attribute(
+                spec.name, kind.INT if spec.length is None else kind.INTS, spec.meaning, required=True
+            )
             for spec in schema.attributes
         ],
     )

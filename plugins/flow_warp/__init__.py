@@ -24,18 +24,19 @@ def flow_warp(x: Tensor, flow: Tensor) -> Tensor:
     Raises:
         UsageError: the flow is not on the grid of `x`.
     """
-    output_shape(x.shape, flow.shape)
+    channels = x.shape[1]
+    output_shape(x.shape, flow.shape, channels=channels)
     if torch.compiler.is_exporting():
-        result: Tensor = torch.ops.bsst.flow_warp(x, flow)
+        result: Tensor = torch.ops.bsst.flow_warp(x, flow, channels=channels)
         return result
-    return reference(x, flow)
+    return reference(x, flow, channels=channels)
 
 
 @torch.library.custom_op("bsst::flow_warp", mutates_args=())
-def _operator(x: Tensor, flow: Tensor) -> Tensor:
-    return reference(x, flow)
+def _operator(x: Tensor, flow: Tensor, *, channels: int) -> Tensor:
+    return reference(x, flow, channels=channels)
 
 
 @_operator.register_fake
-def _fake(x: Tensor, flow: Tensor) -> Tensor:
-    return x.new_empty(output_shape(x.shape, flow.shape))
+def _fake(x: Tensor, flow: Tensor, *, channels: int) -> Tensor:
+    return x.new_empty(output_shape(x.shape, flow.shape, channels=channels))

@@ -14,9 +14,9 @@ from bsst.plugins.bilinear import sample_bilinear
 __all__ = ["reference"]
 
 
-def reference(x: Tensor, flow: Tensor) -> Tensor:
+def reference(x: Tensor, flow: Tensor, *, channels: int) -> Tensor:
     """Arguments and result as in `schema.SCHEMA`; computed in float32, returned in the dtype of `x`."""
-    height, width = x.shape[-2:]
+    _, _, height, width = x.shape
     rows = torch.arange(height, dtype=torch.float32, device=x.device)[:, None]
     columns = torch.arange(width, dtype=torch.float32, device=x.device)
     return sample_bilinear(x.float(), flow[:, 1].float() + rows, flow[:, 0].float() + columns).to(x.dtype)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from bsst.errors import UsageError
-from bsst.plugins.operator_schema import OperatorSchema, TensorSpec, Tolerance
+from bsst.plugins.operator_schema import AttributeSpec, OperatorSchema, TensorSpec, Tolerance
 
 __all__ = ["SCHEMA", "output_shape"]
 
@@ -17,7 +17,9 @@ SCHEMA = OperatorSchema(
         TensorSpec(name="flow", dtype="float32", axes="(N, 2, H, W): pixels; channel 0 right, channel 1 down"),
     ),
     output=TensorSpec(name="y", dtype="feature", axes="(N, C, H, W)"),
-    attributes=(),
+    attributes=(
+        AttributeSpec(name="channels", meaning="C again: the group count of the convolution that a CPU runs instead"),
+    ),
     tolerance=Tolerance(
         float32=1e-5,
         float16=1e-3,
@@ -26,13 +28,15 @@ SCHEMA = OperatorSchema(
 )
 
 
-def output_shape(x: Sequence[int], flow: Sequence[int]) -> tuple[int, int, int, int]:
+def output_shape(x: Sequence[int], flow: Sequence[int], *, channels: int) -> tuple[int, int, int, int]:
     """Shape of y from the input shapes.
 
     Raises:
         UsageError: the flow is not on the grid of x.
     """
-    if len(x) != 4 or tuple(flow) != (x[0], 2, *x[2:]):
-        raise UsageError(f"expected x (N, C, H, W) and flow (N, 2, H, W), got {tuple(x)} and {tuple(flow)}")
-    batch, channels, height, width = x
-    return batch, channels, height, width
+    if len(x) != 4 or tuple(flow) != (x[0], 2, *x[2:]) or channels != x[1]:
+        raise UsageError(
+            f"expected x (N, {channels}, H, W) and flow (N, 2, H, W), got {tuple(x)} and {tuple(flow)}; "
+            f"bring the flow to the grid of x"
+        )
+    return x[0], x[1], x[2], x[3]

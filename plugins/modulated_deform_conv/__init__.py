@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -45,18 +48,19 @@ def modulated_deform_conv(
     Raises:
         UsageError: shapes that do not fit each other.
     """
-    attributes = {
-        "stride": stride,
-        "padding": padding,
-        "dilation": dilation,
+    tensors = (x, offset, mask, weight, bias)
+    attributes: dict[str, Any] = {
+        "strides": [stride, stride],
+        "pads": [padding, padding, padding, padding],
+        "dilations": [dilation, dilation],
         "groups": groups,
         "offset_groups": offset_groups,
     }
-    output_shape(x.shape, offset.shape, mask.shape, weight.shape, bias.shape, **attributes)
+    _check(*tensors, **attributes)
     if torch.compiler.is_exporting():
-        result: Tensor = torch.ops.bsst.modulated_deform_conv(x, offset, mask, weight, bias, **attributes)
+        result: Tensor = torch.ops.bsst.modulated_deform_conv(*tensors, **attributes)
         return result
-    return reference(x, offset, mask, weight, bias, **attributes)
+    return reference(*tensors, **attributes)
 
 
 @torch.library.custom_op("bsst::modulated_deform_conv", mutates_args=())
@@ -67,9 +71,9 @@ def _operator(
     weight: Tensor,
     bias: Tensor,
     *,
-    stride: int,
-    padding: int,
-    dilation: int,
+    strides: Sequence[int],
+    pads: Sequence[int],
+    dilations: Sequence[int],
     groups: int,
     offset_groups: int,
 ) -> Tensor:
@@ -79,14 +83,19 @@ def _operator(
         mask,
         weight,
         bias,
-        stride=stride,
-        padding=padding,
-        dilation=dilation,
+        strides=strides,
+        pads=pads,
+        dilations=dilations,
         groups=groups,
         offset_groups=offset_groups,
     )
 
 
 @_operator.register_fake
-def _fake(x: Tensor, offset: Tensor, mask: Tensor, weight: Tensor, bias: Tensor, **attributes: int) -> Tensor:
-    return x.new_empty(output_shape(x.shape, offset.shape, mask.shape, weight.shape, bias.shape, **attributes))
+def _fake(x: Tensor, *tensors: Tensor, **attributes: Any) -> Tensor:
+    return x.new_empty(_check(x, *tensors, **attributes))
+
+
+def _check(*tensors: Tensor, **attributes: Any) -> tuple[int, int, int, int]:
+    x, offset, mask, weight, bias = (tensor.shape for tensor in tensors)
+    return output_shape(x, offset, mask, weight, bias, **attributes)

@@ -1,12 +1,14 @@
 """Modulated deformable convolution in plain PyTorch: the truth for every lowering, and what training runs.
 
-y_o(p) = b_o + sum_c sum_k W[o, c, k] * M[g(c), k, p] * x_c(stride * p - padding + dilation * k + D[g(c), k, p])
+y_o(p) = b_o + sum_c sum_k W[o, c, k] * M[g(c), k, p] * x_c(stride * p - pad + dilation * k + D[g(c), k, p])
 
 with bilinear x_c, zero outside per tap. One sampling call over all taps and offset groups, then one product.
 Source: Zhu et al., "Deformable ConvNets v2", equation 1.
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -23,9 +25,9 @@ def reference(
     weight: Tensor,
     bias: Tensor,
     *,
-    stride: int,
-    padding: int,
-    dilation: int,
+    strides: Sequence[int],
+    pads: Sequence[int],
+    dilations: Sequence[int],
     groups: int,
     offset_groups: int,
 ) -> Tensor:
@@ -35,12 +37,14 @@ def reference(
     out_h, out_w = offset.shape[-2:]
     taps = kernel_h * kernel_w
 
-    def axis(outputs: int, kernel: int) -> Tensor:
-        start = torch.arange(outputs, dtype=torch.float32, device=x.device) * stride - padding
-        return torch.arange(kernel, dtype=torch.float32, device=x.device)[:, None] * dilation + start  # (k, outputs)
+    def positions(axis: int) -> Tensor:
+        """Undisplaced coordinates along one axis, (kernel side, output side)."""
+        outputs = torch.arange(offset.shape[2 + axis], dtype=torch.float32, device=x.device)
+        steps = torch.arange(weight.shape[2 + axis], dtype=torch.float32, device=x.device)
+        return steps[:, None] * dilations[axis] + outputs * strides[axis] - pads[axis]
 
-    rows = axis(out_h, kernel_h)[:, None, :, None].expand(kernel_h, kernel_w, out_h, out_w)
-    columns = axis(out_w, kernel_w)[None, :, None, :].expand(kernel_h, kernel_w, out_h, out_w)
+    rows = positions(0)[:, None, :, None].expand(kernel_h, kernel_w, out_h, out_w)
+    columns = positions(1)[None, :, None, :].expand(kernel_h, kernel_w, out_h, out_w)
     shift = offset.float().reshape(batch * offset_groups, taps, 2, out_h, out_w)
     sampled = sample_bilinear(
         x.float().reshape(batch * offset_groups, channels // offset_groups, height, width),

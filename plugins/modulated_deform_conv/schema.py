@@ -25,11 +25,11 @@ SCHEMA = OperatorSchema(
     ),
     output=TensorSpec(name="y", dtype="feature", axes="(N, O, Ho, Wo)"),
     attributes=(
-        AttributeSpec(name="stride", default=1, meaning="step of the kernel, both axes"),
-        AttributeSpec(name="padding", default=1, meaning="zeros around x, both axes and sides"),
-        AttributeSpec(name="dilation", default=1, meaning="distance of the taps, both axes"),
-        AttributeSpec(name="groups", default=1, meaning="channel groups of the weight"),
-        AttributeSpec(name="offset_groups", default=1, meaning="channel groups of x that share one set of offsets"),
+        AttributeSpec(name="strides", length=2, meaning="step of the kernel: rows, columns"),
+        AttributeSpec(name="pads", length=4, meaning="zeros around x: top, left, bottom, right"),
+        AttributeSpec(name="dilations", length=2, meaning="distance of the taps: rows, columns"),
+        AttributeSpec(name="groups", meaning="channel groups of the weight"),
+        AttributeSpec(name="offset_groups", meaning="channel groups of x that share one set of offsets"),
     ),
     tolerance=Tolerance(
         float32=1e-5,
@@ -47,9 +47,9 @@ def output_shape(
     weight: Sequence[int],
     bias: Sequence[int],
     *,
-    stride: int,
-    padding: int,
-    dilation: int,
+    strides: Sequence[int],
+    pads: Sequence[int],
+    dilations: Sequence[int],
     groups: int,
     offset_groups: int,
 ) -> tuple[int, int, int, int]:
@@ -67,8 +67,9 @@ def output_shape(
             f"expected weight (O, {channels} / groups, kh, kw) with groups dividing O and offset_groups dividing "
             f"{channels}, got weight {tuple(weight)}, {groups = }, {offset_groups = }; change the groups"
         )
-    out_h = (height + padding * 2 - dilation * (kernel_h - 1) - 1) // stride + 1
-    out_w = (width + padding * 2 - dilation * (kernel_w - 1) - 1) // stride + 1
+    top, left, bottom, right = pads
+    out_h = (height + top + bottom - dilations[0] * (kernel_h - 1) - 1) // strides[0] + 1
+    out_w = (width + left + right - dilations[1] * (kernel_w - 1) - 1) // strides[1] + 1
     taps = kernel_h * kernel_w * offset_groups
     expected = {
         "offset": (batch, taps * 2, out_h, out_w),

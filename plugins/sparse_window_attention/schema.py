@@ -22,9 +22,9 @@ SCHEMA = OperatorSchema(
     ),
     output=TensorSpec(name="y", dtype="feature", axes="(T, Ht, Wt, C)"),
     attributes=(
-        AttributeSpec(name="heads", default=None, meaning="attention heads; divides C"),
-        AttributeSpec(name="window", default=8, meaning="window side in tokens; even, divides Ht and Wt"),
-        AttributeSpec(name="expandable_groups", default=1, meaning="leading groups of a window that may be active"),
+        AttributeSpec(name="heads", meaning="attention heads; divides C"),
+        AttributeSpec(name="window", meaning="window side in tokens; even, divides Ht and Wt"),
+        AttributeSpec(name="expandable_groups", meaning="leading groups of a window that may be active"),
     ),
     tolerance=Tolerance(
         float32=1e-6,
@@ -69,10 +69,10 @@ def output_shape(
         )
     groups, group_frames = query_frames
     windows = (height // window) * (width // window)
-    if groups * group_frames != frames * windows or groups % windows or not 0 <= expandable_groups <= groups // windows:
+    if groups * group_frames != frames * windows or groups % windows or not 1 <= expandable_groups <= groups // windows:
         raise UsageError(
-            f"expected index tables in which each of {windows} windows has every one of {frames} frames once and at "
-            f"least expandable_groups groups, got query_frames {tuple(query_frames)}, {expandable_groups = }"
+            f"expected index tables in which each of {windows} windows has every one of {frames} frames once and "
+            f"expandable_groups from 1 to its groups, got query_frames {tuple(query_frames)}, {expandable_groups = }"
         )
     if tuple(key_frames) != tuple(query_frames) or tuple(active) != (groups,):
         raise UsageError(

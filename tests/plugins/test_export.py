@@ -2,6 +2,7 @@
 
 import warnings
 
+import onnx
 import pytest
 import torch
 
@@ -65,17 +66,18 @@ def test_operator_is_one_node_with_all_inputs_and_attributes(nodes, schema) -> N
 
 def test_attributes_keep_their_values(nodes) -> None:
     values = {
-        attribute.name: attribute.i
-        for op_type in ("BsstModulatedDeformConv", "BsstSparseWindowAttention")
-        for attribute in nodes[op_type].attribute
+        attribute.name: onnx.helper.get_attribute_value(attribute)
+        for node in nodes.values()
+        for attribute in node.attribute
     }
     assert values == {
-        "stride": 2,
-        "padding": 3,
-        "dilation": 2,
+        "strides": [2, 2],
+        "pads": [3, 3, 3, 3],
+        "dilations": [2, 2],
         "groups": 2,
         "offset_groups": 4,
         "heads": 3,
         "window": 4,
         "expandable_groups": 2,
+        "channels": 8,
     }

@@ -1,0 +1,51 @@
+"""What a plan offers to the frame pipeline: flow between frames and restoration of one tile of one window.
+
+`runtime/network.py` implements it over sessions; tests implement it in a few lines of numpy.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+import numpy as np
+
+__all__ = ["FlowEstimator", "Pair", "Restorer"]
+
+Pair = tuple[np.ndarray, np.ndarray]
+"""Flows between frames t and t + 1: (backward, forward). Each (2, h/4, w/4) float32, channel 0 = x, in pixels at 1/4
+scale. `backward` lies on frame t and points to t + 1; `forward` lies on frame t + 1 and points to t."""
+
+
+class FlowEstimator(Protocol):
+    """Optical flow between neighbouring frames, split so that the work of a frame is done once per frame."""
+
+    def features(self, frame: np.ndarray) -> Any:
+        """Frame (3, h, w), float32 RGB in [0, 1] -> whatever `flow` needs of it."""
+        ...
+
+    def flow(self, a: Any, b: Any) -> Pair:
+        """Features of frames t and t + 1 -> flows between them."""
+        ...
+
+
+class Restorer(FlowEstimator, Protocol):
+    """One plan, opened. All sizes are static."""
+
+    @property
+    def frames(self) -> int:
+        """T, frames of a window."""
+        ...
+
+    @property
+    def tile(self) -> tuple[int, int]:
+        """(h, w) of the area that `restore` takes; multiples of 4."""
+        ...
+
+    @property
+    def flow_size(self) -> tuple[int, int]:
+        """(h, w) of the area that `features` takes; multiples of 4; may equal `tile`."""
+        ...
+
+    def restore(self, clip: np.ndarray, backward: np.ndarray, forward: np.ndarray) -> np.ndarray:
+        """Clip (T, 3, h, w), float32 RGB in [0, 1], and flows (T-1, 2, h/4, w/4) -> (T, 3, h, w), not clamped."""
+        ...
