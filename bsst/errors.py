@@ -7,6 +7,7 @@
     ├── ModelError               exit 5   a model artefact that cannot be used
     │   ├── CheckpointError               weights missing, truncated, of another network, or malicious
     │   ├── ExportError                   a graph that breaks an export rule
+    │   ├── BuildError                    a compiler that refuses a graph, crashes, or hits a limit
     │   ├── PlanError                     a plan missing, corrupt, or for another machine
     │   └── MissingDependencyError        an optional package that this feature needs
     ├── OutOfMemoryError         exit 6   still too large after the smallest tile
@@ -18,6 +19,7 @@ Every message says what was expected, what was found, and what to do about it.
 
 __all__ = [
     "BsstError",
+    "BuildError",
     "CheckpointError",
     "ExportError",
     "InputError",
@@ -70,6 +72,10 @@ class CheckpointError(ModelError):
 
 class ExportError(ModelError):
     """A graph that breaks an export rule."""
+
+
+class BuildError(ModelError):
+    """A compiler that refuses a graph, crashes, or runs out of its time or memory."""
 
 
 class PlanError(ModelError):

@@ -11,18 +11,16 @@ bytes and any gap, overlap, compression or stray byte is refused. Standard libra
 from __future__ import annotations
 
 import dataclasses
-import errno
 import hashlib
 import os
-import secrets
 import struct
 import zipfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, BinaryIO
 
+from bsst.engines.files import atomic_file
 from bsst.engines.manifest import (
     Compiler,
     Manifest,
@@ -33,7 +31,7 @@ from bsst.engines.manifest import (
     manifest_to_json,
     require,
 )
-from bsst.errors import OutputError, PlanError
+from bsst.errors import PlanError
 
 __all__ = ["Compiler", "Manifest", "Plan", "StageSpec", "TensorSpec", "open_plan", "require", "write_plan"]
 
@@ -101,7 +99,7 @@ def write_plan(path: Path, manifest: Manifest, members: Mapping[str, Path | byte
             f"expected members {sorted(expected)}, got missing {sorted(expected - got)} and unknown "
             f"{sorted(got - expected)}; give one member per stage"
         )
-    with _atomic(path) as file, zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
+    with atomic_file(path) as file, zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
         written = {name: _add(archive, name, members[name]) for name in sorted(members)}
         stages = tuple(
             dataclasses.replace(stage, sha256=written[stage.member][0], size=written[stage.member][1])
@@ -143,36 +141,6 @@ def open_plan(path: Path) -> Plan:
     ) as error:
         raise PlanError(f"{path}: expected a whole plan file, got {error}; {_DAMAGED}") from error
     return Plan(path=path, manifest=manifest, offsets=offsets)
-
-
-@contextmanager
-def _atomic(path: Path) -> Iterator[BinaryIO]:
-    partial = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.partial")
-    try:
-        with partial.open("xb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(partial, path)
-        _sync_directory(path.parent)
-    except OSError as error:
-        reason = "a full disk" if error.errno in (errno.ENOSPC, errno.EDQUOT) else str(error)
-        raise OutputError(
-            f"{path}: expected to write the plan, got {reason}; free space or choose another -o"
-        ) from error
-    finally:
-        with suppress(OSError):
-            partial.unlink(missing_ok=True)
-
-
-def _sync_directory(directory: Path) -> None:
-    # Without this a power cut may bring the old name back; some file systems refuse to sync a directory.
-    with suppress(OSError):
-        descriptor = os.open(directory, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
 
 
 def _add(archive: zipfile.ZipFile, name: str, source: Path | bytes) -> tuple[str, int]:

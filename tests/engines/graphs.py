@@ -1,0 +1,39 @@
+"""Small ONNX stages for tests of builders."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+from onnx import numpy_helper, parser
+
+
+def warp_and_attend() -> bytes:
+    """Convolution, GridSample, layer normalisation and attention on odd sizes; fp32."""
+    model = parser.parse_model("""
+        <ir_version: 9, opset_import: ["" : 19]>
+        stage (float[1,8,15,21] x, float[1,15,21,2] grid) => (float[1,8,15,21] y, float[45,45] attention) {
+          c = Conv <pads=[1,1,1,1]> (x, w, b)
+          s = GridSample <mode="bilinear", padding_mode="zeros", align_corners=1> (c, grid)
+          y = Relu (s)
+          size = Constant <value_ints=[45,56]> ()
+          t = Reshape (y, size)
+          n = LayerNormalization <axis=-1> (t, scale)
+          q = MatMul (n, m)
+          k = Transpose <perm=[1,0]> (n)
+          l = MatMul (q, k)
+          attention = Softmax <axis=-1> (l)
+        }""")
+    rng = np.random.default_rng(3)
+    weights = {"w": (8, 8, 3, 3), "b": (8,), "scale": (56,), "m": (56, 56)}
+    for name, shape in weights.items():
+        model.graph.initializer.append(numpy_helper.from_array(rng.normal(0, 0.1, shape).astype(np.float32), name))
+    onnx.checker.check_model(model, full_check=True)
+    return model.SerializeToString(deterministic=True)
+
+
+def with_unknown_node() -> bytes:
+    """A node that no target knows."""
+    model = parser.parse_model("""
+        <ir_version: 9, opset_import: ["" : 19, "bsst" : 1]>
+        stage (float[1,8] x) => (float[1,8] y) { y = bsst.Mystery (x) }""")
+    return model.SerializeToString(deterministic=True)
