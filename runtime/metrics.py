@@ -19,7 +19,7 @@ C1, C2 = np.float32(0.01**2), np.float32(0.03**2)
 
 def to_uint8(image: np.ndarray) -> np.ndarray:
     """Float image in [0, 1], any shape -> uint8: clamped, times 255, rounded half to even."""
-    return np.rint(np.clip(image, 0, 1) * 255).astype(np.uint8)
+    return np.asarray(np.rint(np.clip(image, 0, 1) * 255), np.uint8)
 
 
 def psnr(a: np.ndarray, b: np.ndarray) -> float:

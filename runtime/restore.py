@@ -30,7 +30,7 @@ def deblur_frames(
     """Deblur a stream of frames in bounded memory; as many frames come out as went in, in order.
 
     Args:
-        frames: (3, H, W) float32 RGB in [0, 1]; any size, the same for all.
+        frames: (3, H, W) float32 RGB, nominally in [0, 1]; any size, the same for all.
         restorer: an opened plan.
         window_overlap: frames shared by neighbouring windows; 4 or a third of the window by default.
         tile_overlap: pixels shared by neighbouring tiles, a multiple of 8; a quarter of the tile by default.
@@ -40,7 +40,7 @@ def deblur_frames(
         on_repair: called with the index of each frame whose restoration was not finite; its source frame is output.
 
     Yields:
-        (3, H, W) float32 RGB, not clamped.
+        (3, H, W) float32 RGB, limited to [0, 1] or to the source's value where that lies outside.
 
     Raises:
         UsageError: overlaps that do not fit the plan.
@@ -64,10 +64,14 @@ def deblur_frames(
         for source, restored in zip(
             window.frames[window.keep], _restored(window, restorer, grid, index, on_work), strict=True
         ):
-            finite = bool(np.isfinite(restored).all())
-            if not finite and on_repair is not None:
-                on_repair(index)
-            yield grid.crop(restored if finite else source)
+            if np.isfinite(restored).all():
+                # The source's own values outside the RGB cube are code values of its video: let them pass.
+                frame = np.clip(restored, np.minimum(source, 0), np.maximum(source, 1))
+            else:
+                frame = source
+                if on_repair is not None:
+                    on_repair(index)
+            yield grid.crop(frame)
             index += 1
 
 

@@ -1,0 +1,268 @@
+"""One video file to one deblurred video file.
+
+Nothing appears under the final name before the result was read back and matches the source in number of frames and
+timestamps: the result is written to a hidden file in the same folder, checked, synced and renamed. On any error and on
+Ctrl-C the hidden file is removed.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from array import array
+from collections import deque
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+
+from bsst.errors import OutOfMemoryError, OutputError, UsageError, VerificationError
+from bsst.runtime.reader_av import VideoReader, packet_times
+from bsst.runtime.restore import deblur_frames
+from bsst.runtime.restorer import Restorer
+from bsst.runtime.tiles import Blend
+from bsst.runtime.writer_av import CONTAINERS, VideoWriter
+
+__all__ = ["Progress", "Result", "deblur", "deblur_frames"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Progress:
+    """State of a running job."""
+
+    frames: int
+    """Frames written."""
+    work: float
+    """Frames restored, including the finished part of the current window."""
+    total: int | None
+    """Frames that the file announces; None when unknown."""
+    fps: float
+    """Frames restored per second so far."""
+    eta_seconds: float | None
+    """Seconds left; None when the total or the speed is unknown."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Result:
+    """A finished job."""
+
+    output: Path
+    frames: int
+    repaired: int
+    """Frames whose restoration was not finite; the source's frame stands in for each."""
+    seconds: float
+    """Wall-clock time from the first frame to the verified file."""
+    fps: float
+    warnings: tuple[str, ...]
+
+
+def deblur(
+    video: str | Path,
+    out: str | Path | None = None,
+    plan: str | Path | None = None,
+    *,
+    restorer: Restorer | None = None,
+    overwrite: bool = False,
+    lossless: bool = False,
+    crf: int = 16,
+    window_overlap: int | None = None,
+    tile_overlap: int | None = None,
+    blend: Blend = "feather",
+    scene_cuts: bool = True,
+    threads: int | None = None,
+    on_progress: Callable[[Progress], None] | None = None,
+    on_warning: Callable[[str], None] | None = None,
+) -> Result:
+    """Deblur a video file.
+
+    Args:
+        video: file to read.
+        out: file to write, ending in .mp4, .m4v, .mov, .mkv or .webm; `<stem>.deblurred<suffix>` beside the video by
+            default, in Matroska when the source's container cannot be written.
+        plan: plan file; the packaged default by default.
+        restorer: an opened plan instead of `plan`.
+        overwrite: replace an existing output.
+        lossless: keep the restored frames exactly (FFV1 in .mkv, lossless H.264 in .mp4).
+        crf: quality of the encoder, 0 (best) to 51.
+        window_overlap: see `deblur_frames`.
+        tile_overlap: see `deblur_frames`.
+        blend: see `deblur_frames`.
+        scene_cuts: see `deblur_frames`.
+        threads: threads of the network; all available cores by default.
+        on_progress: called after each tile and each frame.
+        on_warning: called with each warning as soon as it is known.
+
+    Raises:
+        UsageError: options that do not fit together.
+        InputError: the video cannot be read.
+        OutputError: the result exists already or cannot be written.
+        ModelError: the plan cannot be used.
+        VerificationError: the finished file does not match the source.
+        OutOfMemoryError: the window does not fit into memory.
+    """
+    video = Path(video)
+    out = default_output(video) if out is None else Path(out)
+    container = _container(video, out, overwrite=overwrite, crf=crf)
+    warnings: list[str] = []
+
+    def warn(messages: list[str]) -> None:
+        for message in messages:
+            if message not in warnings:
+                warnings.append(message)
+                if on_warning is not None:
+                    on_warning(message)
+
+    with VideoReader(video) as reader:
+        if restorer is None:
+            restorer = _restorer(plan, threads)
+        # In the same folder, so that the rename is atomic; hidden and without a video suffix, so that nothing plays it.
+        unfinished = out.with_name(f".{out.name}.{os.getpid()}.tmp")
+        meter = _Meter(reader.info.frames or None, on_progress)
+        timings: deque[tuple[int, int]] = deque()
+
+        def sources() -> Iterator[np.ndarray]:
+            for frame in reader:
+                timings.append((frame.pts, frame.duration))
+                yield frame.rgb
+
+        try:
+            with VideoWriter(unfinished, container, reader.info, source=video, lossless=lossless, crf=crf) as writer:
+                warn(reader.warnings + writer.warnings)
+                for frame in deblur_frames(
+                    sources(),
+                    restorer,
+                    window_overlap=window_overlap,
+                    tile_overlap=tile_overlap,
+                    blend=blend,
+                    scene_cuts=scene_cuts,
+                    on_work=meter.worked,
+                    on_repair=meter.repair,
+                ):
+                    pts, duration = timings.popleft()
+                    writer.write(frame, pts=pts, duration=duration)
+                    meter.wrote(pts)
+            _verify(unfinished, meter.times, reader.info.time_base)
+            _publish(unfinished, out, overwrite=overwrite)
+        except MemoryError as error:
+            raise OutOfMemoryError(
+                f"expected memory for {restorer.frames} frames of {reader.info.width}x{reader.info.height}, ran out; "
+                f"use a plan with fewer frames or scale the video down"
+            ) from error
+        finally:
+            unfinished.unlink(missing_ok=True)
+    warn(reader.warnings + writer.warnings)
+    seconds = meter.seconds()
+    return Result(
+        output=out,
+        frames=len(meter.times),
+        repaired=meter.repaired,
+        seconds=seconds,
+        fps=len(meter.times) / seconds,
+        warnings=tuple(warnings),
+    )
+
+
+def default_output(video: Path) -> Path:
+    """`clip.mp4` -> `clip.deblurred.mp4`; containers that cannot be written become Matroska."""
+    suffix = video.suffix if video.suffix.lower() in CONTAINERS else ".mkv"
+    return video.with_name(f"{video.stem}.deblurred{suffix}")
+
+
+class _Meter:
+    """What a job counts while it runs."""
+
+    def __init__(self, total: int | None, on_progress: Callable[[Progress], None] | None) -> None:
+        self.times = array("q")
+        self.repaired = 0
+        self._total = total
+        self._on_progress = on_progress
+        self._start = time.monotonic()
+
+    def seconds(self) -> float:
+        return max(time.monotonic() - self._start, 1e-9)
+
+    def wrote(self, pts: int) -> None:
+        self.times.append(pts)
+        self.worked(len(self.times))
+
+    def repair(self, _index: int) -> None:
+        self.repaired += 1
+
+    def worked(self, work: float) -> None:
+        if self._on_progress is None:
+            return
+        fps = work / self.seconds()
+        known = self._total is not None and self._total >= work and fps > 0
+        self._on_progress(
+            Progress(
+                frames=len(self.times),
+                work=work,
+                total=self._total,
+                fps=fps,
+                eta_seconds=((self._total or 0) - work) / fps if known else None,
+            )
+        )
+
+
+def _container(video: Path, out: Path, *, overwrite: bool, crf: int) -> str:
+    """Check what can be checked before any work -> FFmpeg name of the output's container."""
+    container = CONTAINERS.get(out.suffix.lower())
+    if container is None:
+        raise UsageError(
+            f"expected an output name that ends in {', '.join(CONTAINERS)}, got {out.name}; choose one of these"
+        )
+    if not 0 <= crf <= 51:
+        raise UsageError(f"expected a crf of 0 to 51, got {crf}; 16 looks like the source, larger is smaller and worse")
+    if not out.parent.is_dir():
+        raise OutputError(f"expected an existing folder for {out}, found none; create {out.parent} first")
+    if out.exists():
+        if video.exists() and out.samefile(video):
+            raise UsageError(
+                f"expected an output other than the input, got {out} for both; choose another name with -o"
+            )
+        if not overwrite or not out.is_file():
+            raise OutputError(f"expected no file at {out}, found one; choose another name or pass --overwrite")
+    return container
+
+
+def _restorer(plan: str | Path | None, threads: int | None) -> Restorer:
+    from bsst.runtime.network import load_network  # the network runtime is not needed for an opened plan
+
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return load_network(None if plan is None else Path(plan), threads=threads or cores)
+
+
+def _verify(path: Path, expected: array[int], time_base: Fraction) -> None:
+    """Read the finished file back: as many frames, at the same times.
+
+    Raises:
+        VerificationError: it differs.
+    """
+    times, ticks = packet_times(path)
+    if len(times) != len(expected):
+        raise VerificationError(
+            f"expected {len(expected)} frames in the result, read back {len(times)}; the result was discarded, "
+            f"please report this with the source's format"
+        )
+    # Containers that cannot start below zero shift all streams alike.
+    shift = times[0] * ticks - expected[0] * time_base if expected and expected[0] < 0 else Fraction(0)
+    for index, (found, wanted) in enumerate(zip(times, expected, strict=True)):
+        if abs(found * ticks - shift - wanted * time_base) > ticks / 2:
+            raise VerificationError(
+                f"expected frame {index} at {float(wanted * time_base):.4f} s, read back {float(found * ticks):.4f} s; "
+                f"the result was discarded, try an output name that ends in .mkv"
+            )
+
+
+def _publish(unfinished: Path, out: Path, *, overwrite: bool) -> None:
+    """Make the file durable, then give it its name."""
+    try:
+        with unfinished.open("rb") as file:
+            os.fsync(file.fileno())
+        if out.exists() and not overwrite:
+            raise OutputError(f"expected no file at {out}, one appeared meanwhile; choose another name")
+        unfinished.replace(out)
+    except OSError as error:
+        raise OutputError(f"expected to write {out}, could not: {error}; check free space and permissions") from error

@@ -1,0 +1,272 @@
+"""RGB frames to a video file through PyAV, with everything that is not pixels taken over from the source.
+
+Pixel format, bit depth, matrix, range and colour tags follow the source as far as the encoder can; timestamps keep the
+source's ticks. Audio, subtitles, attachments, data, chapters and metadata are copied without re-encoding. Whether the
+container can hold them is known before the first frame: audio that cannot be kept is an error, the rest a warning.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self, cast
+
+import av
+import av.error
+import numpy as np
+from av.codec.context import Flags
+from av.packet import Packet
+from av.stream import Stream
+from av.video.frame import VideoFrame
+from av.video.stream import VideoStream
+
+from bsst.errors import OutputError
+from bsst.runtime.colour import Encoding, matrix_from_tag, planes_from_rgb
+from bsst.runtime.reader_av import Tags, VideoInfo, main_video_stream, plane_format
+
+__all__ = ["CONTAINERS", "VideoWriter"]
+
+CONTAINERS = {".mp4": "mp4", ".m4v": "mp4", ".mov": "mov", ".mkv": "matroska", ".webm": "webm"}
+"""Suffixes that can be written: containers that keep variable frame rates."""
+
+OWN_METADATA = (
+    "encoder",
+    "duration",
+    "bps",
+    "number_of_",
+    "_statistics",
+    "major_brand",
+    "minor_",
+    "compatible_",
+    "rotate",
+)
+"""Metadata that describes the source file rather than its content, by prefix in lower case."""
+
+RGB_TAG = {"bt601": 6, "bt709": 1}
+LIMITED = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Target:
+    """How the frames will be encoded."""
+
+    codec: str
+    pixel_format: str
+    encoding: Encoding
+    tags: Tags
+    options: dict[str, str]
+
+
+def choose_target(container: str, info: VideoInfo, *, lossless: bool, crf: int) -> Target:
+    """Encoder and pixel format nearest to the source.
+
+    H.264 stores 4:2:0 in even sizes only: odd sizes become 4:4:4, which keeps the size. It has 8 and 10 bits.
+    """
+    source = info.encoding
+    if lossless and container == "matroska":
+        name = "bgr0" if plane_format(source) == "gbrp" else plane_format(source)
+        return Target(codec="ffv1", pixel_format=name, encoding=source, tags=info.tags, options={"level": "3"})
+    encoding, tags = source, info.tags
+    if source.matrix == "rgb":
+        matrix = matrix_from_tag(2, lines=info.height)
+        encoding = dataclasses.replace(source, matrix=matrix, full_range=False)
+        tags = dataclasses.replace(tags, matrix=RGB_TAG[matrix], range=LIMITED)
+    if container == "webm":
+        options = {"lossless": "1"} if lossless else {"crf": str(crf), "b": "0", "row-mt": "1", "cpu-used": "4"}
+        encoding = dataclasses.replace(encoding, bits=8)
+        if encoding.subsampling not in ((1, 1), (1, 2), (2, 2)):
+            encoding = dataclasses.replace(encoding, subsampling=(1, 1))
+        codec = "libvpx-vp9"
+    else:
+        options = {"qp": "0"} if lossless else {"crf": str(crf)}
+        options["preset"] = "medium"
+        vertical, horizontal = encoding.subsampling
+        if (vertical, horizontal) not in ((1, 2), (2, 2)) or info.height % vertical or info.width % horizontal:
+            encoding = dataclasses.replace(encoding, subsampling=(1, 1))
+        encoding = dataclasses.replace(encoding, bits=8 if encoding.bits == 8 else 10)
+        codec = "libx264"
+    return Target(codec=codec, pixel_format=plane_format(encoding), encoding=encoding, tags=tags, options=options)
+
+
+class VideoWriter:
+    """Writes one video file. Use as a context manager: leaving it without an error finishes the file.
+
+    Args:
+        path: file to write; overwritten.
+        container: FFmpeg name of the container, a value of `CONTAINERS`.
+        info: what the reader found.
+        source: file whose other streams and metadata are copied.
+        lossless: FFV1 in Matroska, else the lossless mode of the default encoder.
+        crf: constant rate factor of the default encoder; lower is better and larger.
+
+    Raises:
+        OutputError: the file cannot be written, or the container cannot hold the source's audio.
+    """
+
+    def __init__(
+        self, path: Path, container: str, info: VideoInfo, *, source: Path, lossless: bool = False, crf: int = 16
+    ) -> None:
+        self.path = path
+        self.warnings: list[str] = []
+        self._container_name = container
+        self._info = info
+        self._target = choose_target(container, info, lossless=lossless, crf=crf)
+        if self._target.encoding.bits < info.encoding.bits:
+            self.warnings.append(f"{self._target.codec} stores {self._target.encoding.bits} of the source's "
+                                 f"{info.encoding.bits} bits per colour; --lossless to .mkv keeps them")  # fmt: skip
+        self._source = av.open(str(source), "r", metadata_errors="replace")
+        try:
+            self._start()
+        except (av.error.FFmpegError, OSError) as error:
+            self._source.close()
+            raise self._output_error(error) from error
+        except BaseException:
+            self._source.close()
+            raise
+        self._copied = self._packets()
+        self._next_copied = next(self._copied, None)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            if error is None:
+                self._mux(self._stream.encode(None))
+                self._copy_until(None)
+            self._container.close()
+        except (av.error.FFmpegError, OSError) as failure:
+            if error is None:
+                raise self._output_error(failure) from failure
+        finally:
+            self._source.close()
+
+    def write(self, rgb: np.ndarray, *, pts: int, duration: int) -> None:
+        """Append one frame.
+
+        Args:
+            rgb: (3, H, W) float32; values that the pixel format cannot store are clamped.
+            pts: presentation time in ticks of the source's time base, larger than the one before.
+            duration: ticks; 0 when unknown.
+        """
+        target = self._target
+        frame = VideoFrame(self._info.width, self._info.height, plane_format(target.encoding))
+        planes = planes_from_rgb(rgb, target.encoding)
+        if target.encoding.matrix == "rgb":  # planes are stored as G, B, R
+            planes = planes[1], planes[2], planes[0]
+        for plane, pixels in zip(frame.planes, planes, strict=True):
+            rows = np.frombuffer(memoryview(plane), np.uint8).reshape(-1, plane.line_size).view(pixels.dtype)
+            rows[: plane.height, : plane.width] = pixels
+        frame.pts, frame.duration, frame.time_base = pts, duration, self._info.time_base
+        frame.colorspace, frame.color_range = target.tags.matrix, target.tags.range
+        frame.color_primaries, frame.color_trc = target.tags.primaries, target.tags.transfer
+        try:
+            self._mux(self._stream.encode(frame))
+            self._copy_until(pts * self._info.time_base)
+        except (av.error.FFmpegError, OSError) as error:
+            raise self._output_error(error) from error
+
+    def _start(self) -> None:
+        """Write the header with as many of the source's streams as the container takes."""
+        kinds = ["audio", "subtitle", "attachment", "data"]
+        while True:
+            self._open(kinds)
+            try:
+                self._container.start_encoding()
+                return
+            except (av.error.FFmpegError, ValueError):
+                self._container.close()
+                if kinds == ["audio"]:
+                    raise
+                dropped = kinds.pop()
+                if any(stream.type == dropped for stream in self._source.streams):
+                    self.warnings.append(f"{dropped} streams cannot be kept in {self._container_name}")
+
+    def _open(self, kinds: list[str]) -> None:
+        info, target = self._info, self._target
+        self._container = av.open(str(self.path), "w", format=self._container_name)
+        stream = cast(
+            VideoStream, self._container.add_stream(target.codec, rate=info.rate, options=dict(target.options))
+        )
+        context = stream.codec_context
+        context.width, context.height, context.pix_fmt = info.width, info.height, target.pixel_format
+        context.time_base = stream.time_base = info.time_base
+        context.flags |= Flags.frame_duration
+        context.colorspace, context.color_range = target.tags.matrix, target.tags.range
+        context.color_primaries, context.color_trc = target.tags.primaries, target.tags.transfer
+        if info.sample_aspect_ratio:
+            context.sample_aspect_ratio = info.sample_aspect_ratio
+        if info.display_matrix:
+            stream.set_display_matrix(info.display_matrix)
+        original = main_video_stream(self._source)
+        stream.metadata.update(_content_metadata(original.metadata))
+        self._container.metadata.update(_content_metadata(self._source.metadata))
+        if chapters := self._source.chapters():
+            self._container.set_chapters(chapters)
+        self._stream = stream
+        self._copies = {
+            other.index: copy
+            for other in self._source.streams
+            if other.index != original.index and (copy := self._copy_of(other, kinds)) is not None
+        }
+
+    def _copy_of(self, original: Stream, kinds: list[str]) -> Stream | None:
+        """A stream of the output for a stream of the source, or None."""
+        if original.type not in kinds:
+            if original.type in ("video", "unknown"):
+                self._warn(f"{original.type} stream {original.index} is not kept")
+            return None
+        try:
+            copy = self._container.add_stream_from_template(original)
+        except (ValueError, av.error.FFmpegError) as error:
+            codec = original.name or "unknown"
+            if original.type == "audio":
+                raise OutputError(
+                    f"expected a container that holds {codec} audio, {self._container_name} does not ({error}); "
+                    f"choose an output name that ends in .mkv"
+                ) from error
+            self._warn(f"{original.type} stream {original.index} ({codec}) cannot be kept in {self._container_name}")
+            return None
+        copy.metadata.update(_content_metadata(original.metadata))
+        copy.disposition = original.disposition
+        return copy
+
+    def _warn(self, message: str) -> None:
+        if message not in self.warnings:
+            self.warnings.append(message)
+
+    def _packets(self) -> Iterator[Packet[Any]]:
+        """Packets of the copied streams in file order."""
+        streams = [stream for stream in self._source.streams if stream.index in self._copies]
+        if streams:
+            yield from (packet for packet in self._source.demux(streams) if packet.size)
+
+    def _copy_until(self, seconds: Fraction | None) -> None:
+        """Mux the copied packets that begin before a time, all of them for None."""
+        while (packet := self._next_copied) is not None:
+            time = packet.dts if packet.dts is not None else packet.pts
+            if seconds is not None and time is not None and time * packet.time_base > seconds:
+                return
+            packet.stream = self._copies[packet.stream.index]
+            self._container.mux(packet)
+            self._next_copied = next(self._copied, None)
+
+    def _mux(self, packets: list[Packet[VideoStream]]) -> None:
+        for packet in packets:
+            self._container.mux(packet)
+
+    def _output_error(self, error: Exception) -> OutputError:
+        reason = getattr(error, "strerror", None) or str(error)
+        return OutputError(
+            f"expected to write {self.path}, FFmpeg could not: {reason}; check free space, permissions and the options"
+        )
+
+
+def _content_metadata(metadata: dict[str, str]) -> dict[str, str]:
+    return {key: value for key, value in metadata.items() if not key.lower().startswith(OWN_METADATA)}
