@@ -9,6 +9,7 @@ from typing import Any, Literal
 import onnx
 import onnx.inliner
 import onnxscript
+import onnxscript.optimizer
 import torch
 
 from bsst.plugins import flow_warp, modulated_deform_conv, sparse_window_attention
@@ -58,7 +59,7 @@ def lower(model: onnx.ModelProto, target: Target) -> onnx.ModelProto:
     for index, opset in reversed(list(enumerate(lowered.opset_import))):
         if opset.domain == DOMAIN:
             del lowered.opset_import[index]
-    return lowered
+    return onnxscript.optimizer.optimize(lowered)  # static shapes turn the index arithmetic into constants
 
 
 def _with_functions(model: onnx.ModelProto, bodies: dict[str, Any]) -> onnx.ModelProto:

@@ -1,3 +1,5 @@
+# mypy: ignore-errors
+# Script bodies are graphs in Python syntax; onnxscript checks them when it compiles them.
 """Backward warp as ONNX functions of standard operators, opset 19, coordinates in float32.
 
 `portable` samples with GridSample, which every runtime has. `cpu` calls a 1x1 DeformConv of C groups whose offsets
@@ -19,9 +21,9 @@ _domain = Opset(DOMAIN, VERSION)
 _FLOAT = onnx.TensorProto.FLOAT
 
 
-@onnxscript.script(_domain, default_opset=op)  # type: ignore[untyped-decorator]
-def portable(x, flow, channels: int):  # type: ignore[no-untyped-def]
-    """y = GridSample(x, normalised positions); align_corners=0 divides by the side, which may be 1."""
+@onnxscript.script(_domain, default_opset=op)
+def portable(x, flow, channels: int):
+    """Compute GridSample(x, normalised positions); align_corners=0 divides by the side, which may be 1."""
     height = op.Shape(x, start=2, end=3)
     width = op.Shape(x, start=3, end=4)
     rows = op.Unsqueeze(op.Cast(op.Range(0, op.Squeeze(height), 1), to=_FLOAT), [-1])  # (H, 1)
@@ -38,9 +40,9 @@ def portable(x, flow, channels: int):  # type: ignore[no-untyped-def]
     return op.CastLike(sampled, x)
 
 
-@onnxscript.script(_domain, default_opset=op)  # type: ignore[untyped-decorator]
-def cpu(x, flow, channels: int):  # type: ignore[no-untyped-def]
-    """y = DeformConv(x, ones, flow with rows first)."""
+@onnxscript.script(_domain, default_opset=op)
+def cpu(x, flow, channels: int):
+    """Compute DeformConv(x, ones, flow with rows first)."""
     weight = op.Expand(op.Constant(value_float=1.0), op.Concat(op.Shape(x, start=1, end=2), [1, 1, 1], axis=0))
     offset = op.Gather(flow, [1, 0], axis=1)
     sampled = op.DeformConv(op.Cast(x, to=_FLOAT), weight, offset, group=channels, kernel_shape=[1, 1])

@@ -1,3 +1,5 @@
+# mypy: ignore-errors
+# Script bodies are graphs in Python syntax; onnxscript checks them when it compiles them.
 """Modulated deformable convolution as ONNX functions of standard operators, opset 19, coordinates in float32.
 
 `cpu` is the standard DeformConv, which ONNX Runtime runs near the speed of its matrix products. `portable` is one
@@ -22,8 +24,8 @@ _domain = Opset(DOMAIN, VERSION)
 _FLOAT = onnx.TensorProto.FLOAT
 
 
-@onnxscript.script(_domain, default_opset=op)  # type: ignore[untyped-decorator]
-def cpu(  # type: ignore[no-untyped-def]
+@onnxscript.script(_domain, default_opset=op)
+def cpu(
     x,
     offset,
     mask,
@@ -35,7 +37,7 @@ def cpu(  # type: ignore[no-untyped-def]
     groups: int,
     offset_groups: int,
 ):
-    """y = DeformConv(x, weight, offset, bias, mask), all float32."""
+    """Compute DeformConv(x, weight, offset, bias, mask), all float32."""
     y = op.DeformConv(
         op.Cast(x, to=_FLOAT),
         op.Cast(weight, to=_FLOAT),
@@ -51,8 +53,8 @@ def cpu(  # type: ignore[no-untyped-def]
     return op.CastLike(y, x)
 
 
-@onnxscript.script(_domain, default_opset=op)  # type: ignore[untyped-decorator]
-def portable(  # type: ignore[no-untyped-def]
+@onnxscript.script(_domain, default_opset=op)
+def portable(
     x,
     offset,
     mask,
@@ -64,7 +66,7 @@ def portable(  # type: ignore[no-untyped-def]
     groups: int,
     offset_groups: int,
 ):
-    """y = weight @ (GridSample(x, positions) * mask) + bias; B = N * offset_groups, K = kh * kw, P = Ho * Wo."""
+    """Compute weight @ (GridSample(x, positions) * mask) + bias; B = N * offset_groups, K = kh * kw, P = Ho * Wo."""
     batch = op.Shape(x, start=0, end=1)
     height = op.Shape(x, start=2, end=3)
     width = op.Shape(x, start=3, end=4)
@@ -74,15 +76,13 @@ def portable(  # type: ignore[no-untyped-def]
     sampled_batch = batch * op.Reshape(op.Constant(value_int=offset_groups), [1])
 
     # Undisplaced rows (kh, 1, Ho, 1) and columns (1, kw, 1, Wo).
-    stride_y, stride_x = op.Split(op.Cast(op.Constant(value_ints=strides), to=_FLOAT), num_outputs=2)
-    step_y, step_x = op.Split(op.Cast(op.Constant(value_ints=dilations), to=_FLOAT), num_outputs=2)
-    top, left, _bottom, _right = op.Split(op.Cast(op.Constant(value_ints=pads), to=_FLOAT), num_outputs=4)
-    kernel_h, kernel_w = op.Split(kernel, num_outputs=2)
-    out_h, out_w = op.Split(out_size, num_outputs=2)
-    taps_y = op.Cast(op.Range(0, op.Squeeze(kernel_h), 1), to=_FLOAT) * step_y - top
-    taps_x = op.Cast(op.Range(0, op.Squeeze(kernel_w), 1), to=_FLOAT) * step_x - left
-    outputs_y = op.Cast(op.Range(0, op.Squeeze(out_h), 1), to=_FLOAT) * stride_y
-    outputs_x = op.Cast(op.Range(0, op.Squeeze(out_w), 1), to=_FLOAT) * stride_x
+    step = op.Cast(op.Constant(value_ints=strides), to=_FLOAT)
+    spread = op.Cast(op.Constant(value_ints=dilations), to=_FLOAT)
+    pad = op.Cast(op.Constant(value_ints=pads), to=_FLOAT)
+    taps_y = op.Cast(op.Range(0, op.Gather(kernel, 0), 1), to=_FLOAT) * op.Gather(spread, 0) - op.Gather(pad, 0)
+    taps_x = op.Cast(op.Range(0, op.Gather(kernel, 1), 1), to=_FLOAT) * op.Gather(spread, 1) - op.Gather(pad, 1)
+    outputs_y = op.Cast(op.Range(0, op.Gather(out_size, 0), 1), to=_FLOAT) * op.Gather(step, 0)
+    outputs_x = op.Cast(op.Range(0, op.Gather(out_size, 1), 1), to=_FLOAT) * op.Gather(step, 1)
     rows = op.Unsqueeze(taps_y, [1, 2, 3]) + op.Unsqueeze(outputs_y, [0, 1, 3])
     columns = op.Unsqueeze(taps_x, [0, 2, 3]) + op.Unsqueeze(outputs_x, [0, 1, 2])
 

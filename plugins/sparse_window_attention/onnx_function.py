@@ -1,3 +1,5 @@
+# mypy: ignore-errors
+# Script bodies are graphs in Python syntax; onnxscript checks them when it compiles them.
 """Sparse window attention as one ONNX function of standard operators, opset 19, softmax in float32.
 
 Every group attends to its own windows; the expandable groups also, densely, to the wide set of their key frames;
@@ -22,11 +24,9 @@ _FLOAT = onnx.TensorProto.FLOAT
 _INT64 = onnx.TensorProto.INT64
 
 
-@onnxscript.script(_domain, default_opset=op)  # type: ignore[untyped-decorator]
-def portable(  # type: ignore[no-untyped-def]
-    query, key, value, query_frames, key_frames, active, heads: int, window: int, expandable_groups: int
-):
-    """w = window, e = expandable groups, n = windows, r = groups per window, d = C / heads."""
+@onnxscript.script(_domain, default_opset=op)
+def portable(query, key, value, query_frames, key_frames, active, heads: int, window: int, expandable_groups: int):
+    """Attend; w = window, e = expandable groups, n = windows, r = groups per window, d = C / heads."""
     frames = op.Shape(query, start=0, end=1)
     height = op.Shape(query, start=1, end=2)
     width = op.Shape(query, start=2, end=3)
