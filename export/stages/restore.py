@@ -1,0 +1,35 @@
+"""Stage `restore`, once per frame: decoder features, full-resolution skip and blurry frame -> sharp frame."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from bsst.export.stage import Geometry, Stage
+from bsst.reference.bsstnet import BSSTNet
+
+__all__ = ["restore_stage"]
+
+
+def restore_stage(network: BSSTNet, geometry: Geometry) -> Stage:
+    """Build the stage for one frame of a tile."""
+    config = network.config
+    return Stage(
+        name="restore",
+        module=_Restore(network),
+        inputs={
+            "decoded": ((1, config.half_channels, *geometry.at(2)), torch.float32),
+            "full": ((1, config.full_channels, *geometry.tile), torch.float32),
+            "frame": ((1, 3, *geometry.tile), torch.float32),
+        },
+        outputs=("sharp",),
+    )
+
+
+class _Restore(nn.Module):
+    def __init__(self, network: BSSTNet) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, decoded: Tensor, full: Tensor, frame: Tensor) -> Tensor:
+        return self.network.restore(decoded, full, frame)

@@ -1,0 +1,67 @@
+"""Stage -> ONNX: one static graph at opset 19 with named inputs and outputs."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+
+import onnx
+import torch
+
+from bsst.errors import ExportError
+from bsst.export.stage import Stage, example_inputs
+from bsst.plugins.registry import translation_table
+
+__all__ = ["OPSET", "trace_stage"]
+
+OPSET = 19
+"""DeformConv needs 19; from 20 on TensorRT reads bilinear GridSample as nearest (NVIDIA/TensorRT#4646)."""
+
+
+def trace_stage(stage: Stage) -> onnx.ModelProto:
+    """Trace a stage with custom operators as nodes of domain `bsst`.
+
+    Raises:
+        ExportError: the exporter failed, or produced another opset.
+    """
+    inputs = example_inputs(stage)
+    registry_log = logging.getLogger("torch.onnx._internal.exporter._registration")
+    level = registry_log.level
+    registry_log.setLevel(logging.ERROR)  # it reports that torchvision is absent on every call
+    try:
+        with warnings.catch_warnings(), torch.no_grad():
+            warnings.simplefilter("ignore")  # torch's exporter warns about its own internals
+            program = torch.onnx.export(
+                stage.module.eval(),
+                tuple(inputs.values()),
+                input_names=list(inputs),
+                output_names=list(stage.outputs),
+                dynamo=True,
+                opset_version=OPSET,
+                custom_translation_table=translation_table(),
+                verbose=False,
+            )
+    except torch.onnx.errors.OnnxExporterError as error:
+        raise ExportError(f"stage {stage.name}: expected a graph that torch can trace, got {error}") from error
+    finally:
+        registry_log.setLevel(level)
+    assert program is not None
+    model = _without_provenance(program.model_proto)
+    versions = {opset.domain: opset.version for opset in model.opset_import}
+    if versions.get("") != OPSET:
+        raise ExportError(f"stage {stage.name}: expected opset {OPSET}, got {versions}; use torch 2.13")
+    return model
+
+
+def _without_provenance(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Drop source paths and stack traces, so that equal weights give equal bytes on every machine."""
+    for value in (*model.graph.node, *model.graph.value_info, *model.graph.input, *model.graph.output):
+        value.doc_string = ""
+        del value.metadata_props[:]
+    for tensor in model.graph.initializer:
+        tensor.doc_string = ""
+        del tensor.metadata_props[:]
+    del model.metadata_props[:]
+    del model.graph.metadata_props[:]
+    model.graph.doc_string = ""
+    return model
