@@ -71,7 +71,7 @@ def deblur(
     tile_overlap: int | None = None,
     blend: Blend = "feather",
     scene_cuts: bool = True,
-    threads: int | None = None,
+    threads: int = 0,
     on_progress: Callable[[Progress], None] | None = None,
     on_warning: Callable[[str], None] | None = None,
 ) -> Result:
@@ -90,7 +90,7 @@ def deblur(
         tile_overlap: see `deblur_frames`.
         blend: see `deblur_frames`.
         scene_cuts: see `deblur_frames`.
-        threads: threads of the network; all available cores by default.
+        threads: threads of the network; 0 for all cores.
         on_progress: called after each tile and each frame.
         on_warning: called with each warning as soon as it is known.
 
@@ -116,7 +116,9 @@ def deblur(
 
     with VideoReader(video) as reader:
         if restorer is None:
-            restorer = _restorer(plan, threads)
+            from bsst.runtime.network import load_network  # not needed for an opened plan
+
+            restorer = load_network(None if plan is None else Path(plan), threads=threads)
         # In the same folder, so that the rename is atomic; hidden and without a video suffix, so that nothing plays it.
         unfinished = out.with_name(f".{out.name}.{os.getpid()}.tmp")
         meter = _Meter(reader.info.frames or None, on_progress)
@@ -225,13 +227,6 @@ def _container(video: Path, out: Path, *, overwrite: bool, crf: int) -> str:
         if not overwrite or not out.is_file():
             raise OutputError(f"expected no file at {out}, found one; choose another name or pass --overwrite")
     return container
-
-
-def _restorer(plan: str | Path | None, threads: int | None) -> Restorer:
-    from bsst.runtime.network import load_network  # the network runtime is not needed for an opened plan
-
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return load_network(None if plan is None else Path(plan), threads=threads or cores)
 
 
 def _verify(path: Path, expected: array[int], time_base: Fraction) -> None:

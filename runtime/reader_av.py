@@ -168,7 +168,8 @@ class VideoReader:
                     f"to restore what is there, first copy it with: ffmpeg -i '{self.path}' -c copy repaired.mkv"
                 ) from error
             if container.duration is not None:
-                stated = ((container.start_time or 0) + container.duration) / av.time_base
+                # Some containers count from zero, some from the first frame: the smaller reading is safe.
+                stated = (min(container.start_time or 0, 0) + container.duration) / av.time_base
                 if packets and end + MISSING_SECONDS < stated:
                     raise InputError(
                         f"expected {stated:.2f} s of video in {self.path}, found {end:.2f} s, so it is truncated; "

@@ -11,7 +11,7 @@ from bsst.errors import InputError
 from bsst.runtime.restorer import Restorer
 from bsst.runtime.scenes import mark_cuts
 from bsst.runtime.tiles import GRID, Blend, TiledFlow, TileGrid, tile_grid
-from bsst.runtime.windows import Window, default_overlap, sliding_windows
+from bsst.runtime.windows import Window, sliding_windows
 
 __all__ = ["deblur_frames"]
 
@@ -32,8 +32,8 @@ def deblur_frames(
     Args:
         frames: (3, H, W) float32 RGB, nominally in [0, 1]; any size, the same for all.
         restorer: an opened plan.
-        window_overlap: frames shared by neighbouring windows; 4 or a third of the window by default.
-        tile_overlap: pixels shared by neighbouring tiles, a multiple of 8; a quarter of the tile by default.
+        window_overlap: frames shared by neighbouring windows; what the plan recommends by default.
+        tile_overlap: pixels shared by neighbouring tiles, a multiple of 8; what the plan recommends by default.
         blend: how tiles are joined, see `bsst.runtime.tiles`.
         scene_cuts: start afresh at hard cuts.
         on_work: called after each tile with the frames restored so far, a fraction while a window is in progress.
@@ -50,14 +50,15 @@ def deblur_frames(
     first = next(iterator, None)
     if first is None:
         return
-    grid = tile_grid(first.shape[1], first.shape[2], tile=restorer.tile, overlap=tile_overlap, blend=blend)
+    overlap = restorer.tile_overlap if tile_overlap is None else tile_overlap
+    grid = tile_grid(first.shape[1], first.shape[2], tile=restorer.tile, overlap=overlap, blend=blend)
     stream = _of_one_size(chain([first], iterator), first.shape)
     marked = mark_cuts(stream) if scene_cuts else ((frame, False) for frame in stream)
     windows = sliding_windows(
         ((grid.pad(frame), cut) for frame, cut in marked),
         TiledFlow(restorer, size=restorer.flow_size, frame=grid.padded),
         length=restorer.frames,
-        overlap=default_overlap(restorer.frames) if window_overlap is None else window_overlap,
+        overlap=restorer.window_overlap if window_overlap is None else window_overlap,
     )
     index = 0
     for window in windows:

@@ -46,6 +46,16 @@ class Restorer(FlowEstimator, Protocol):
         """(h, w) of the area that `features` takes; multiples of 4; may equal `tile`."""
         ...
 
+    @property
+    def tile_overlap(self) -> int:
+        """Recommended pixels shared by neighbouring tiles, a multiple of 8."""
+        ...
+
+    @property
+    def window_overlap(self) -> int:
+        """Recommended frames shared by neighbouring windows."""
+        ...
+
     def restore(self, clip: np.ndarray, backward: np.ndarray, forward: np.ndarray) -> np.ndarray:
         """Clip (T, 3, h, w), float32 RGB in [0, 1], and flows (T-1, 2, h/4, w/4) -> (T, 3, h, w), not clamped."""
         ...

@@ -25,7 +25,7 @@ import numpy as np
 from bsst.errors import UsageError
 from bsst.runtime.restorer import FlowEstimator, Pair
 
-__all__ = ["Window", "default_overlap", "sliding_windows"]
+__all__ = ["Window", "sliding_windows"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,11 +38,6 @@ class Window:
     """T - 1 pairs of flows between neighbours."""
     keep: slice
     """Frames to output, half-open; never a reflected one."""
-
-
-def default_overlap(length: int) -> int:
-    """Frames shared by neighbouring windows when the user does not say: 4, as in the released protocol, or less."""
-    return min(4, length // 3)
 
 
 def sliding_windows(
@@ -61,7 +56,7 @@ def sliding_windows(
     """
     if length < 2 or not 0 <= overlap < length:
         raise UsageError(f"expected a window overlap below the window length of the plan ({length} frames), "
-                         f"got {overlap}; try --window-overlap {default_overlap(length)}")  # fmt: skip
+                         f"got {overlap}; try --window-overlap {length // 3}")  # fmt: skip
     stride = length - overlap
     recent: deque[np.ndarray] = deque(maxlen=length)
     pairs: deque[Pair] = deque(maxlen=length - 1)

@@ -1,0 +1,175 @@
+"""Whole files through an identity restorer: nothing but pixels may change, and those not either."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+
+from bsst.errors import OutputError
+from bsst.runtime.job import deblur
+from tests.media import FULL, LIMITED, TAG_BT601, TAG_BT709, Clip, Identity, decode
+
+TICK = 512
+EVEN = tuple(range(0, 12 * TICK, TICK))
+UNEVEN = tuple(TICK * t for t in (0, 1, 2, 4, 5, 9, 10, 11, 17, 18))
+LATE = tuple(range(20 * TICK, 30 * TICK, TICK))
+
+CODECS = {
+    "h264-b-frames": Clip(options={"bf": "3", "x264-params": "b-adapt=0"}),
+    "h264-baseline": Clip(options={"profile": "baseline"}),
+    "hevc": Clip(codec="libx265", options={"x265-params": "log-level=none:bframes=3"}),
+    "vp9": Clip(codec="libvpx-vp9", suffix=".webm", options={"lag-in-frames": "8", "cpu-used": "8"}),
+    "mpeg4": Clip(codec="mpeg4", suffix=".mkv", options={"bf": "2"}, time_base=Fraction(1, 12800)),
+    "ffv1": Clip(codec="ffv1", suffix=".mkv"),
+    "prores": Clip(codec="prores_ks", suffix=".mov", pixel_format="yuv422p10le"),
+}
+
+
+def check(source: Path, result: Path, *, lossless_planes: bool = True, tolerance: Fraction = Fraction(1, 1000)) -> None:
+    before, after = decode(source), decode(result)
+    assert len(after.seconds) == len(before.seconds)
+    assert max(abs(a - b) for a, b in zip(after.seconds, before.seconds, strict=True)) <= tolerance
+    for key in ("size", "matrix", "range", "rotation", "aspect", "kinds", "language", "title"):
+        assert after.stream[key] == before.stream[key], key
+    assert after.audio == before.audio
+    if lossless_planes:
+        assert after.stream["format"] == before.stream["format"]
+        for a, b in zip(after.planes, before.planes, strict=True):
+            for x, y in zip(a, b, strict=True):
+                np.testing.assert_array_equal(x, y)
+
+
+@pytest.mark.parametrize("times", [EVEN, UNEVEN, LATE], ids=["constant", "variable", "start-offset"])
+@pytest.mark.parametrize("codec", CODECS)
+def test_frames_times_and_pixels_survive(tmp_path: Path, codec: str, times: tuple[int, ...]) -> None:
+    recipe = CODECS[codec]
+    source = Clip(**{**vars(recipe), "times": times}).write(tmp_path / "clip")
+    result = deblur(source, restorer=Identity(), lossless=True)
+    assert result.output == source.with_name(f"clip.deblurred{source.suffix}")
+    assert (result.frames, result.repaired) == (len(times), 0)
+    check(source, result.output)
+
+
+@pytest.mark.parametrize("size", [(97, 131), (96, 131), (33, 96)], ids=str)
+@pytest.mark.parametrize("codec", ["vp9", "mpeg4", "ffv1"])
+def test_odd_sizes_survive(tmp_path: Path, codec: str, size: tuple[int, int]) -> None:
+    source = Clip(**{**vars(CODECS[codec]), "size": size}).write(tmp_path / "clip")
+    result = deblur(source, restorer=Identity(), lossless=True)
+    check(source, result.output)
+
+
+def test_odd_sizes_become_444_in_h264(tmp_path: Path) -> None:
+    source = Clip(**{**vars(CODECS["ffv1"]), "size": (65, 97)}).write(tmp_path / "clip")
+    result = deblur(source, tmp_path / "out.mp4", restorer=Identity(), lossless=True)
+    check(source, result.output, lossless_planes=False)
+    before, after = decode(source), decode(result.output)
+    assert after.stream["format"] == "yuv444p"
+    for a, b in zip(after.planes, before.planes, strict=True):
+        np.testing.assert_array_equal(a[0], b[0])
+        np.testing.assert_array_equal(a[1][::2, ::2], b[1])
+
+
+@pytest.mark.parametrize("tagged", [True, False], ids=["tagged", "untagged"])
+@pytest.mark.parametrize("full", [True, False], ids=["full", "limited"])
+@pytest.mark.parametrize("size", [(96, 128), (720, 64)], ids=["sd", "hd"])
+@pytest.mark.parametrize("pixel_format", ["yuv420p", "yuv422p", "yuv444p", "yuv420p10le", "yuv444p10le"])
+def test_colour_tags_depth_and_pixels_survive(
+    tmp_path: Path, pixel_format: str, size: tuple[int, int], full: bool, tagged: bool
+) -> None:
+    source = Clip(
+        pixel_format=pixel_format,
+        size=size,
+        matrix=(TAG_BT709 if size[0] < 720 else TAG_BT601) if tagged else TAG_UNSPECIFIED,  # against the rule
+        range=FULL if full else LIMITED,
+        times=EVEN[:6],
+        options={"crf": "8"},
+    ).write(tmp_path / "clip")
+    result = deblur(source, restorer=Identity(), lossless=True)
+    check(source, result.output)
+
+
+def test_unsupported_depths_are_named_and_kept_in_matroska(tmp_path: Path) -> None:
+    source = Clip(codec="ffv1", suffix=".mkv", pixel_format="yuv422p12le").write(tmp_path / "clip")
+    kept = deblur(source, tmp_path / "kept.mkv", restorer=Identity(), lossless=True)
+    check(source, kept.output)
+    assert kept.warnings == ()
+    reduced = deblur(source, tmp_path / "reduced.mp4", restorer=Identity())
+    assert decode(reduced.output).stream["format"] == "yuv422p10le"
+    assert any("10 of the source's 12 bits" in warning for warning in reduced.warnings)
+
+
+@pytest.mark.parametrize("pixel_format", ["bgr0", "gbrp10le", "rgb48le", "gray"])
+def test_rgb_sources_survive(tmp_path: Path, pixel_format: str) -> None:
+    source = Clip(codec="ffv1", suffix=".mkv", pixel_format=pixel_format, matrix=0, range=FULL).write(tmp_path / "clip")
+    exact = deblur(source, tmp_path / "exact.mkv", restorer=Identity(), lossless=True)
+    _same_rgb(source, exact.output, tolerance=0)
+    usual = deblur(source, tmp_path / "usual.mp4", restorer=Identity(), lossless=True)
+    _same_rgb(source, usual.output, tolerance=2)
+
+
+def _same_rgb(source: Path, result: Path, *, tolerance: int) -> None:
+    frames = [
+        [f.to_ndarray(format="rgb24").astype(int) for f in av.open(str(p)).decode(video=0)] for p in (source, result)
+    ]
+    for a, b in zip(*frames, strict=True):
+        assert np.abs(a - b).max() <= tolerance
+
+
+def test_default_encoding_is_visually_lossless(tmp_path: Path) -> None:
+    source = Clip(size=(288, 352), options={"crf": "10"}).write(tmp_path / "clip")
+    result = deblur(source, restorer=Identity())
+    check(source, result.output, lossless_planes=False)
+    for a, b in zip(decode(result.output).planes, decode(source).planes, strict=True):
+        assert 10 * np.log10(255**2 / np.mean((a[0] - b[0]) ** 2)) > 40
+
+
+AUDIO = {
+    "mp4-aac": Clip(audio="aac"),
+    "mov-pcm": Clip(audio="pcm_s16le", suffix=".mov"),
+    "mkv-opus": Clip(audio="libopus", suffix=".mkv", time_base=Fraction(1, 1000), times=tuple(range(0, 480, 40))),
+    "webm-opus": Clip(audio="libopus", suffix=".webm", codec="libvpx-vp9", options={"cpu-used": "8"}),
+    "mp4-late": Clip(audio="aac", times=LATE),
+    "mp4-uneven": Clip(audio="aac", times=UNEVEN, options={"bf": "3"}),
+}
+
+
+@pytest.mark.parametrize("recipe", AUDIO)
+def test_audio_is_copied(tmp_path: Path, recipe: str) -> None:
+    source = AUDIO[recipe].write(tmp_path / "clip")
+    result = deblur(source, restorer=Identity(), lossless=True)
+    check(source, result.output)
+    assert len(decode(result.output).audio) > 5
+    assert result.warnings == ()
+
+
+def test_audio_that_the_container_cannot_hold_is_refused_before_any_work(tmp_path: Path) -> None:
+    source = AUDIO["mp4-aac"].write(tmp_path / "clip")
+    restorer = Identity()
+    with pytest.raises(OutputError, match=r"aac audio.*\.mkv"):
+        deblur(source, tmp_path / "out.webm", restorer=restorer)
+    assert restorer.clips == 0
+    assert [path.name for path in tmp_path.iterdir()] == ["clip.mp4"]
+
+
+@pytest.mark.parametrize(("suffix", "codec"), [(".mp4", "mov_text"), (".mkv", "srt")])
+def test_subtitles_are_copied_or_named(tmp_path: Path, suffix: str, codec: str) -> None:
+    source = Clip(suffix=suffix, subtitles=codec, audio="aac").write(tmp_path / "clip")
+    same = deblur(source, restorer=Identity())
+    assert decode(same.output).stream["kinds"] == ["video", "audio", "subtitle"]
+    assert same.warnings == ()
+    other = deblur(source, tmp_path / ("other.mkv" if suffix == ".mp4" else "other.mp4"), restorer=Identity())
+    assert decode(other.output).stream["kinds"] == ["video", "audio"]
+    assert any(f"subtitle stream 2 ({codec.replace('srt', 'subrip')})" in warning for warning in other.warnings)
+
+
+@pytest.mark.parametrize("rotation", [90, 180, -90])
+@pytest.mark.parametrize("suffix", [".mp4", ".mkv"])
+def test_rotation_and_aspect_survive(tmp_path: Path, suffix: str, rotation: int) -> None:
+    source = Clip(suffix=suffix, rotation=rotation, aspect=Fraction(4, 3)).write(tmp_path / "clip")
+    assert decode(source).stream["rotation"] == rotation
+    assert decode(source).stream["aspect"] == Fraction(4, 3)
+    check(source, deblur(source, restorer=Identity(), lossless=True).output, lossless_planes=suffix == ".mp4")
