@@ -54,7 +54,7 @@ class RaftConfig:
     @property
     def frame_minimum(self) -> int:
         """Smallest frame side for which the coarsest correlation level has 2 tokens."""
-        return 16 * 2 ** self.levels
+        return 16 * 2**self.levels
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -137,8 +137,8 @@ RELEASE = NetworkConfig(name="release")
 
 EDGE = NetworkConfig(
     name="edge",
-    full_channels=12,
-    half_channels=24,
+    full_channels=16,
+    half_channels=32,
     channels=36,
     half_blocks=1,
     quarter_blocks=1,
@@ -149,7 +149,7 @@ EDGE = NetworkConfig(
     offset_groups=4,
     reconstruction_groups=0,
     reconstruction_heads=2,
-    transformer_blocks=2,
+    transformer_blocks=1,
     token_channels=64,
     token_heads=2,
     ffn_channels=4,

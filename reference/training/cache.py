@@ -21,7 +21,7 @@ __all__ = ["load", "save", "write_simulated"]
 
 FRAMES, SIZE = 8, 128
 KINDS: tuple[Kind, ...] = ("heavy", "mild", "heavy", "sharp", "heavy", "mild", "heavy", "heavy", "mild", "sharp")
-HELD_SEED = 1_000_000_007
+SEEDS = {"train": 0, "validation": 500_000_003, "held": 1_000_000_007}
 
 
 def save(clip: Clip, path: Path) -> None:
@@ -40,11 +40,11 @@ def load(path: Path) -> Clip:
 
 def write_simulated(data: Path, split: str, first: int, count: int) -> None:
     """Render clips `first` ... `first + count - 1` of a split into DIR/sim/<split>; existing ones are kept."""
-    pictures = _pictures(data / "photo" / split)
+    pictures = _pictures(data / "photo" / ("held" if split == "held" else "train"))
     for number in range(first, first + count):
         path = data / "sim" / split / f"{number:06d}.npz"
         if not path.exists():
-            rng = np.random.default_rng(number + (HELD_SEED if split == "held" else 0))
+            rng = np.random.default_rng(number + SEEDS[split])
             save(simulate(pictures, rng, KINDS[number % 10], frames=FRAMES, size=SIZE), path)
 
 
@@ -63,7 +63,7 @@ def _pictures(folder: Path) -> list[Tensor]:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", type=Path, required=True)
-    parser.add_argument("--split", choices=("train", "held"), default="train")
+    parser.add_argument("--split", choices=("train", "validation", "held"), default="train")
     parser.add_argument("--first", type=int, default=0)
     parser.add_argument("--count", type=int, default=1500)
     arguments = parser.parse_args()

@@ -22,7 +22,17 @@ from numpy.typing import NDArray
 from bsst.reference.training.cache import FRAMES, SIZE, save
 from bsst.reference.training.simulate import GAMMA, Clip, to_bytes
 
-__all__ = ["HELD_CLIPS", "SHOTS", "HeldClip", "Shot", "average", "read", "write_clips"]
+__all__ = [
+    "HELD_CLIPS",
+    "SHOTS",
+    "VALIDATION_CLIPS",
+    "FixedClip",
+    "Shot",
+    "average",
+    "fixed_clip",
+    "read",
+    "write_clips",
+]
 
 RATE = 4
 """Interpolated frames per source frame."""
@@ -59,8 +69,8 @@ SHOTS = {
 
 
 @dataclass(frozen=True)
-class HeldClip:
-    """A held-out clip, fixed for good: `exposed` of `period` interpolated frames, centres from `start` on."""
+class FixedClip:
+    """A clip fixed for good: `exposed` of `period` interpolated frames averaged, centres from `start` on."""
 
     shot: str
     start: int
@@ -72,7 +82,23 @@ class HeldClip:
     frames: int = 12
 
 
-HELD_CLIPS: dict[str, HeldClip] = {}
+HELD_CLIPS = {
+    "city stairs": FixedClip("city_1", 8, 48, 20, 15, 16),
+    "city front": FixedClip("city_2", 16, 20, 150, 15, 16),
+    "carphone": FixedClip("carphone", 8, 8, 24, 17, 20, 128),
+    "box": FixedClip("box", 40, 20, 100, 17, 20, 192),
+    "bike left": FixedClip("bikes_5", 12, 8, 60, 13, 16),
+    "bike right": FixedClip("bikes_5", 12, 8, 360, 13, 16),
+}
+"""Held-out clips by name; nothing in training or model selection may look at them."""
+
+VALIDATION_CLIPS = {
+    "street left": FixedClip("bikes_4", 8, 8, 60, 13, 16),
+    "street right": FixedClip("bikes_4", 8, 8, 360, 13, 16),
+    "bunny left": FixedClip("trailer_4", 12, 8, 20, 15, 16),
+    "bunny right": FixedClip("trailer_4", 12, 8, 220, 15, 16),
+}
+"""Clips of the shots that training leaves out, for checks during training and the choice of the residual's scale."""
 
 
 def interpolate(data: Path) -> None:
@@ -87,7 +113,9 @@ def interpolate(data: Path) -> None:
         with av.open(str(source)) as container:
             rate = container.streams.video[0].average_rate
         assert rate is not None
-        trim = f"trim=start_frame={shot.first}:end_frame={shot.last},setpts=PTS-STARTPTS,scale={shot.width}:-2:flags=area"
+        trim = (
+            f"trim=start_frame={shot.first}:end_frame={shot.last},setpts=PTS-STARTPTS,scale={shot.width}:-2:flags=area"
+        )
         mci = f"minterpolate=fps={RATE * rate}:mi_mode=mci:mc_mode=aobmc:me_mode=bidir:vsbmc=1:scd=none"
         temporary = target.with_suffix(".tmp.mkv")
         command = ["ffmpeg", "-v", "error", "-y", "-threads", "1", "-i", source, "-vf", f"{trim},{mci}"]
@@ -138,6 +166,14 @@ def write_clips(data: Path, split: str, count: int, seed: int = 0) -> None:
             data / "real" / split / f"{number:06d}.npz",
         )
         number += 1
+
+
+def fixed_clip(data: Path, clip: FixedClip) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    """Blurry and sharp frames of a fixed clip, each (frames, size, size, 3) uint8."""
+    window = np.s_[:, clip.top : clip.top + clip.size, clip.left : clip.left + clip.size]
+    video = read(data / "interpolated" / f"{clip.shot}.mkv")[window]
+    centres = [clip.start + i * clip.period for i in range(clip.frames)]
+    return average(video, centres, clip.exposed), np.ascontiguousarray(video[centres])
 
 
 def _moving(video: NDArray[np.uint8], centres: list[int], rng: np.random.Generator) -> tuple[int, int]:
