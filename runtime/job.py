@@ -145,7 +145,7 @@ def deblur(
                     pts, duration = timings.popleft()
                     writer.write(frame, pts=pts, duration=duration)
                     meter.wrote(pts)
-            _verify(unfinished, meter.times, reader.info.time_base)
+            _verify(unfinished, meter.times, reader.info.time_base, earliest=writer.earliest)
             _publish(unfinished, out, overwrite=overwrite)
         except MemoryError as error:
             raise OutOfMemoryError(
@@ -178,6 +178,7 @@ class _Meter:
     def __init__(self, total: int | None, on_progress: Callable[[Progress], None] | None) -> None:
         self.times = array("q")
         self.repaired = 0
+        self._work = 0.0
         self._total = total
         self._on_progress = on_progress
         self._start = time.monotonic()
@@ -195,6 +196,7 @@ class _Meter:
     def worked(self, work: float) -> None:
         if self._on_progress is None:
             return
+        self._work = work = max(work, self._work)  # a window is restored before its frames are written
         fps = work / self.seconds()
         known = self._total is not None and self._total >= work and fps > 0
         self._on_progress(
@@ -229,8 +231,8 @@ def _container(video: Path, out: Path, *, overwrite: bool, crf: int) -> str:
     return container
 
 
-def _verify(path: Path, expected: array[int], time_base: Fraction) -> None:
-    """Read the finished file back: as many frames, at the same times.
+def _verify(path: Path, expected: array[int], time_base: Fraction, *, earliest: Fraction) -> None:
+    """Read the finished file back: as many frames, at the same times, or all later by what began before zero.
 
     Raises:
         VerificationError: it differs.
@@ -241,10 +243,12 @@ def _verify(path: Path, expected: array[int], time_base: Fraction) -> None:
             f"expected {len(expected)} frames in the result, read back {len(times)}; the result was discarded, "
             f"please report this with the source's format"
         )
-    # Containers that cannot start below zero shift all streams alike.
-    shift = times[0] * ticks - expected[0] * time_base if expected and expected[0] < 0 else Fraction(0)
+    delay = times[0] * ticks - expected[0] * time_base
+    if abs(delay + min(earliest, expected[0] * time_base)) > ticks:
+        delay = Fraction(0)
+    tolerance = ticks if delay else ticks / 2
     for index, (found, wanted) in enumerate(zip(times, expected, strict=True)):
-        if abs(found * ticks - shift - wanted * time_base) > ticks / 2:
+        if abs(found * ticks - delay - wanted * time_base) > tolerance:
             raise VerificationError(
                 f"expected frame {index} at {float(wanted * time_base):.4f} s, read back {float(found * ticks):.4f} s; "
                 f"the result was discarded, try an output name that ends in .mkv"

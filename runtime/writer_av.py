@@ -1,7 +1,7 @@
 """RGB frames to a video file through PyAV, with everything that is not pixels taken over from the source.
 
 Pixel format, bit depth, matrix, range and colour tags follow the source as far as the encoder can; timestamps keep the
-source's ticks. Audio, subtitles, attachments, data, chapters and metadata are copied without re-encoding. Whether the
+source's ticks. Audio, subtitles, attachments, chapters and metadata are copied without re-encoding. Whether the
 container can hold them is known before the first frame: audio that cannot be kept is an error, the rest a warning.
 """
 
@@ -45,6 +45,8 @@ OWN_METADATA = (
     "rotate",
 )
 """Metadata that describes the source file rather than its content, by prefix in lower case."""
+
+COPIED = ("audio", "subtitle", "attachment")
 
 RGB_TAG = {"bt601": 6, "bt709": 1}
 LIMITED = 1
@@ -107,6 +109,10 @@ class VideoWriter:
         OutputError: the file cannot be written, or the container cannot hold the source's audio.
     """
 
+    earliest: Fraction
+    """Start of the earliest copied packet in seconds where negative (audio priming), else 0. A container that cannot
+    start below zero delays all streams by as much."""
+
     def __init__(
         self, path: Path, container: str, info: VideoInfo, *, source: Path, lossless: bool = False, crf: int = 16
     ) -> None:
@@ -119,6 +125,10 @@ class VideoWriter:
             self.warnings.append(f"{self._target.codec} stores {self._target.encoding.bits} of the source's "
                                  f"{info.encoding.bits} bits per colour; --lossless to .mkv keeps them")  # fmt: skip
         self._source = av.open(str(source), "r", metadata_errors="replace")
+        aspect = info.sample_aspect_ratio
+        if aspect and aspect != 1 and container in ("matroska", "webm"):  # PyAV cannot set the container's own field
+            self._warn(f"pixel aspect ratio {aspect.numerator}:{aspect.denominator} is kept in the video stream only; "
+                       f"players that read the container show square pixels, .mp4 keeps it in both")  # fmt: skip
         try:
             self._start()
         except (av.error.FFmpegError, OSError) as error:
@@ -127,6 +137,7 @@ class VideoWriter:
         except BaseException:
             self._source.close()
             raise
+        self.earliest = Fraction(0)
         self._copied = self._packets()
         self._next_copied = next(self._copied, None)
 
@@ -173,22 +184,7 @@ class VideoWriter:
             raise self._output_error(error) from error
 
     def _start(self) -> None:
-        """Write the header with as many of the source's streams as the container takes."""
-        kinds = ["audio", "subtitle", "attachment", "data"]
-        while True:
-            self._open(kinds)
-            try:
-                self._container.start_encoding()
-                return
-            except (av.error.FFmpegError, ValueError):
-                self._container.close()
-                if kinds == ["audio"]:
-                    raise
-                dropped = kinds.pop()
-                if any(stream.type == dropped for stream in self._source.streams):
-                    self.warnings.append(f"{dropped} streams cannot be kept in {self._container_name}")
-
-    def _open(self, kinds: list[str]) -> None:
+        """Describe all streams and write the header."""
         info, target = self._info, self._target
         self._container = av.open(str(self.path), "w", format=self._container_name)
         stream = cast(
@@ -206,6 +202,7 @@ class VideoWriter:
             stream.set_display_matrix(info.display_matrix)
         original = main_video_stream(self._source)
         stream.metadata.update(_content_metadata(original.metadata))
+        stream.disposition = original.disposition
         self._container.metadata.update(_content_metadata(self._source.metadata))
         if chapters := self._source.chapters():
             self._container.set_chapters(chapters)
@@ -213,25 +210,31 @@ class VideoWriter:
         self._copies = {
             other.index: copy
             for other in self._source.streams
-            if other.index != original.index and (copy := self._copy_of(other, kinds)) is not None
+            if other.index != original.index and (copy := self._copy_of(other)) is not None
         }
+        self._container.start_encoding()
 
-    def _copy_of(self, original: Stream, kinds: list[str]) -> Stream | None:
+    def _copy_of(self, original: Stream) -> Stream | None:
         """A stream of the output for a stream of the source, or None."""
-        if original.type not in kinds:
-            if original.type in ("video", "unknown"):
-                self._warn(f"{original.type} stream {original.index} is not kept")
+        codec = original.name or "unknown"
+        if original.type == "data":
+            made_anew = "timecode" in original.metadata or (codec == "bin_data" and self._source.chapters())
+            if not made_anew:  # muxers write timecode and chapter tracks themselves, and no other data
+                self._warn(f"data stream {original.index} ({codec}) is not kept")
+            return None
+        if original.type not in COPIED or (original.type == "attachment" and self._container_name != "matroska"):
+            self._warn(f"{original.type} stream {original.index} ({codec}) is not kept")
             return None
         try:
             copy = self._container.add_stream_from_template(original)
         except (ValueError, av.error.FFmpegError) as error:
-            codec = original.name or "unknown"
             if original.type == "audio":
                 raise OutputError(
                     f"expected a container that holds {codec} audio, {self._container_name} does not ({error}); "
                     f"choose an output name that ends in .mkv"
                 ) from error
-            self._warn(f"{original.type} stream {original.index} ({codec}) cannot be kept in {self._container_name}")
+            self._warn(f"{original.type} stream {original.index} ({codec}) is not kept, {self._container_name} "
+                       f"cannot hold it")  # fmt: skip
             return None
         copy.metadata.update(_content_metadata(original.metadata))
         copy.disposition = original.disposition
@@ -253,6 +256,8 @@ class VideoWriter:
             time = packet.dts if packet.dts is not None else packet.pts
             if seconds is not None and time is not None and time * packet.time_base > seconds:
                 return
+            if time is not None:
+                self.earliest = min(self.earliest, time * packet.time_base)
             packet.stream = self._copies[packet.stream.index]
             self._container.mux(packet)
             self._next_copied = next(self._copied, None)

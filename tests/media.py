@@ -62,7 +62,7 @@ class Clip:
             stream.metadata["language"] = "fin"
             container.metadata["title"] = "a test clip"
             sound: Any = container.add_stream(self.audio, rate=48000) if self.audio else None
-            lines: Any = container.add_stream(self.subtitles) if self.subtitles else None
+            lines: Any = container.add_mux_stream(self.subtitles) if self.subtitles else None
             if sound:
                 sound.metadata["language"] = "deu"
             if lines:
@@ -122,7 +122,7 @@ def decode(path: Path) -> Decoded:
             "size": (video.height, video.width),
             "matrix": int(frame.colorspace),
             "range": int(frame.color_range) or LIMITED,  # untagged means limited
-            "rotation": frame.rotation,
+            "rotation": frame.rotation % 360,
             "aspect": video.sample_aspect_ratio or 1,
             "kinds": [s.type for s in container.streams],
             "language": [s.metadata.get("language") for s in container.streams],
