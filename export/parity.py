@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from bsst.engines.manifest import Manifest
 from bsst.errors import ExportError
-from bsst.export.session_torch import TorchSession
-from bsst.export.stage import Stage
 from bsst.runtime.network import Network
 from bsst.runtime.session import Array, Session
 
-__all__ = ["MINIMUM_PSNR", "measure_parity", "moving_texture", "psnr"]
+if TYPE_CHECKING:  # torch is needed by `measure_parity` alone
+    from bsst.export.stage import Stage
+
+__all__ = ["MINIMUM_PSNR", "measure_parity", "moving_texture", "psnr", "restore_clip"]
 
 MINIMUM_PSNR = {"fp32": 80.0}
 """Decibels below which an export is refused, by precision."""
@@ -42,14 +43,16 @@ def measure_parity(
     Raises:
         ExportError: a figure is below `MINIMUM_PSNR`, or integer tables differ.
     """
+    from bsst.export.session_torch import TorchSession
+
     truth = {stage.name: TorchSession(stage) for stage in stages}
-    expected = _restore(Network(manifest, truth), clip)
+    expected = restore_clip(Network(manifest, truth), clip)
     figures = {}
     for name, session in sessions.items():
         outputs: dict[str, Array] = {key: np.zeros_like(value) for key, value in truth[name].last_outputs.items()}
         session.run(truth[name].last_inputs, outputs)
         figures[name] = min(_agreement(name, truth[name].last_outputs[key], outputs[key]) for key in outputs)
-    got = _restore(Network(manifest, sessions), clip)
+    got = restore_clip(Network(manifest, sessions), clip)
     result = {"stages": figures, "clip": psnr(expected, got, 1.0)}
     minimum = MINIMUM_PSNR.get(manifest.precision, 0.0)
     for name, figure in (*figures.items(), ("the whole clip", result["clip"])):
@@ -85,7 +88,7 @@ def moving_texture(frames: int, height: int, width: int) -> NDArray[np.float32]:
     return (clip - low) / (high - low)
 
 
-def _restore(network: Network, clip: NDArray[np.float32]) -> NDArray[np.float32]:
+def restore_clip(network: Network, clip: NDArray[np.float32]) -> NDArray[np.float32]:
     """Flows of the top left area of a clip, then restoration of its top left tile."""
     (flow_h, flow_w), (tile_h, tile_w) = network.flow_size, network.tile
     features = [network.features(frame[:, :flow_h, :flow_w]) for frame in clip]
