@@ -6,7 +6,9 @@ import logging
 import warnings
 
 import onnx
+import onnx_ir.passes.common as common_passes
 import torch
+from onnxscript.optimizer import fold_constants
 
 from bsst.errors import ExportError
 from bsst.export.stage import Stage, example_inputs
@@ -40,12 +42,22 @@ def trace_stage(stage: Stage) -> onnx.ModelProto:
                 opset_version=OPSET,
                 custom_translation_table=translation_table(),
                 verbose=False,
+                optimize=False,  # its rewrite rules take minutes on long graphs and find nothing ONNX Runtime does not
             )
     except torch.onnx.errors.OnnxExporterError as error:
         raise ExportError(f"stage {stage.name}: expected a graph that torch can trace, got {error}") from error
     finally:
         registry_log.setLevel(level)
     assert program is not None
+    fold_constants(program.model)
+    for clean in (
+        common_passes.RemoveUnusedNodesPass(),
+        common_passes.RemoveUnusedOpsetsPass(),
+        common_passes.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0),
+        common_passes.DeduplicateInitializersPass(),
+        common_passes.CommonSubexpressionEliminationPass(),
+    ):
+        clean(program.model)
     model = _without_provenance(program.model_proto)
     versions = {opset.domain: opset.version for opset in model.opset_import}
     if versions.get("") != OPSET:

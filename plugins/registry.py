@@ -34,9 +34,12 @@ def translation_table() -> dict[Callable[..., Any], Callable[..., Any]]:
     return {getattr(torch.ops.bsst, schema.name).default: _translation(schema) for schema in OPERATORS}
 
 
-def attach_functions(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Copy of the model that carries the portable function body of every operator it uses."""
-    return _with_functions(model, _PORTABLE)
+def attach_functions(model: onnx.ModelProto, *, bodies: Literal["portable", "cpu"] = "portable") -> onnx.ModelProto:
+    """Copy of the model that carries a function body for every operator it uses; the nodes stay.
+
+    `cpu` bodies use DeformConv where it is faster; any target can still be lowered from the result.
+    """
+    return _with_functions(model, _CPU if bodies == "cpu" else _PORTABLE)
 
 
 def lower(model: onnx.ModelProto, target: Target) -> onnx.ModelProto:

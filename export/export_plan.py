@@ -1,0 +1,137 @@
+"""Checkpoint -> plan: trace every stage, lower it for its target, check it against the reference, write one file."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import Counter
+from collections.abc import Callable
+from importlib.metadata import version
+from pathlib import Path
+
+import onnx
+
+from bsst.engines.manifest import Compiler, Manifest, StageSpec, Target, TensorSpec
+from bsst.engines.plan import write_plan
+from bsst.errors import UsageError
+from bsst.export.lint import lint
+from bsst.export.parity import measure_parity, moving_texture
+from bsst.export.stage import Geometry
+from bsst.export.stages import pipeline_stages
+from bsst.export.trace import trace_stage
+from bsst.plugins.registry import attach_functions
+from bsst.reference.checkpoint import Networks
+from bsst.runtime.session_ort import OrtSession
+
+__all__ = ["Progress", "export_plan"]
+
+Progress = Callable[[str], None]
+"""Called with what is being done, in a few words."""
+
+
+def export_plan(
+    output: Path,
+    networks: Networks,
+    geometry: Geometry,
+    *,
+    target: Target = "cpu",
+    tile_overlap: int = 32,
+    window_overlap: int = 4,
+    check: bool = True,
+    progress: Progress = lambda step: None,
+) -> Manifest:
+    """Export networks as one plan file.
+
+    Args:
+        output: plan to write, replaced atomically.
+        networks: reference networks with weights.
+        geometry: static sizes.
+        target: what runs the plan.
+        tile_overlap: pixels shared by neighbouring tiles, a multiple of 4.
+        window_overlap: frames shared by neighbouring windows.
+        check: compare every stage and one clip with the reference; refuses the export where they disagree.
+        progress: told about every step.
+
+    Returns:
+        The manifest as written.
+
+    Raises:
+        UsageError: sizes that the network cannot run.
+        ExportError: a graph breaks a rule or disagrees with the reference.
+        OutputError: the plan cannot be written.
+    """
+    _check_overlaps(geometry, tile_overlap, window_overlap)
+    stages = pipeline_stages(networks.network, networks.raft, geometry)
+    models: dict[str, onnx.ModelProto] = {}
+    for index, stage in enumerate(stages, start=1):
+        progress(f"tracing {stage.name} ({index} of {len(stages)})")
+        models[stage.name] = attach_functions(trace_stage(stage), bodies="cpu")
+        lint(models[stage.name], stage.name)
+    members = {f"{name}.onnx": model.SerializeToString(deterministic=True) for name, model in models.items()}
+    manifest = Manifest(
+        bsst_version=version("bsst"),
+        label=networks.label,
+        target=target,
+        config=networks.network.config.to_json(),
+        weights_sha256=networks.sha256,
+        frames=geometry.frames,
+        tile=geometry.tile,
+        flow_size=geometry.flow_size,
+        tile_overlap=tile_overlap,
+        window_overlap=window_overlap,
+        precision="fp32",
+        compiler=Compiler(name="onnxruntime", version=version("onnxruntime")),
+        compute_capabilities=(),
+        plugins=(),
+        stages=tuple(_stage_spec(name, model) for name, model in models.items()),
+        parity={},
+    )
+    if check:
+        progress("comparing with the reference")
+        sessions = {name: OrtSession(name, members[f"{name}.onnx"], threads=0) for name in models}
+        size = [max(pair) for pair in zip(geometry.tile, geometry.flow_size, strict=True)]
+        clip = moving_texture(geometry.frames, *size)
+        manifest = dataclasses.replace(manifest, parity=measure_parity(manifest, stages, sessions, clip))
+    progress(f"writing {output.name}")
+    return write_plan(output, manifest, members)
+
+
+def _check_overlaps(geometry: Geometry, tile_overlap: int, window_overlap: int) -> None:
+    if tile_overlap % 4 or not 0 <= tile_overlap <= min(geometry.tile) // 2:
+        raise UsageError(
+            f"expected --tile-overlap as a multiple of 4 up to half of the tile, got {tile_overlap} for a tile of "
+            f"{geometry.tile[0]}x{geometry.tile[1]}; use 32"
+        )
+    if not 0 <= window_overlap <= geometry.frames // 2:
+        raise UsageError(
+            f"expected --window-overlap from 0 to {geometry.frames // 2}, half of the window, got {window_overlap}"
+        )
+
+
+def _stage_spec(name: str, model: onnx.ModelProto) -> StageSpec:
+    return StageSpec(
+        name=name,
+        member=f"{name}.onnx",
+        inputs=tuple(_tensor_spec(value) for value in model.graph.input),
+        outputs=tuple(_tensor_spec(value) for value in model.graph.output),
+        precision=_precision(model),
+        build={},
+    )
+
+
+def _tensor_spec(value: onnx.ValueInfoProto) -> TensorSpec:
+    tensor = value.type.tensor_type
+    dtype = onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type).name
+    return TensorSpec(name=value.name, dtype=dtype, shape=tuple(d.dim_value for d in tensor.shape.dim))
+
+
+def _precision(model: onnx.ModelProto) -> dict[str, float]:
+    """Share of convolutions and matrix products by the type of their weights or, without weights, of the graph."""
+    heavy = {"Conv", "ConvTranspose", "MatMul", "Gemm", "BsstModulatedDeformConv", "BsstSparseWindowAttention"}
+    types = {value.name: value.type.tensor_type.elem_type for value in (*model.graph.value_info, *model.graph.input)}
+    types |= {tensor.name: tensor.data_type for tensor in model.graph.initializer}
+    counts: Counter[str] = Counter()
+    for node in model.graph.node:
+        if node.op_type in heavy:
+            known = [types[name] for name in node.input if types.get(name)]
+            counts[onnx.helper.tensor_dtype_to_np_dtype(known[0]).name if known else "float32"] += 1
+    return {name: count / counts.total() for name, count in sorted(counts.items())}
