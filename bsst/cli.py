@@ -14,9 +14,9 @@ from typing import Any
 
 import click
 
-from bsst.errors import EXIT_INTERRUPTED, EXIT_REPAIRED, BsstError, UsageError
+from bsst.errors import EXIT_INTERRUPTED, EXIT_REPAIRED, BsstError, MissingDependencyError, UsageError
 
-__all__ = ["Command", "inspect", "main", "run"]
+__all__ = ["Command", "export", "inspect", "main", "run"]
 
 EXIT_STATUS = """\b
 Exit status:
@@ -183,6 +183,94 @@ def inspect(plan: Path | None, as_json: bool, debug: bool) -> None:
     }
     for name, value in rows.items():
         click.echo(f"{name:10} {value}")
+
+
+EXPORT_EXAMPLES = """\b
+Examples:
+  bsst-export -o edge.plan                                         packaged weights, any CPU
+  bsst-export --weights BSST_gopro.pth --raft raft-things.pth -o gopro.plan
+  bsst-export --frames 24 --tile 512x512 -o edge24.plan
+
+"""
+
+
+class Size(click.ParamType):
+    """HEIGHTxWIDTH."""
+
+    name = "HxW"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, int]:
+        """Parse a size such as 256x384."""
+        if isinstance(value, tuple):
+            return value
+        height, _, width = str(value).partition("x")
+        if not (height.isdecimal() and width.isdecimal()):
+            self.fail(f"expected HEIGHTxWIDTH such as 256x256, got {value}", param, ctx)
+        return int(height), int(width)
+
+
+@main.command(epilog=EXPORT_EXAMPLES + EXIT_STATUS)
+@click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="Plan to write.")
+@click.option(
+    "--weights", type=click.Path(path_type=Path), help="BSSTNet checkpoint.  [default: packaged edge weights]"
+)
+@click.option("--raft", type=click.Path(path_type=Path), help="RAFT checkpoint, if WEIGHTS does not contain it.")
+@click.option(
+    "--config", type=click.Choice(["edge", "release"]), help="Insist on a configuration.  [default: recognise]"
+)
+@click.option("--frames", default=12, show_default=True, help="Frames of a window.")
+@click.option("--tile", type=Size(), default="256x256", show_default=True, help="Area restored in one run.")
+@click.option("--flow-size", type=Size(), help="Area whose flow is computed in one run.  [default: the tile]")
+@click.option("--tile-overlap", default=32, show_default=True, help="Pixels shared by neighbouring tiles.")
+@click.option("--window-overlap", default=4, show_default=True, help="Frames shared by neighbouring windows.")
+@click.option("--no-check", is_flag=True, help="Skip the comparison with the reference.")
+@click.option("-q", "--quiet", is_flag=True, help="Print errors only.")
+@click.option("--debug", is_flag=True, help="Show tracebacks.")
+def export(
+    output: Path,
+    weights: Path | None,
+    raft: Path | None,
+    config: str | None,
+    frames: int,
+    tile: tuple[int, int],
+    flow_size: tuple[int, int] | None,
+    tile_overlap: int,
+    window_overlap: int,
+    no_check: bool,
+    quiet: bool,
+    debug: bool,
+) -> None:
+    """Export a checkpoint as one plan file, after comparing every stage with the PyTorch reference."""
+    try:
+        import onnxscript  # noqa: F401
+        import torch  # noqa: F401
+    except ImportError as error:
+        raise MissingDependencyError(error.name or "torch", "export", "bsst-export") from error
+    from bsst.export.export_plan import export_plan
+    from bsst.export.stage import Geometry
+    from bsst.reference.checkpoint import load_networks
+
+    def show(step: str) -> None:
+        if not quiet:
+            click.echo(step, err=True)
+
+    networks = load_networks(weights, raft, config)
+    if networks.unused:
+        show(f"{len(networks.unused)} checkpoint entries are not used by the network, as in the released files")
+    manifest = export_plan(
+        output,
+        networks,
+        Geometry(frames=frames, tile=tile, flow_size=flow_size or tile),
+        tile_overlap=tile_overlap,
+        window_overlap=window_overlap,
+        check=not no_check,
+        progress=show,
+    )
+    for name, figure in manifest.parity.get("stages", {}).items():
+        show(f"{name:24} {figure:6.1f} dB against the reference")
+    if "clip" in manifest.parity:
+        show(f"{'whole clip':24} {manifest.parity['clip']:6.1f} dB against the reference")
+    click.echo(f"{output}: {len(manifest.stages)} stages, {output.stat().st_size / 1e6:.1f} MB")
 
 
 if __name__ == "__main__":

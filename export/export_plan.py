@@ -10,11 +10,12 @@ from pathlib import Path
 
 import onnx
 
+from bsst.calibration.clip_parity import moving_texture
 from bsst.engines.manifest import Compiler, Manifest, StageSpec, Target, TensorSpec
 from bsst.engines.plan import write_plan
 from bsst.errors import UsageError
 from bsst.export.lint import lint
-from bsst.export.parity import measure_parity, moving_texture
+from bsst.export.parity import measure_parity
 from bsst.export.stage import Geometry
 from bsst.export.stages import pipeline_stages
 from bsst.export.trace import trace_stage

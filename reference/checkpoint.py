@@ -83,7 +83,9 @@ def load_networks(weights: Path | None = None, raft: Path | None = None, config:
     if raft is not None:
         flow, _ = _read(raft)
     elif not flow:
-        raise CheckpointError(f"{path}: expected RAFT weights with the prefix {RAFT_PREFIX}, got none; give --raft FILE")
+        raise CheckpointError(
+            f"{path}: expected RAFT weights with the prefix {RAFT_PREFIX}, got none; give --raft FILE"
+        )
 
     chosen = _recognise(path, deblur, metadata, config)
     network, flow_network = BSSTNet(chosen), RAFT(chosen.raft)

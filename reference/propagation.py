@@ -69,9 +69,7 @@ class DeformableAlignment(nn.Module):
             return torch.sigmoid(raw[:, start : start + size // 2] + 0.1 * (2 * sharp * valid - 1))
 
         offset = torch.cat((steer(offset1, flow1), steer(offset2, flow2)), 1)
-        mask = torch.cat(
-            (weigh(logits, warped_sharp1, valid1), weigh(logits + size // 2, warped_sharp2, valid2)), 1
-        )
+        mask = torch.cat((weigh(logits, warped_sharp1, valid1), weigh(logits + size // 2, warped_sharp2, valid2)), 1)
         states = torch.cat((state1, state2), 1)
         return modulated_deform_conv(states, offset, mask, self.weight, self.bias, offset_groups=self.groups)
 

@@ -79,9 +79,7 @@ class _Block(nn.Module):
         self.norm2 = nn.LayerNorm(config.token_channels)
         self.mlp = _OverlappingFeedForward(config.token_channels, config.ffn_channels)
 
-    def forward(
-        self, x: Tensor, query_frames: Tensor, key_frames: Tensor, active: Tensor, expandable: int
-    ) -> Tensor:
+    def forward(self, x: Tensor, query_frames: Tensor, key_frames: Tensor, active: Tensor, expandable: int) -> Tensor:
         x = x + self.attention(self.norm1(x), query_frames, key_frames, active, expandable)
         return x + self.mlp(self.norm2(x))
 
@@ -96,9 +94,7 @@ class _SparseAttention(nn.Module):
         self.proj = nn.Linear(channels, channels)
         self.pool_layer = nn.Conv2d(channels, channels, POOL, POOL, groups=channels)
 
-    def forward(
-        self, x: Tensor, query_frames: Tensor, key_frames: Tensor, active: Tensor, expandable: int
-    ) -> Tensor:
+    def forward(self, x: Tensor, query_frames: Tensor, key_frames: Tensor, active: Tensor, expandable: int) -> Tensor:
         pooled = self.pool_layer(x.permute(0, 3, 1, 2)).flatten(2).transpose(1, 2)
         tokens = torch.cat((x.flatten(1, 2), pooled), 1)
         attended = sparse_window_attention(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-import numpy as np
 import onnxruntime as ort
 
 from bsst.errors import ModelError, OutOfMemoryError
@@ -53,7 +52,9 @@ class OrtSession:
         except Exception as error:  # see above
             reason = _first_line(error)
             if "alloc" in reason.lower():
-                raise OutOfMemoryError(f"stage {self._name}: expected enough memory, got {reason}; use a smaller tile")
+                raise OutOfMemoryError(
+                    f"stage {self._name}: expected enough memory, got {reason}; use a smaller tile"
+                ) from error
             raise ModelError(f"stage {self._name}: expected a result, got {reason}") from error
 
 

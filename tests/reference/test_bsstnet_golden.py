@@ -38,7 +38,7 @@ def run():
     network.reconstruction.register_forward_hook(keep("reconstruction"))
     network.softsplit.register_forward_hook(keep("softsplit"))
     for index, block in enumerate(network.transsqattn.transformer):
-        block.register_forward_hook(keep(f"attention_block{index}"))
+        block.attention.register_forward_hook(keep(f"attention_block{index}"))
     network.transsqattn.register_forward_hook(keep("transformer"))
     network.softcomp.register_forward_hook(keep("softcomp"))
     network.cabattn[1].register_forward_hook(keep("fused"))

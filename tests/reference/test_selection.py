@@ -39,7 +39,7 @@ def blur_of(frames: int, seed: int, size: int = 32) -> torch.Tensor:
 
 
 def numpy_masks(blur: torch.Tensor, blocks: int) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Query and key masks (T, windows) of each block, written as section 11 describes them, ties to the lowest frame."""
+    """Query and key masks (T, windows) of each block, as section 11 describes them, ties to the lowest frame."""
     padded = np.pad(blur[:, 0].numpy().astype(np.float64), ((0, 0), (2, 2), (2, 2)))
     size = blur.shape[-1] // 2
     token = sum(padded[:, dy : dy + 2 * size : 2, dx : dx + 2 * size : 2] for dy in range(5) for dx in range(5)) / 25
