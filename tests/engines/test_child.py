@@ -17,7 +17,7 @@ def run(script: str, **limits: float) -> ChildResult:
 
 def test_success_gives_both_streams_in_order_and_the_peak() -> None:
     result = run(
-        "import sys, time; print('a', flush=True); print('b', file=sys.stderr); x = bytearray(90 << 20); time.sleep(0.5)"
+        "import sys, time; print('a', flush=True); print('b', file=sys.stderr); x = bytearray(90 << 20); time.sleep(.5)"
     )
     assert (result.failure, result.lines) == (None, ("a", "b"))
     assert 0.5 <= result.seconds < 30

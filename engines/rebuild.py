@@ -1,0 +1,176 @@
+"""A plan of target `cpu` -> a plan of another target or precision: `bsst-export --from cpu.plan`.
+
+Such a plan carries its stages as ONNX with every custom operator as a node and a function, so neither the checkpoint
+nor torch is needed: a Jetson or a workstation builds its own engines from the file it was given.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, cast, get_args
+
+import onnx
+
+from bsst.calibration.emulate_fp16 import emulate_fp16
+from bsst.calibration.fp16 import feature_tensors, precision_shares, to_fp16
+from bsst.engines.builder import Builder, BuildOptions, StageGraph, build_stage
+from bsst.engines.cache import EngineCache
+from bsst.engines.cpu_ort import OrtBuilder
+from bsst.engines.manifest import DType, Manifest, Precision, StageSpec, Target, TensorSpec, require
+from bsst.engines.plan import Plan, open_plan, write_plan
+from bsst.engines.tensorrt_rtx_trt import TensorRTRTXBuilder
+from bsst.engines.tensorrt_trt import TensorRTBuilder
+from bsst.errors import ExportError, UsageError
+from bsst.calibration.clip_parity import moving_texture, psnr, restore_clip
+from bsst.plugins.registry import lower
+from bsst.runtime.network import Network
+from bsst.runtime.session_ort import OrtSession
+
+__all__ = ["MINIMUM_FP16_PSNR", "builder_for", "rebuild_plan"]
+
+MINIMUM_FP16_PSNR = 50.0
+"""Decibels of a restored clip, float16 against float32, below which `--fp16` is refused."""
+
+Progress = Callable[[str], None]
+
+
+def rebuild_plan(
+    source: Path,
+    output: Path,
+    *,
+    target: Target,
+    precision: Precision = "fp32",
+    options: BuildOptions | None = None,
+    cache: EngineCache | None = None,
+    check: bool = True,
+    progress: Progress = lambda step: None,
+) -> Manifest:
+    """Build every stage of `source` for `target` and write one plan.
+
+    Args:
+        source: plan of target `cpu` and precision fp32.
+        output: plan to write, replaced atomically.
+        target: what will run it.
+        precision: fp32 or fp16.
+        options: compute capabilities and limits.
+        cache: engines built before; None builds all of them.
+        check: for fp16, restore a clip in emulated float16 and refuse a loss beyond `MINIMUM_FP16_PSNR`.
+        progress: told about every step.
+
+    Returns:
+        The manifest as written.
+
+    Raises:
+        PlanError: `source` is damaged, or carries no ONNX.
+        UsageError: target, precision and compute capabilities do not fit together.
+        BuildError: a stage cannot be built.
+        ExportError: float16 costs too much, or a stage did not become float16.
+    """
+    builder, chosen = builder_for(target), options or BuildOptions()
+    _check_request(target, precision, chosen)
+    compiler = builder.compiler()
+    plan = open_plan(source)
+    require(plan.manifest, targets=["cpu"])
+    if plan.manifest.precision != "fp32":
+        raise UsageError(
+            f"expected a source plan in fp32, got {plan.manifest.precision}; give the plan it was made from"
+        )
+    models = {stage.name: _prepare(plan, stage.name, target, precision) for stage in plan.manifest.stages}
+    parity = dict(plan.manifest.parity)
+    if check and precision == "fp16":
+        progress("comparing float16 with float32")
+        parity["fp16"] = _measure_fp16(plan, models)
+    stages, members = [], {}
+    for index, (name, model) in enumerate(models.items(), start=1):
+        progress(f"building {name} ({index} of {len(models)})")
+        graph = StageGraph(name=name, model=model.SerializeToString(deterministic=True))
+        built, _ = build_stage(builder, graph, chosen, cache=cache)
+        stages.append(_stage_spec(name, model, target, built.facts))
+        members[stages[-1].member] = built.data
+    manifest = dataclasses.replace(
+        plan.manifest,
+        target=target,
+        precision=precision,
+        compiler=compiler,
+        compute_capabilities=_compute_capabilities(builder, chosen),
+        plugins=tuple(sorted(chosen.plugin_ptx)),
+        stages=tuple(stages),
+        parity=parity,
+    )
+    progress(f"writing {output.name}")
+    return write_plan(output, manifest, members)
+
+
+def builder_for(target: Target) -> Builder:
+    """Builder of a target.
+
+    Raises:
+        UsageError: there is no such target.
+    """
+    if target == "tensorrt":
+        return TensorRTBuilder()
+    if target == "tensorrt-rtx":
+        return TensorRTRTXBuilder()
+    if target in get_args(Target):
+        return OrtBuilder(target=target)
+    raise UsageError(f"expected --target {', '.join(get_args(Target))}, got {target}")
+
+
+def _check_request(target: Target, precision: Precision, options: BuildOptions) -> None:
+    if precision not in ("fp32", "fp16"):
+        raise UsageError(f"expected --fp32 or --fp16, got {precision}, which no target is built in")
+    if not target.startswith("tensorrt") and options.compute_capabilities:
+        raise UsageError(f"expected no --sm for target {target}, got {', '.join(options.compute_capabilities)}")
+    if target == "tensorrt-rtx" and precision == "fp32" and "7.5" in options.compute_capabilities:
+        raise UsageError("expected --fp16 with --sm 75, which has no fp32 matrix products, got fp32; add --fp16")
+
+
+def _prepare(plan: Plan, stage: str, target: Target, precision: Precision) -> onnx.ModelProto:
+    model = onnx.load_from_string(plan.member(stage))
+    # TensorRT takes the plugin-free graphs here too: plugins need the compilers of the export machine.
+    lowered = lower(model, "tensorrt-rtx" if target.startswith("tensorrt") or precision == "fp16" else "cpu")
+    return lowered if precision == "fp32" else to_fp16(lowered, half_tensors=feature_tensors(lowered))
+
+
+def _compute_capabilities(builder: Builder, options: BuildOptions) -> tuple[str, ...]:
+    if isinstance(builder, TensorRTBuilder):
+        return builder.compute_capabilities(options)
+    return tuple(sorted(set(options.compute_capabilities), key=lambda name: tuple(map(int, name.split(".")))))
+
+
+def _stage_spec(name: str, model: onnx.ModelProto, target: Target, facts: Mapping[str, float]) -> StageSpec:
+    return StageSpec(
+        name=name,
+        member=f"{name}.engine" if target.startswith("tensorrt") else f"{name}.onnx",
+        inputs=tuple(_tensor_spec(value) for value in model.graph.input),
+        outputs=tuple(_tensor_spec(value) for value in model.graph.output),
+        precision=precision_shares(model),
+        build=dict(facts),
+    )
+
+
+def _tensor_spec(value: onnx.ValueInfoProto) -> TensorSpec:
+    tensor = value.type.tensor_type
+    dtype = onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type).name
+    shape = tuple(dimension.dim_value for dimension in tensor.shape.dim)
+    return TensorSpec(name=value.name, dtype=cast(DType, dtype), shape=shape)
+
+
+def _measure_fp16(plan: Plan, models: Mapping[str, onnx.ModelProto]) -> dict[str, Any]:
+    """PSNR in dB of a restored clip, peak 1: all stages in emulated float16 against all in float32."""
+    manifest = plan.manifest
+    exact = {name: OrtSession(name, plan.member(name), threads=0) for name in models}
+    rounded = {
+        name: OrtSession(name, emulate_fp16(model).SerializeToString(), threads=0) for name, model in models.items()
+    }
+    size = [max(pair) for pair in zip(manifest.tile, manifest.flow_size, strict=True)]
+    clip = moving_texture(manifest.frames, *size)
+    figure = psnr(restore_clip(Network(manifest, exact), clip), restore_clip(Network(manifest, rounded), clip), 1.0)
+    if not figure >= MINIMUM_FP16_PSNR:
+        raise ExportError(
+            f"expected float16 within {MINIMUM_FP16_PSNR} dB of float32 on a clip, got {figure:.1f} dB; "
+            "export with --fp32 and report this with the checkpoint's name"
+        )
+    return {"clip": figure, "arithmetic": "float16 emulated on the CPU"}
