@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import inspect
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
@@ -10,7 +11,6 @@ import onnx
 import onnx.inliner
 import onnxscript
 import onnxscript.optimizer
-import torch
 
 from bsst.plugins import flow_warp, modulated_deform_conv, sparse_window_attention
 from bsst.plugins.flow_warp import onnx_function as flow_warp_function
@@ -31,6 +31,10 @@ OPERATORS: tuple[OperatorSchema, ...] = (
 
 def translation_table() -> dict[Callable[..., Any], Callable[..., Any]]:
     """`custom_translation_table` for `torch.onnx.export(dynamo=True)`: each operator becomes one node."""
+    import torch
+
+    for schema in OPERATORS:  # importing them registers them
+        importlib.import_module(f"bsst.plugins.{schema.name}.torch_operator")
     return {getattr(torch.ops.bsst, schema.name).default: _translation(schema) for schema in OPERATORS}
 
 
