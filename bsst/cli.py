@@ -194,7 +194,7 @@ Examples:
 """
 
 
-class Size(click.ParamType):
+class Size(click.ParamType[tuple[int, int]]):  # type: ignore[type-arg]
     """HEIGHTxWIDTH."""
 
     name = "HxW"

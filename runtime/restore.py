@@ -33,7 +33,7 @@ def deblur_frames(
         frames: (3, H, W) float32 RGB, nominally in [0, 1]; any size, the same for all.
         restorer: an opened plan.
         window_overlap: frames shared by neighbouring windows; what the plan recommends by default.
-        tile_overlap: pixels shared by neighbouring tiles, a multiple of 8; what the plan recommends by default.
+        tile_overlap: pixels shared by neighbouring tiles, a multiple of 4; what the plan recommends by default.
         blend: how tiles are joined, see `bsst.runtime.tiles`.
         scene_cuts: start afresh at hard cuts.
         on_work: called after each tile with the frames restored so far, a fraction while a window is in progress.

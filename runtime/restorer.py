@@ -48,7 +48,7 @@ class Restorer(FlowEstimator, Protocol):
 
     @property
     def tile_overlap(self) -> int:
-        """Recommended pixels shared by neighbouring tiles, a multiple of 8."""
+        """Recommended pixels shared by neighbouring tiles, a multiple of 4."""
         ...
 
     @property

@@ -137,7 +137,7 @@ def tile_grid(
         height: frame height, at least 1.
         width: frame width, at least 1.
         tile: (h, w) of a tile, multiples of 4.
-        overlap: pixels shared by neighbouring tiles, a multiple of 8 below the tile; a quarter of it by default.
+        overlap: pixels shared by neighbouring tiles, a multiple of 4 below the tile; a quarter of it by default.
         blend: see the module.
 
     Raises:
@@ -148,8 +148,8 @@ def tile_grid(
                          f"{height}x{width}; export a plan with another --tile")  # fmt: skip
     if overlap is None:
         overlap = min(tile) // 32 * 8
-    if not 0 <= overlap < min(tile) or overlap % (2 * GRID):
-        raise UsageError(f"expected a tile overlap that is a multiple of {2 * GRID} below {min(tile)}, got {overlap}; "
+    if not 0 <= overlap < min(tile) or overlap % GRID:
+        raise UsageError(f"expected a tile overlap that is a multiple of {GRID} below {min(tile)}, got {overlap}; "
                          f"try --tile-overlap {min(tile) // 32 * 8}")  # fmt: skip
     rows, columns = (
         Axis(max(-(-side // GRID) * GRID, area), area, overlap, blend)

@@ -15,6 +15,8 @@ from click.testing import CliRunner, Result
 
 import bsst.runtime.network
 from bsst import cli
+from bsst.engines.plan import write_plan
+from tests.engines.test_plan import MEMBERS, manifest
 from tests.media import Clip, Identity, decode
 
 ROOT = Path(__file__).parents[2]
@@ -143,6 +145,8 @@ SLOW = """
 import sys, time
 import bsst.runtime.network
 from bsst import cli
+from bsst.engines.plan import write_plan
+from tests.engines.test_plan import MEMBERS, manifest
 from tests.media import Identity
 class Slow(Identity):
     def restore(self, *arrays):
@@ -189,3 +193,18 @@ def test_importing_the_command_line_imports_nothing_heavy() -> None:
     code = "import sys, bsst.cli; print(sorted({'av', 'numpy', 'onnxruntime', 'torch', 'rich'} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout == "[]\n"
+
+
+def test_inspect_shows_a_plan_in_words_and_as_json(tmp_path: Path) -> None:
+    path = tmp_path / "edge.plan"
+    write_plan(path, manifest(), MEMBERS)
+    shown = CliRunner().invoke(cli.inspect, [str(path)])
+    assert shown.exit_code == 0
+    assert "edge: edge weights, trained for a test" in shown.stdout
+    assert "127x65 pixels, 16 shared" in shown.stdout
+    whole = json.loads(CliRunner().invoke(cli.main, ["inspect", "--json", str(path)]).stdout)
+    assert whole["frames"] == 2
+    path.write_bytes(path.read_bytes()[:-100])
+    damaged = CliRunner().invoke(cli.inspect, [str(path)])
+    assert (damaged.exit_code, damaged.stdout) == (5, "")
+    assert damaged.stderr.startswith("error: ")

@@ -10,7 +10,7 @@ from bsst.runtime.tiles import Axis, TiledFlow, tile_grid
 
 sides = st.integers(1, 150)
 tiles = st.tuples(st.sampled_from([32, 48, 64]), st.sampled_from([32, 40, 64]))
-overlaps = st.sampled_from([0, 8, 16, 24])
+overlaps = st.sampled_from([0, 4, 16, 28])
 blends = st.sampled_from(["feather", "release"])
 
 
@@ -110,7 +110,7 @@ def test_small_frames_are_reflected_and_single_pixels_replicated() -> None:
     assert padded[0].tolist() == [[1, 2, 3, 2, 1, 2, 3, 2]] * 8
 
 
-@pytest.mark.parametrize(("tile", "overlap"), [((64, 64), 64), ((64, 64), -8), ((64, 64), 4), ((64, 62), 8)])
+@pytest.mark.parametrize(("tile", "overlap"), [((64, 64), 64), ((64, 64), -8), ((64, 64), 6), ((64, 62), 8)])
 def test_impossible_tiles_are_refused(tile: tuple[int, int], overlap: int) -> None:
     with pytest.raises(UsageError, match="--tile"):
         tile_grid(100, 100, tile=tile, overlap=overlap)
