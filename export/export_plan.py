@@ -7,11 +7,12 @@ from collections import Counter
 from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
+from typing import cast
 
 import onnx
 
 from bsst.calibration.clip_parity import moving_texture
-from bsst.engines.manifest import Compiler, Manifest, StageSpec, Target, TensorSpec
+from bsst.engines.manifest import Compiler, DType, Manifest, StageSpec, Target, TensorSpec
 from bsst.engines.plan import write_plan
 from bsst.errors import UsageError
 from bsst.export.lint import lint
@@ -122,7 +123,7 @@ def _stage_spec(name: str, model: onnx.ModelProto) -> StageSpec:
 def _tensor_spec(value: onnx.ValueInfoProto) -> TensorSpec:
     tensor = value.type.tensor_type
     dtype = onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type).name
-    return TensorSpec(name=value.name, dtype=dtype, shape=tuple(d.dim_value for d in tensor.shape.dim))
+    return TensorSpec(name=value.name, dtype=cast(DType, dtype), shape=tuple(d.dim_value for d in tensor.shape.dim))
 
 
 def _precision(model: onnx.ModelProto) -> dict[str, float]:

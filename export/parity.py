@@ -48,21 +48,21 @@ def measure_parity(
 
     truth = {stage.name: TorchSession(stage) for stage in stages}
     expected = restore_clip(Network(manifest, truth), clip)
-    figures = {}
+    figures: dict[str, float] = {}
     for name, session in sessions.items():
         outputs: dict[str, Array] = {key: np.zeros_like(value) for key, value in truth[name].last_outputs.items()}
         session.run(truth[name].last_inputs, outputs)
         figures[name] = min(_agreement(name, truth[name].last_outputs[key], outputs[key]) for key in outputs)
     got = restore_clip(Network(manifest, sessions), clip)
-    result = {"stages": figures, "clip": psnr(expected, got, 1.0)}
+    whole = psnr(expected, got, 1.0)
     minimum = MINIMUM_PSNR.get(manifest.precision, 0.0)
-    for name, figure in (*figures.items(), ("the whole clip", result["clip"])):
+    for name, figure in (*figures.items(), ("the whole clip", whole)):
         if not figure >= minimum:
             raise ExportError(
                 f"{name}: expected at least {minimum} dB against the reference, got {figure:.1f} dB; "
                 "report this with the checkpoint's name"
             )
-    return result
+    return {"stages": figures, "clip": whole}
 
 
 def _agreement(stage: str, expected: Array, got: Array) -> float:

@@ -155,7 +155,7 @@ class BSSTNet(nn.Module):
         return result
 
     def decode(self, reconstruction: Tensor, attended: Tensor, half: Tensor) -> Tensor:
-        """Reconstruction, attention (N, T, C, h, w) and skip (N, T, D, 2h, 2w) -> decoder features (N, T, D, 2h, 2w)."""
+        """Reconstruction and attention (N, T, C, h, w), skip (N, T, D, 2h, 2w) -> features (N, T, D, 2h, 2w)."""
         clip = reconstruction.shape[:2]
         fused = self.cabattn[0](reconstruction.flatten(0, 1), attended.flatten(0, 1))
         fused = self.cabattn[1](fused)

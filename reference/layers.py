@@ -1,4 +1,4 @@
-"""Convolutional building blocks of BSSTNet (specification section 3); parameter names follow the released checkpoint."""
+"""Convolutional building blocks of BSSTNet (specification section 3), named as in the released checkpoint."""
 
 from __future__ import annotations
 

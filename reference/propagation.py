@@ -1,4 +1,4 @@
-"""Blur-aware bidirectional propagation: guided deformable alignment and one recurrent step (specification section 9)."""
+"""Blur-aware propagation: guided deformable alignment and one recurrent step (specification section 9)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Reconstruction features from all branches: grouped convolution and shifted-window attention (specification section 10)."""
+"""Reconstruction features: grouped convolution and shifted-window attention (specification section 10)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Stage `flow`, once per pair of neighbouring frames: RAFT features of both -> flows in both directions at 1/4 scale."""
+"""Stage `flow`, once per pair of neighbouring frames: RAFT features -> flows in both directions at 1/4 scale."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Stages `propagate_<branch>`, once per frame in the order of the branch: previous two states -> state of this frame."""
+"""Stages `propagate_<branch>`, once per frame in the order of the branch: previous two states -> next state."""
 
 from __future__ import annotations
 
