@@ -1,0 +1,30 @@
+"""Settings and markers of the whole suite."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import shutil
+
+import pytest
+from hypothesis import settings
+
+settings.register_profile("repeatable", derandomize=True, deadline=None)
+settings.load_profile("repeatable")
+
+NEEDS = {
+    "needs_cuda": lambda: shutil.which("nvidia-smi") is not None,
+    "needs_tensorrt": lambda: importlib.util.find_spec("tensorrt") is not None,
+    "needs_rtx": lambda: importlib.util.find_spec("tensorrt_rtx") is not None,
+}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skip what this machine lacks; with BSST_REQUIRE_GPU=1 run it, so that it fails instead."""
+    if os.environ.get("BSST_REQUIRE_GPU") == "1":
+        return
+    for marker, present in NEEDS.items():
+        if not present():
+            for item in items:
+                if item.get_closest_marker(marker):
+                    item.add_marker(pytest.mark.skip(reason=f"{marker.replace('_', ' ')}, which is not here"))
