@@ -13,6 +13,7 @@ from typing import Any, cast, get_args
 
 import onnx
 
+from bsst.calibration.clip_parity import moving_texture, psnr, restore_clip
 from bsst.calibration.emulate_fp16 import emulate_fp16
 from bsst.calibration.fp16 import feature_tensors, precision_shares, to_fp16
 from bsst.engines.builder import Builder, BuildOptions, StageGraph, build_stage
@@ -23,7 +24,6 @@ from bsst.engines.plan import Plan, open_plan, write_plan
 from bsst.engines.tensorrt_rtx_trt import TensorRTRTXBuilder
 from bsst.engines.tensorrt_trt import TensorRTBuilder
 from bsst.errors import ExportError, UsageError
-from bsst.calibration.clip_parity import moving_texture, psnr, restore_clip
 from bsst.plugins.registry import lower
 from bsst.runtime.network import Network
 from bsst.runtime.session_ort import OrtSession
