@@ -133,7 +133,7 @@ class _Encoder(nn.Module):
         x = torch.relu(self.norm1(self.conv1(frame)))
         for number in (1, 2, 3):
             x = self.get_submodule(f"layer{number}")(x)
-        return self.conv2(x)  # type: ignore[no-any-return]
+        return self.conv2(x)
 
 
 class _ResidualBlock(nn.Module):

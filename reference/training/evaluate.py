@@ -1,4 +1,4 @@
-"""Gain of the network over its blurry input, with the flows as found, with zero flow, and with the other frames gone."""
+"""Gain of the network over its blurry input: flows as found, flows zero, other frames replaced."""
 
 from __future__ import annotations
 

@@ -29,7 +29,9 @@ def initialise(net: BSSTNet) -> None:
                 nn.init.zeros_(module.bias)
     for module in net.modules():
         if isinstance(module, ChannelAttentionBlock):
-            module.body[2].weight.mul_(0.5)
+            last = module.body[2]
+            assert isinstance(last, nn.Conv2d)
+            last.weight.mul_(0.5)
         elif isinstance(module, GatedBlock | GatedFusionBlock):
             module.beta.fill_(0.05)
         elif isinstance(module, DeformableAlignment):

@@ -36,7 +36,7 @@ def _encode(frames: NDArray[np.uint8], path: Path) -> None:
     colour = ["-vf", "scale=out_color_matrix=bt709:out_range=tv:flags=accurate_rnd+lanczos"]
     tags = ["-colorspace", "bt709", "-color_primaries", "bt709", "-color_trc", "bt709", "-color_range", "tv"]
     codec = ["-c:v", "libx264", "-preset", "veryslow", "-crf", "8", "-pix_fmt", "yuv420p", "-movflags", "+faststart"]
-    command = ["ffmpeg", "-v", "error", "-y", *raw, *colour, *codec, *tags, "-threads", "1", path]
+    command = ["ffmpeg", "-v", "error", "-y", *raw, *colour, *codec, *tags, "-threads", "1", str(path)]
     subprocess.run(command, input=frames.tobytes(), check=True)
 
 

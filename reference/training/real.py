@@ -118,8 +118,8 @@ def interpolate(data: Path) -> None:
         )
         mci = f"minterpolate=fps={RATE * rate}:mi_mode=mci:mc_mode=aobmc:me_mode=bidir:vsbmc=1:scd=none"
         temporary = target.with_suffix(".tmp.mkv")
-        command = ["ffmpeg", "-v", "error", "-y", "-threads", "1", "-i", source, "-vf", f"{trim},{mci}"]
-        subprocess.run([*command, "-c:v", "ffv1", "-pix_fmt", "yuv420p", temporary], check=True)
+        command = ["ffmpeg", "-v", "error", "-y", "-threads", "1", "-i", str(source), "-vf", f"{trim},{mci}"]
+        subprocess.run([*command, "-c:v", "ffv1", "-pix_fmt", "yuv420p", str(temporary)], check=True)
         temporary.rename(target)
 
 

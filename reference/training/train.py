@@ -4,6 +4,7 @@
 
 Two phases. Lean: without sparse attention and shift blocks, small crops, so that propagation learns to align.
 Full: every stage, crops of whole attention windows; what was left out starts as the identity, so nothing jumps.
+Two single-threaded workers share a step better than two threads on small layers; gradients are averaged.
 Writes RUN/deblur.pt (state, every checkpoint), RUN/deblur.jsonl (log) and RUN/deblur.safetensors (averaged weights).
 """
 
@@ -13,8 +14,10 @@ import argparse
 import copy
 import json
 import math
+import socket
 import time
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +25,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from safetensors.torch import save_file
-from torch import Tensor, nn
+from torch import Tensor, distributed, multiprocessing, nn
 
 from bsst.config import EDGE
 from bsst.reference.blur import branch_motion
@@ -41,8 +44,9 @@ FLOOR = 2e-5
 REAL_SHARE = 0.3
 LEAN_UNTIL = 0.55
 """Share of the run spent in the lean phase."""
-LEAN = {"clips": 2, "frames": 5, "crop": 96}
+LEAN = {"clips": 1, "frames": 5, "crop": 96}
 FULL = {"clips": 1, "frames": 6, "crop": 128}
+"""Samples of each worker in the two phases."""
 AUXILIARY = 0.15
 """Weight of the loss on the propagated features at the start; it fades to zero over the lean phase."""
 AVERAGE = 0.998
@@ -131,13 +135,35 @@ def gradient_norms(net: BSSTNet) -> dict[str, float]:
     return {name: round(value**0.5, 5) for name, value in squares.items()}
 
 
-def train(data: Path, run: Path, flow: Path, *, minutes: float, threads: int, seed: int, half_precision: bool) -> None:
+def train(data: Path, run: Path, flow: Path, *, minutes: float, workers: int, seed: int, half_precision: bool) -> None:
     """Train until `minutes` of wall time, earlier runs included, have passed."""
-    torch.set_num_threads(threads)
-    torch.manual_seed(seed)
-    rng = np.random.default_rng(seed)
-    run.mkdir(parents=True, exist_ok=True)
-    real, simulated = Pool(data / "flowed" / "real" / "train"), Pool(data / "flowed" / "sim" / "train")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"tcp://127.0.0.1:{free.getsockname()[1]}"
+    options = _Options(data, run, flow, minutes, workers, seed, half_precision, address)
+    multiprocessing.spawn(_work, (options,), nprocs=workers)  # type: ignore[attr-defined, no-untyped-call]
+
+
+@dataclass(frozen=True)
+class _Options:
+    data: Path
+    run: Path
+    flow: Path
+    minutes: float
+    workers: int
+    seed: int
+    half_precision: bool
+    address: str
+
+
+def _work(rank: int, options: _Options) -> None:
+    """One worker: the same weights and decisions in all of them, other samples in each; worker 0 keeps the books."""
+    torch.set_num_threads(1)
+    distributed.init_process_group(
+        "gloo", init_method=options.address, rank=rank, world_size=options.workers, timeout=timedelta(hours=1)
+    )
+    torch.manual_seed(options.seed)
+    real, simulated = (Pool(options.data / "flowed" / kind / "train") for kind in ("real", "sim"))
     net = BSSTNet(EDGE)
     initialise(net)
     heads = Heads(EDGE.channels, len(EDGE.branches))
@@ -145,69 +171,83 @@ def train(data: Path, run: Path, flow: Path, *, minutes: float, threads: int, se
     optimiser = torch.optim.AdamW(parameters, lr=LEARNING_RATE, betas=(0.9, 0.99), weight_decay=0.0)
     average = copy.deepcopy(net).eval().requires_grad_(False)
     modules: dict[str, Any] = {"net": net, "heads": heads, "average": average, "optimiser": optimiser}
-    step, before = 0, 0.0
-    state = run / "deblur.pt"
+    step, seconds = 0, 0.0
+    state = options.run / "deblur.pt"
     if state.exists():
         saved = torch.load(state, weights_only=True)
         for name, module in modules.items():
             module.load_state_dict(saved[name])
-        step, before = saved["step"], saved["seconds"]
-        rng = np.random.default_rng((seed, step))
+        step, seconds = saved["step"], saved["seconds"]
+    rng = np.random.default_rng((options.seed, step, rank))
+    examples = validation(options.data, options.flow) if rank == 0 else []
+    start, last = time.monotonic() - seconds, seconds
+    history: list[tuple[float, float]] = []
 
-    examples = validation(data, flow)
-    start, last, losses = time.monotonic(), before, []
     while True:
-        seconds = before + time.monotonic() - start
-        progress = min(seconds / (60 * minutes), 1.0)
+        progress = min(seconds / (60 * options.minutes), 1.0)
         full = progress >= LEAN_UNTIL
         for group in optimiser.param_groups:
             group["lr"] = LEARNING_RATE * min(1, (step + 1) / WARM_UP) * _late_cosine(progress)
         batch = _batch(real, simulated, rng, **(FULL if full else LEAN))
-        with torch.autocast("cpu", torch.bfloat16, enabled=half_precision):
+        with torch.autocast("cpu", torch.bfloat16, enabled=options.half_precision):
             restored, features = run_stages(net, batch, full=full)
             loss = _log_error((restored.float() - batch.sharp).flatten(0, 1))
             faded = AUXILIARY * max(0.0, 1 - progress / LEAN_UNTIL)
             total = loss + faded * heads.loss(features[1:-1], batch) if faded else loss
         identity = _log_error((batch.blurry - batch.sharp).flatten(0, 1))
         optimiser.zero_grad()
-        total.backward()  # type: ignore[no-untyped-call]
+        total.backward()
+        shared = _share(parameters, [loss.item() - identity.item(), time.monotonic() - start if rank == 0 else 0.0])
+        seconds = options.workers * shared[1]
         norm = float(nn.utils.clip_grad_norm_(parameters, CLIP_NORM))
         if math.isfinite(norm):
             optimiser.step()
         step += 1
         decay = min(AVERAGE, (1 + step) / (10 + step))
         with torch.no_grad():
-            for mean, value in zip(average.parameters(), net.parameters(), strict=True):
-                mean.lerp_(value, 1 - decay)
-        losses.append((loss.item() - identity.item(), norm))
-        if seconds - last < CHECK_EVERY and progress < 1 and step not in (20, 200):
+            torch._foreach_lerp_(list(average.parameters()), list(net.parameters()), 1 - decay)
+        history.append((shared[0], norm))
+        done = seconds >= 60 * options.minutes
+        if seconds - last < CHECK_EVERY and not done and step not in (20, 200):
             continue
-
         last = seconds
-        gained, norms = np.asarray(losses).T
-        losses = []
-        entry = {
-            "step": step,
-            "minutes": round(seconds / 60, 2),
-            "full": full,
-            "train_gain": round(float(-gained.mean()) * 10 / math.log(10), 4),
-            "gradient_norm": round(float(np.median(norms)), 4),
-            **check(average, examples),
-            "feature_std": [round(float(f.float().std()), 4) for f in features],
-            "gradients": gradient_norms(net),
-            "clips": [len(real.names), len(simulated.names)],
-        }
-        print(json.dumps(entry), flush=True)
-        with (run / "deblur.jsonl").open("a") as log:
-            log.write(json.dumps(entry) + "\n")
-        saved = {name: module.state_dict() for name, module in modules.items()}
-        torch.save({**saved, "step": step, "seconds": seconds}, state.with_suffix(".tmp"))
-        state.with_suffix(".tmp").rename(state)
-        save_file(average.state_dict(), run / "deblur.safetensors")
-        if progress >= 1:
+        if rank == 0:
+            gained, norms = np.asarray(history).T
+            entry = {
+                "step": step,
+                "minutes": round(seconds / 60, 2),
+                "full": full,
+                "train_gain": round(float(-gained.mean()) * 10 / math.log(10), 4),
+                "gradient_norm": round(float(np.median(norms)), 4),
+                **check(average, examples),
+                "feature_std": [round(float(f.float().std()), 4) for f in features],
+                "gradients": gradient_norms(net),
+                "clips": [len(real.names), len(simulated.names)],
+            }
+            print(json.dumps(entry), flush=True)
+            with (options.run / "deblur.jsonl").open("a") as log:
+                log.write(json.dumps(entry) + "\n")
+            saved = {name: module.state_dict() for name, module in modules.items()}
+            torch.save({**saved, "step": step, "seconds": seconds}, state.with_suffix(".tmp"))
+            state.with_suffix(".tmp").rename(state)
+            save_file(average.state_dict(), options.run / "deblur.safetensors")
+        history = []
+        if done:
             return
         real.refresh()
         simulated.refresh()
+
+
+def _share(parameters: list[nn.Parameter], values: list[float]) -> list[float]:
+    """Average gradients and `values` over the workers, in one exchange."""
+    gradients = [p.grad for p in parameters if p.grad is not None]
+    flat = torch.cat([*(g.flatten() for g in gradients), torch.tensor(values)])
+    distributed.all_reduce(flat)
+    flat /= distributed.get_world_size()
+    parts = flat.split([*(g.numel() for g in gradients), len(values)])
+    for gradient, part in zip(gradients, parts[:-1], strict=True):
+        gradient.copy_(part.view_as(gradient))
+    return [float(value) for value in parts[-1]]
 
 
 def _batch(real: Pool, simulated: Pool, rng: np.random.Generator, *, clips: int, frames: int, crop: int) -> Batch:
@@ -225,9 +265,10 @@ if __name__ == "__main__":
     parser.add_argument("--run", type=Path, required=True)
     parser.add_argument("--flow", type=Path, required=True)
     parser.add_argument("--minutes", type=float, default=75)
-    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--half-precision", action="store_true", help="bfloat16 convolutions (AVX512-BF16 or newer)")
     arguments = parser.parse_args()
-    options = {name: getattr(arguments, name) for name in ("minutes", "threads", "seed", "half_precision")}
+    options = {name: getattr(arguments, name) for name in ("minutes", "workers", "seed", "half_precision")}
+    arguments.run.mkdir(parents=True, exist_ok=True)
     train(arguments.data, arguments.run, arguments.flow, **options)

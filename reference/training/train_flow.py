@@ -32,7 +32,7 @@ LARGEST = 25.0
 
 
 def initialise(raft: RAFT, clip: Tensor) -> None:
-    """He initialisation; the fixed batch norm statistics become those of one batch, so that every stage is at unit scale.
+    """He initialisation; the fixed batch norm statistics become those of one batch, for stages at unit scale.
 
     Args:
         raft: network to initialise.
@@ -110,7 +110,8 @@ def train(data: Path, run: Path, minutes: float, threads: int, seed: int) -> Non
         step, before = saved["step"], saved["seconds"]
         rng = np.random.default_rng(seed + step)
 
-    start, last, losses = time.monotonic(), 0.0, []
+    start, last = time.monotonic(), 0.0
+    losses: list[float] = []
     while True:
         seconds = before + time.monotonic() - start
         progress = seconds / (60 * minutes)
@@ -135,7 +136,7 @@ def train(data: Path, run: Path, minutes: float, threads: int, seed: int) -> Non
         found, exact = predictions(raft, draw([pool.pick(rng) for _ in range(BATCH)], rng, frames=FRAMES, crop=CROP))
         loss = loss_of(found, exact)
         optimiser.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         nn.utils.clip_grad_norm_(raft.parameters(), 1.0)
         optimiser.step()
         losses.append(loss.item())
