@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import pickle
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -112,10 +113,14 @@ def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     try:
         data = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        reason = str(error).splitlines()[0]
+        called = re.search(r"GLOBAL ([\w.]+)", str(error))
+        if called:
+            raise CheckpointError(
+                f"{path}: expected tensors only, got a file that would run {called[1]} when loaded; "
+                "do not use it, or save its state dict alone"
+            ) from error
         raise CheckpointError(
-            f"{path}: expected tensors only, got an object that would run code when loaded ({reason}); "
-            "do not use this file, or save its state dict alone"
+            f"{path}: expected a PyTorch or safetensors checkpoint, got other data; download it again"
         ) from error
     except (RuntimeError, EOFError, ValueError, KeyError, OSError, AttributeError, IndexError, TypeError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__

@@ -1,0 +1,44 @@
+# Everything a newcomer or the build machine runs. Needs Python 3.11 or newer and make, nothing else.
+
+PYTHON ?= python3
+RUN_VENV := .venv/run
+DEV_VENV := .venv/dev
+RUN := $(RUN_VENV)/bin/python
+DEV := $(DEV_VENV)/bin/python
+# The CPU build: newer versions from PyPI bring several gigabytes of CUDA libraries that nothing here uses.
+TORCH ?= torch==2.13.0
+
+.PHONY: demo test lint check train-edge plan clean
+
+demo: $(RUN_VENV)/.installed  ## Deblur a real clip with the packaged plan; prints the measured gain.
+	$(RUN) benchmarks/demo.py
+
+test: $(DEV_VENV)/.installed  ## Run every test.
+	$(DEV) -m pytest
+
+lint: $(DEV_VENV)/.installed  ## Style and types.
+	$(DEV) -m ruff check .
+	$(DEV) -m ruff format --check .
+	$(DEV) -m mypy
+
+check: lint test  ## What the build machine runs.
+
+plan: $(DEV_VENV)/.installed  ## Rebuild the packaged plan from the packaged weights.
+	$(DEV_VENV)/bin/bsst-export -o runtime/data/edge.plan
+
+train-edge: $(DEV_VENV)/.installed  ## Train the edge network again; see reference/training/README.md.
+	$(DEV) -m bsst.reference.training.train --help
+
+clean:
+	rm -rf .venv out build *.egg-info
+
+$(RUN_VENV)/.installed: pyproject.toml
+	$(PYTHON) -m venv $(RUN_VENV)
+	$(RUN) -m pip install --quiet --disable-pip-version-check -e .
+	touch $@
+
+$(DEV_VENV)/.installed: pyproject.toml
+	$(PYTHON) -m venv $(DEV_VENV)
+	$(DEV) -m pip install --quiet --disable-pip-version-check $(TORCH)
+	$(DEV) -m pip install --quiet --disable-pip-version-check -e ".[dev]"
+	touch $@

@@ -1,0 +1,14 @@
+"""Video deblurring with BSSTNet: one plan file, any CPU, NVIDIA GPUs.
+
+    import bsst
+    bsst.deblur("holiday.mp4", "sharp.mp4")                       # a file, with the packaged plan
+    for frame in bsst.deblur_frames(frames, bsst.load_network()):  # an iterator over RGB frames
+        ...
+"""
+
+from bsst.errors import BsstError
+from bsst.runtime.job import Progress, Result, deblur
+from bsst.runtime.network import load_network
+from bsst.runtime.restore import deblur_frames
+
+__all__ = ["BsstError", "Progress", "Result", "deblur", "deblur_frames", "load_network"]

@@ -1,0 +1,182 @@
+"""Checkpoints: released layouts load name by name; everything else is refused in one clear line."""
+
+import json
+import pickle
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from bsst.config import EDGE, RELEASE
+from bsst.errors import CheckpointError, UsageError
+from bsst.reference.bsstnet import BSSTNet
+from bsst.reference.checkpoint import load_networks
+from bsst.reference.raft import RAFT
+
+SHAPES = json.loads((Path(__file__).parents[1] / "data" / "released_state_dicts.json").read_text())
+
+
+def released(part: str) -> dict[str, torch.Tensor]:
+    """A state dict with the names, shapes and dtypes of the released file; small distinct values."""
+    return {
+        name: torch.full(shape, 0.001 * (index % 97), dtype=getattr(torch, dtype))
+        for index, (name, shape, dtype) in enumerate(SHAPES[part])
+    }
+
+
+def edge_state() -> dict[str, torch.Tensor]:
+    torch.manual_seed(0)
+    state = dict(BSSTNet(EDGE).state_dict())
+    state |= {f"raft.{name}": tensor for name, tensor in RAFT(EDGE.raft).state_dict().items()}
+    return state
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    """Released layouts on disk, written once."""
+    folder = tmp_path_factory.mktemp("released")
+    torch.save({"params": {f"module.{k}": v for k, v in released("bsstnet").items()}}, folder / "bsst.pth")
+    torch.save({f"module.{k}": v for k, v in released("raft").items()}, folder / "raft.pth")
+    return folder
+
+
+def test_released_files_load_name_by_name(files) -> None:
+    networks = load_networks(files / "bsst.pth", files / "raft.pth")
+    assert networks.network.config == RELEASE
+    for module, part in ((networks.network, "bsstnet"), (networks.raft, "raft")):
+        source = released(part)
+        for name, tensor in module.state_dict().items():
+            assert torch.equal(tensor, source[name].reshape(tensor.shape)), name
+    used = {"_".join(name.split(".")[:1]) for name in networks.network.state_dict()}
+    skipped = {name.split(".")[0] for name in networks.unused if "." in name}
+    assert {"feat_extract", "decoder_level2", "conv_last", "upsampler"} <= skipped
+    assert "feat_extract" not in used
+    # 933 + 179 entries; every one is either used or reported.
+    names = len(networks.network.state_dict()) + len(networks.raft.state_dict()) + len(networks.unused)
+    aliases = sum(".norm3." in name for name, *_ in SHAPES["raft"])
+    assert names + aliases == len(SHAPES["bsstnet"]) + len(SHAPES["raft"])
+
+
+def test_downsample_copy_of_the_shared_shortcut_norm_counts(files, tmp_path) -> None:
+    raft = released("raft")
+    for name in raft:
+        if ".norm3." in name:
+            raft[name] = torch.full_like(raft[name], 9)
+    torch.save(raft, tmp_path / "raft.pth")
+    state = load_networks(files / "bsst.pth", tmp_path / "raft.pth").raft.state_dict()
+    assert torch.equal(state["cnet.layer2.0.downsample.1.weight"], raft["cnet.layer2.0.downsample.1.weight"])
+
+
+@pytest.mark.parametrize("wrap", [lambda s: s, lambda s: {"params_ema": s, "params": {}, "iter": 5}])
+def test_bare_and_ema_layouts_load(wrap, tmp_path) -> None:
+    torch.save(wrap(edge_state()), tmp_path / "edge.pth")
+    assert load_networks(tmp_path / "edge.pth").network.config == EDGE
+
+
+def test_safetensors_with_stored_configuration_loads(tmp_path) -> None:
+    metadata = {"config": json.dumps(EDGE.to_json()), "label": "a test"}
+    save_file(edge_state(), tmp_path / "edge.safetensors", metadata)
+    networks = load_networks(tmp_path / "edge.safetensors")
+    assert networks.network.config == EDGE
+    assert networks.label == "a test"
+
+
+def test_digest_follows_the_values(tmp_path) -> None:
+    digests = set()
+    for value in (0.0, 0.0, 1.0):
+        state = edge_state()
+        state["last_conv.weight"] = torch.full_like(state["last_conv.weight"], value)
+        save_file(state, tmp_path / "edge.safetensors")
+        digests.add(load_networks(tmp_path / "edge.safetensors").sha256)
+    assert len(digests) == 2
+
+
+class Malicious:
+    """Unpickling this would run a command."""
+
+    def __reduce__(self):
+        return (print, ("the checkpoint ran code",))
+
+
+def break_truncated(path: Path) -> None:
+    torch.save(edge_state(), path)
+    path.write_bytes(path.read_bytes()[:-5000])
+
+
+def break_malicious(path: Path) -> None:
+    torch.save({"params": Malicious()}, path)
+
+
+def break_raw_pickle(path: Path) -> None:
+    path.write_bytes(pickle.dumps(Malicious()))
+
+
+def break_nan(path: Path) -> None:
+    state = edge_state()
+    state["last_conv.weight"][0, 0, 0, 0] = float("nan")
+    torch.save(state, path)
+
+
+def break_missing_tensor(path: Path) -> None:
+    state = edge_state()
+    del state["last_conv.weight"]
+    torch.save(state, path)
+
+
+def break_extra_tensor(path: Path) -> None:
+    torch.save({**edge_state(), "surprise.weight": torch.zeros(3)}, path)
+
+
+def break_shape(path: Path) -> None:
+    torch.save({**edge_state(), "last_conv.weight": torch.zeros(5, 4, 3, 3)}, path)
+
+
+def break_flow_missing(path: Path) -> None:
+    torch.save({name: t for name, t in edge_state().items() if not name.startswith("raft.")}, path)
+
+
+def break_safetensors(path: Path) -> None:
+    save_file(edge_state(), path)
+    path.write_bytes(path.read_bytes()[:2000])
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda path: None, "No such file"),
+        (lambda path: path.write_bytes(b""), "expected a PyTorch or safetensors checkpoint"),
+        (lambda path: path.write_bytes(np.random.default_rng(0).bytes(4000)), "expected a PyTorch or safetensors"),
+        (lambda path: path.mkdir(), "expected a checkpoint"),
+        (lambda path: torch.save([1, 2], path), "expected a state dict"),
+        (lambda path: torch.save({"weights": torch.zeros(2)}, path), "fits no configuration"),
+        (break_truncated, "expected a PyTorch or safetensors checkpoint"),
+        (break_malicious, "would run .*print"),
+        (break_raw_pickle, "would run .*print"),
+        (break_nan, "finite weights, got NaN"),
+        (break_missing_tensor, "lacks 1 of .* first last_conv.weight"),
+        (break_extra_tensor, "does not know 1 tensors, first surprise.weight"),
+        (break_shape, r"needs last_conv.weight of shape .* found \(5, 4, 3, 3\)"),
+        (break_flow_missing, "give --raft"),
+        (break_safetensors, "expected a whole safetensors file"),
+    ],
+)
+def test_unusable_file_is_refused_in_words(make, message, tmp_path, capsys) -> None:
+    path = tmp_path / "weights.pth"
+    make(path)
+    with pytest.raises(CheckpointError, match=message) as caught:
+        load_networks(path, config="edge" if "lacks" in message or "needs" in message else None)
+    assert "\n" not in str(caught.value)
+    assert "ran code" not in capsys.readouterr().out
+
+
+def test_flow_weights_of_another_network_are_refused(files, tmp_path) -> None:
+    torch.save(edge_state(), tmp_path / "edge.pth")
+    with pytest.raises(CheckpointError, match="expected RAFT weights"):
+        load_networks(tmp_path / "edge.pth", files / "raft.pth")
+
+
+def test_released_configuration_needs_weights() -> None:
+    with pytest.raises(UsageError, match="--weights"):
+        load_networks(config="release")
