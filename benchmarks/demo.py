@@ -1,7 +1,7 @@
 """Deblur a real clip with the packaged plan and measure the gain; what `make demo` runs.
 
-The clip is footage of a city (tests/data, public domain) blurred by averaging consecutive frames, which is how the GoPro
-data set is made, so the sharp frames are known. Needs the run-time packages only.
+The clip is footage of a city (tests/data, public domain) blurred by averaging consecutive frames, which is how the
+GoPro data set is made, so the sharp frames are known. Needs the run-time packages only.
 """
 
 from __future__ import annotations

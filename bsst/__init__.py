@@ -1,9 +1,7 @@
 """Video deblurring with BSSTNet: one plan file, any CPU, NVIDIA GPUs.
 
-    import bsst
-    bsst.deblur("holiday.mp4", "sharp.mp4")                       # a file, with the packaged plan
-    for frame in bsst.deblur_frames(frames, bsst.load_network()):  # an iterator over RGB frames
-        ...
+`bsst.deblur("holiday.mp4", "sharp.mp4")` deblurs a file with the packaged plan;
+`bsst.deblur_frames(frames, bsst.load_network())` iterates over RGB frames.
 """
 
 from bsst.errors import BsstError

@@ -10,6 +10,7 @@ import hashlib
 import json
 import pickle
 import re
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -81,14 +82,13 @@ def load_networks(weights: Path | None = None, raft: Path | None = None, config:
     tensors, metadata = _read(path)
     flow = {name[len(RAFT_PREFIX) :]: t for name, t in tensors.items() if name.startswith(RAFT_PREFIX)}
     deblur = {name: t for name, t in tensors.items() if not name.startswith(RAFT_PREFIX)}
+    chosen = _recognise(path, deblur, metadata, config)
     if raft is not None:
         flow, _ = _read(raft)
     elif not flow:
         raise CheckpointError(
             f"{path}: expected RAFT weights with the prefix {RAFT_PREFIX}, got none; give --raft FILE"
         )
-
-    chosen = _recognise(path, deblur, metadata, config)
     network, flow_network = BSSTNet(chosen), RAFT(chosen.raft)
     unused = _load(path, network, deblur) + _load(raft or path, flow_network, _settle_shortcut_norms(flow))
     label = metadata.get("label") or f"{chosen.name} weights from {path.name}"
@@ -111,7 +111,9 @@ def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     if head[8:9] == b"{":
         return _read_safetensors(path)
     try:
-        data = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about pickle protocols; the file is judged by its content below
+            data = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         called = re.search(r"GLOBAL ([\w.]+)", str(error))
         if called:
