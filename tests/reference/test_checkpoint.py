@@ -110,7 +110,7 @@ def break_malicious(path: Path) -> None:
 
 
 def break_raw_pickle(path: Path) -> None:
-    path.write_bytes(pickle.dumps(Malicious()))
+    path.write_bytes(pickle.dumps(Malicious(), protocol=2))
 
 
 def break_nan(path: Path) -> None:
