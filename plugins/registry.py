@@ -4,21 +4,28 @@ from __future__ import annotations
 
 import importlib
 import inspect
-from collections.abc import Callable, Sequence
-from typing import Any, Literal
+from collections.abc import Callable, Container, Sequence
+from typing import TYPE_CHECKING, Any, Literal
 
 import onnx
 import onnx.inliner
+import onnx.shape_inference
 import onnxscript
 import onnxscript.optimizer
 
+from bsst.errors import ExportError
 from bsst.plugins import flow_warp, modulated_deform_conv, sparse_window_attention
 from bsst.plugins.flow_warp import onnx_function as flow_warp_function
 from bsst.plugins.modulated_deform_conv import onnx_function as modulated_deform_conv_function
+from bsst.plugins.modulated_deform_conv import plugin_node as modulated_deform_conv_plugin
 from bsst.plugins.operator_schema import DOMAIN, VERSION, OperatorSchema
 from bsst.plugins.sparse_window_attention import onnx_function as sparse_window_attention_function
+from bsst.plugins.sparse_window_attention import plugin_node as sparse_window_attention_plugin
 
-__all__ = ["OPERATORS", "Target", "attach_functions", "lower", "translation_table"]
+if TYPE_CHECKING:
+    from bsst.plugins.plugin_trt import PluginDefinition
+
+__all__ = ["OPERATORS", "Target", "attach_functions", "lower", "plugin_ptx", "register_plugins", "translation_table"]
 
 Target = Literal["cpu", "tensorrt", "tensorrt-rtx"]
 
@@ -52,26 +59,77 @@ def lower(model: onnx.ModelProto, target: Target) -> onnx.ModelProto:
     Args:
         model: opset 19, operators of this domain as nodes of the main graph, with or without function bodies.
         target: `cpu` inlines DeformConv and attention, `tensorrt-rtx` inlines bodies without DeformConv, `tensorrt`
-            keeps the nodes and marks them as ahead-of-time compiled plugins.
+            turns nodes into ahead-of-time compiled plugins where the operator has one, and inlines the others.
 
     Returns:
         The lowered copy; without nodes of this domain unless `target` is `tensorrt`.
+
+    Raises:
+        ExportError: the graph does not state a shape that a plugin is compiled for.
     """
-    if target == "tensorrt":
-        return _as_plugins(model)
-    lowered = onnx.inliner.inline_selected_functions(
-        _with_functions(model, _CPU if target == "cpu" else _PORTABLE),
-        [(DOMAIN, schema.op_type) for schema in OPERATORS],
+    kept = _PLUGIN_NODES if target == "tensorrt" else {}
+    inlined = onnx.inliner.inline_selected_functions(
+        _with_functions(model, _CPU if target == "cpu" else _PORTABLE, kept),
+        [(DOMAIN, schema.op_type) for schema in OPERATORS if schema.op_type not in kept],
     )
-    for index, opset in reversed(list(enumerate(lowered.opset_import))):
-        if opset.domain == DOMAIN:
-            del lowered.opset_import[index]
-    return onnxscript.optimizer.optimize(lowered)  # static shapes turn the index arithmetic into constants
+    if all(node.domain != DOMAIN for node in inlined.graph.node):
+        for index, opset in reversed(list(enumerate(inlined.opset_import))):
+            if opset.domain == DOMAIN:
+                del inlined.opset_import[index]
+    lowered = onnxscript.optimizer.optimize(inlined)  # static shapes turn the index arithmetic into constants
+    return _as_plugins(lowered) if kept else lowered
 
 
-def _with_functions(model: onnx.ModelProto, bodies: dict[str, Any]) -> onnx.ModelProto:
+def register_plugins(*, capability: int) -> None:
+    """Make the plugins known to TensorRT in this process, once, before a graph lowered for `tensorrt` is parsed.
+
+    Args:
+        capability: compute capability times ten of the GPU that the engine is for.
+
+    Raises:
+        MissingDependencyError: TensorRT or Triton is not installed.
+        ModelError: a version of TensorRT without working plugins.
+    """
+    from bsst.plugins.plugin_trt import register_plugin
+
+    for plugin in _plugins():
+        register_plugin(plugin, capability=capability)
+
+
+def plugin_ptx(model: onnx.ModelProto, *, capability: int) -> dict[str, bytes]:
+    """Kernels that an engine of a graph lowered for `tensorrt` will carry: part of its content key.
+
+    Args:
+        model: result of `lower(..., "tensorrt")`.
+        capability: compute capability times ten.
+
+    Returns:
+        PTX by plugin, geometry and dtype.
+    """
+    plugins = {plugin.name: plugin for plugin in _plugins()}
+    inferred = onnx.shape_inference.infer_shapes(model).graph
+    types = {v.name: v.type.tensor_type.elem_type for v in (*inferred.input, *inferred.value_info)}
+    types |= {tensor.name: tensor.data_type for tensor in inferred.initializer}
+    kernels = {}
+    for node in inferred.node:
+        if node.op_type in plugins:
+            numbers = next(tuple(a.ints) for a in node.attribute if a.name == "geometry")
+            half = types[node.input[0]] == onnx.TensorProto.FLOAT16
+            name = f"{DOMAIN}::{node.op_type}{numbers}{'fp16' if half else 'fp32'}"
+            kernels[name] = plugins[node.op_type].compile_for(numbers, half, capability).ptx.encode()
+    return kernels
+
+
+def _plugins() -> tuple[PluginDefinition, ...]:
+    from bsst.plugins.modulated_deform_conv.trt_plugin import PLUGIN as MODULATED_DEFORM_CONV
+    from bsst.plugins.sparse_window_attention.trt_plugin import PLUGIN as SPARSE_WINDOW_ATTENTION
+
+    return MODULATED_DEFORM_CONV, SPARSE_WINDOW_ATTENTION
+
+
+def _with_functions(model: onnx.ModelProto, bodies: dict[str, Any], kept: Container[str] = ()) -> onnx.ModelProto:
     result = _without_functions(model)
-    for op_type in sorted({node.op_type for node in model.graph.node if node.domain == DOMAIN}):
+    for op_type in sorted({n.op_type for n in model.graph.node if n.domain == DOMAIN and n.op_type not in kept}):
         result.functions.append(_function(bodies[op_type], op_type))
     return result
 
@@ -100,12 +158,42 @@ def _without_functions(model: onnx.ModelProto) -> onnx.ModelProto:
 
 def _as_plugins(model: onnx.ModelProto) -> onnx.ModelProto:
     """Nodes with the attributes by which TensorRT's parser finds a plugin; it ignores the domain of such nodes."""
-    result = _without_functions(model)
-    for node in result.graph.node:
-        if node.domain == DOMAIN:
-            for name, value in {"plugin_namespace": DOMAIN, "plugin_version": str(VERSION), "aot": 1}.items():
-                node.attribute.append(onnx.helper.make_attribute(name, value))
+    result = onnx.ModelProto()
+    result.CopyFrom(model)
+    shapes = _shapes(model)
+    del result.graph.node[:]
+    for node in model.graph.node:
+        if node.domain != DOMAIN:
+            result.graph.node.append(node)
+            continue
+        missing = [name for name in node.input if name not in shapes]
+        if missing:
+            raise ExportError(
+                f"expected static shapes of the inputs of {node.name}, got none for {missing}; infer shapes"
+            )
+        nodes, numbers = _PLUGIN_NODES[node.op_type](node, shapes)
+        for added in nodes:
+            if added.domain == DOMAIN:
+                attributes = {
+                    "geometry": numbers,
+                    "plugin_namespace": DOMAIN,
+                    "plugin_version": str(VERSION),
+                    "aot": 1,
+                }
+                added.attribute.extend(onnx.helper.make_attribute(*item) for item in attributes.items())
+        result.graph.node.extend(nodes)
     return result
+
+
+def _shapes(model: onnx.ModelProto) -> dict[str, tuple[int, ...]]:
+    """Static shapes by name."""
+    graph = model.graph
+    shapes = {tensor.name: tuple(tensor.dims) for tensor in graph.initializer}
+    for value in (*graph.input, *graph.value_info, *graph.output):
+        dims = value.type.tensor_type.shape.dim
+        if value.type.tensor_type.HasField("shape") and all(dim.HasField("dim_value") for dim in dims):
+            shapes[value.name] = tuple(dim.dim_value for dim in dims)
+    return shapes
 
 
 def _translation(schema: OperatorSchema) -> Callable[..., Any]:
@@ -157,4 +245,8 @@ _CPU: dict[str, Any] = {
     modulated_deform_conv.SCHEMA.op_type: modulated_deform_conv_function.cpu,
     sparse_window_attention.SCHEMA.op_type: sparse_window_attention_function.portable,
     flow_warp.SCHEMA.op_type: flow_warp_function.cpu,
+}
+_PLUGIN_NODES: dict[str, Any] = {
+    modulated_deform_conv.SCHEMA.op_type: modulated_deform_conv_plugin.plugin_nodes,
+    sparse_window_attention.SCHEMA.op_type: sparse_window_attention_plugin.plugin_nodes,
 }

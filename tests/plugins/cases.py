@@ -118,6 +118,7 @@ CONVOLUTION_CASES = (
     _convolution("more-offset-groups", (1, 12, 4, 9), (36, 12, 2, 2), pads=(1, 0, 1, 0), offset_groups=12),
     _convolution("more-groups", (1, 24, 5, 5), (18, 4, 3, 3), groups=6, offset_groups=2),
     _convolution("depthwise", (2, 6, 5, 4), (6, 1, 3, 3), groups=6, offset_groups=1),
+    _convolution("many-outputs", (1, 4, 2, 2), (200, 4, 1, 1), pads=(0, 0, 0, 0), offset_groups=2),
     _convolution("wide-groups", (1, 80, 3, 6), (130, 80, 1, 2), pads=(0, 1, 0, 0)),
 )
 
@@ -166,6 +167,7 @@ ATTENTION_CASES = (
     _attention("all-active", (2, 8, 8, 6), heads=1, window=4, group_frames=1, expandable_groups=2, active=torch.ones),
     _attention("flags-beyond-expandable", (4, 4, 8, 8), heads=2, window=4, group_frames=1, active=torch.ones),
     _attention("one-window", (3, 8, 8, 32), heads=2, window=8, group_frames=3, pooled=4, active=torch.ones),
+    _attention("whole-blocks", (2, 8, 16, 8), heads=1, window=8, group_frames=1, pooled=64, active=_every(2)),
     _attention("small-window", (5, 4, 6, 8), heads=2, window=2, group_frames=1, pooled=7, active=_every(5)),
     _attention("all-frames", (3, 12, 6, 4), heads=1, window=6, group_frames=3, active=_every(2)),
     _attention("sharp", (2, 8, 8, 16), heads=1, window=4, group_frames=2, pooled=1, active=_every(2), spread=2.0),

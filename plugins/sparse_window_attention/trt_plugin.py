@@ -1,0 +1,50 @@
+"""Sparse window attention as a TensorRT plugin; tensors laid out as in the schema."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from bsst.plugins.plugin_trt import PluginDefinition
+from bsst.plugins.sparse_window_attention.geometry import geometry_from_numbers
+from bsst.plugins.sparse_window_attention.plugin_node import PLUGIN_NAME
+from bsst.plugins.sparse_window_attention.schema import SCHEMA
+
+if TYPE_CHECKING:
+    from bsst.plugins.triton_compile import CompiledKernel
+
+__all__ = ["PLUGIN"]
+
+
+def _output_shape(shapes: Sequence[Any]) -> tuple[Any, ...]:
+    query = shapes[0]
+    return query[0], query[1], query[2], query[3]
+
+
+def _sizes(shapes: Sequence[Any], output: Any) -> tuple[Any, ...]:
+    return output[0], output[1], output[2]
+
+
+def _grid(numbers: Sequence[int], output: Any, half: bool, cdiv: Callable[[Any, int], Any]) -> tuple[Any, ...]:
+    geometry = geometry_from_numbers(numbers)
+    queries = geometry.group_frames * geometry.window**2
+    block = geometry.constants(half=half)["BLOCK_QUERIES"]
+    groups = output[0] * output[1] * output[2] // queries
+    return -(-queries // block), groups, geometry.heads
+
+
+def _compile_for(numbers: Sequence[int], half: bool, capability: int) -> CompiledKernel:
+    from bsst.plugins.sparse_window_attention.triton_kernel import compile_for
+
+    return compile_for(geometry_from_numbers(numbers), half=half, capability=capability)
+
+
+PLUGIN = PluginDefinition(
+    name=PLUGIN_NAME,
+    inputs=SCHEMA.inputs,
+    output=SCHEMA.output,
+    output_shape=_output_shape,
+    sizes=_sizes,
+    grid=_grid,
+    compile_for=_compile_for,
+)

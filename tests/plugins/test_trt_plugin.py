@@ -1,0 +1,257 @@
+"""The TensorRT contract: lowered graphs, registration and launches, against a strict fake of `tensorrt.plugin`."""
+
+import re
+import types
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+import onnx.helper
+import pytest
+import torch
+from onnx.reference import ReferenceEvaluator
+from onnx.reference.op_run import OpRun
+
+from bsst.errors import ExportError, ModelError, UsageError
+from bsst.plugins import registry
+from bsst.plugins.modulated_deform_conv.geometry import geometry_from_numbers
+from bsst.plugins.modulated_deform_conv.reference import reference as convolution_reference
+from bsst.plugins.plugin_trt import ATTRIBUTE, check_plugin_version
+from bsst.plugins.sparse_window_attention.geometry import geometry_from_numbers as attention_geometry
+from bsst.plugins.sparse_window_attention.reference import reference as attention_reference
+from tests.plugins import fake_tensorrt
+from tests.plugins.cases import ATTENTION_CASES, CONVOLUTION_CASES, WARP_CASES, Case
+from tests.plugins.fake_tensorrt import DataType
+from tests.plugins.node_model import node_model
+
+CASES = CONVOLUTION_CASES + ATTENTION_CASES
+_LABELS = [f"{case.schema.name}-{case.label}" for case in CASES]
+_TRT_TYPE = {torch.float32: DataType.FLOAT, torch.float16: DataType.HALF, torch.int32: DataType.INT32}
+
+
+class BsstModulatedDeformConvChannelsLast(OpRun):
+    """What the plugin computes, from its own inputs and attribute alone."""
+
+    op_domain = "bsst"
+
+    def _run(self, x, offset, mask, weight, bias, geometry=None, **_):
+        g = geometry_from_numbers(geometry)
+        x, offset, mask, weight, bias = (torch.from_numpy(np.array(a)) for a in (x, offset, mask, weight, bias))
+        assert (g.channels, g.outputs) == (x.shape[3], weight.shape[3])
+        assert g.kernel_shape == tuple(weight.shape[:2])
+        y = convolution_reference(
+            x.permute(0, 3, 1, 2),
+            offset,
+            mask,
+            weight.permute(3, 2, 0, 1),
+            bias,
+            strides=g.strides,
+            pads=(*g.pads, 0, 0),
+            dilations=g.dilations,
+            groups=g.groups,
+            offset_groups=g.offset_groups,
+        )
+        return (y.permute(0, 2, 3, 1).contiguous().numpy(),)
+
+
+class BsstSparseWindowAttentionFused(OpRun):
+    """What the plugin computes, from its own inputs and attribute alone."""
+
+    op_domain = "bsst"
+
+    def _run(self, *tensors, geometry=None, **_):
+        g = attention_geometry(geometry)
+        query, key, value, *tables = (torch.from_numpy(np.array(a)) for a in tensors)
+        assert g.heads * g.head_channels == query.shape[3]
+        assert g.pooled == key.shape[1] - query.shape[1] * query.shape[2]
+        assert g.group_frames == tables[0].shape[1]
+        y = attention_reference(
+            query, key, value, *tables, heads=g.heads, window=g.window, expandable_groups=g.expandable_groups
+        )
+        return (y.numpy(),)
+
+
+def _attributes(node: onnx.NodeProto) -> dict[str, object]:
+    return {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
+
+
+def _plugin_node(case: Case, dtype: torch.dtype) -> tuple[onnx.ModelProto, onnx.NodeProto]:
+    lowered = registry.lower(node_model(case, dtype), "tensorrt")
+    (node,) = (node for node in lowered.graph.node if node.domain == "bsst")
+    return lowered, node
+
+
+@pytest.mark.parametrize("case", CASES, ids=_LABELS)
+def test_plugin_graph_means_the_same(case) -> None:
+    lowered, _ = _plugin_node(case, torch.float32)
+    evaluator = ReferenceEvaluator(
+        lowered, new_ops=[BsstModulatedDeformConvChannelsLast, BsstSparseWindowAttentionFused]
+    )
+    inputs = {spec.name: tensor.numpy() for spec, tensor in zip(case.schema.inputs, case.tensors, strict=True)}
+    (result,) = evaluator.run(None, inputs)
+    assert case.error(torch.from_numpy(np.array(result)), torch.float32) <= 1e-6
+
+
+@pytest.mark.parametrize("case", [CONVOLUTION_CASES[0], ATTENTION_CASES[0]], ids=lambda case: case.schema.name)
+def test_parser_finds_the_plugin_by_its_attributes_and_nothing_else(case) -> None:
+    lowered, node = _plugin_node(case, torch.float16)
+    attributes = _attributes(node)
+    assert attributes.pop(ATTRIBUTE)
+    assert attributes == {"plugin_namespace": b"bsst", "plugin_version": b"1", "aot": 1}
+    assert not lowered.functions  # from 10.15 on a local function could win
+    assert node.op_type not in {schema.name for schema in onnx.defs.get_all_schemas()}  # a built-in importer would win
+
+
+def test_operator_without_a_plugin_is_inlined() -> None:
+    lowered = registry.lower(node_model(WARP_CASES[0], torch.float32), "tensorrt")
+    assert all(node.domain == "" for node in lowered.graph.node)
+    assert [opset.domain for opset in lowered.opset_import] == [""]
+
+
+def test_a_graph_without_shapes_is_refused() -> None:
+    model = node_model(CONVOLUTION_CASES[0], torch.float32)
+    for value in model.graph.input:
+        value.type.tensor_type.ClearField("shape")
+    with pytest.raises(ExportError, match="expected static shapes"):
+        registry.lower(model, "tensorrt")
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=["float32", "float16"])
+@pytest.mark.parametrize("case", [CONVOLUTION_CASES[0], ATTENTION_CASES[0]], ids=lambda case: case.schema.name)
+def test_engine_launches_the_kernel_over_everything(case, dtype, monkeypatch) -> None:
+    fake_tensorrt.install(monkeypatch)
+    registry.register_plugins(capability=89)
+    _, node = _plugin_node(case, dtype)
+    shapes = [(tuple(t.shape), _TRT_TYPE[t.dtype]) for t in case.inputs(dtype)]
+    expected = tuple(case.expected(dtype).shape)
+    if case.schema.name == "modulated_deform_conv":
+        (n, c, h, w), kind = shapes[0]
+        (o, i, kh, kw), _ = shapes[3]
+        shapes[0], shapes[3] = ((n, h, w, c), kind), ((kh, kw, i, o), kind)
+        expected = (expected[0], expected[2], expected[3], expected[1])
+    launched = fake_tensorrt.build(f"bsst::{node.op_type}", shapes, {ATTRIBUTE: _attributes(node)[ATTRIBUTE]})
+    assert launched.output_shape == expected
+    parameters = re.findall(rf"\.param \.(u\d+)\b[^\n]*{launched.entry}_param_\d+", launched.ptx)
+    assert parameters == ["u64"] * len(shapes) + ["u32"] * len(launched.sizes) + ["u64"]
+    assert f".reqntid {launched.block[0]}" in launched.ptx
+    assert launched.block[1:] == (1, 1)
+    assert launched.shared_bytes < 48 * 1024
+    if case.schema.name == "modulated_deform_conv":
+        n, h, w, _ = shapes[0][0]
+        assert launched.sizes == (n, h, w, expected[1], expected[2])
+        assert launched.grid == (-(-n * expected[1] * expected[2] // 32), 2, 1)
+    else:
+        groups, frames = shapes[3][0]
+        assert launched.sizes == expected[:3]
+        assert launched.grid[1:] == (groups, case.attributes["heads"])
+        blocks = geometry_block(case, dtype)
+        assert launched.grid[0] == -(-frames * case.attributes["window"] ** 2 // blocks)
+
+
+def geometry_block(case: Case, dtype: torch.dtype) -> int:
+    _, node = _plugin_node(case, dtype)
+    constants = attention_geometry(_attributes(node)[ATTRIBUTE]).constants(half=dtype == torch.float16)
+    return constants["BLOCK_QUERIES"]
+
+
+@pytest.mark.parametrize("mixed", [(0, DataType.HALF), (1, DataType.HALF), (4, DataType.HALF)])
+def test_features_of_two_types_or_half_coordinates_have_no_implementation(mixed, monkeypatch) -> None:
+    fake_tensorrt.install(monkeypatch)
+    registry.register_plugins(capability=80)
+    _, node = _plugin_node(CONVOLUTION_CASES[4], torch.float32)
+    shapes = [(shape, DataType.FLOAT) for shape in ((3, 7, 3, 5), (3, 18, 7, 3), (3, 9, 7, 3), (3, 3, 5, 7), (7,))]
+    shapes[mixed[0]] = (shapes[mixed[0]][0], mixed[1])
+    with pytest.raises(RuntimeError, match="no implementation"):
+        fake_tensorrt.build(f"bsst::{node.op_type}", shapes, {ATTRIBUTE: _attributes(node)[ATTRIBUTE]})
+
+
+def test_numbers_of_another_version_are_refused() -> None:
+    with pytest.raises(UsageError, match="export the graph again"):
+        geometry_from_numbers((1, 2, 3))
+    with pytest.raises(UsageError, match="export the graph again"):
+        attention_geometry((1, 2, 3, 4, 5, 6, 7))
+
+
+@pytest.mark.parametrize(("version", "reason"), [("10.8.0.43", "came with 10.9"), ("10.14.1.48", "broken in 10.14")])
+def test_versions_without_working_plugins_are_refused_with_the_reason(version, reason, monkeypatch) -> None:
+    fake_tensorrt.install(monkeypatch, version=version)
+    with pytest.raises(ModelError, match=reason):
+        registry.register_plugins(capability=89)
+
+
+@pytest.mark.parametrize("version", ["10.9.0.34", "10.13.3", "10.15.1.29", "11.4.1.2"])
+def test_other_versions_are_accepted(version) -> None:
+    check_plugin_version(version)
+
+
+def test_content_key_covers_every_kernel_of_a_graph() -> None:
+    lowered, node = _plugin_node(CONVOLUTION_CASES[0], torch.float16)
+    (first,) = registry.plugin_ptx(lowered, capability=80).items()
+    (second,) = registry.plugin_ptx(lowered, capability=90).items()
+    assert first[0] == second[0]
+    assert node.op_type in first[0]
+    assert b".target sm_80\n" in first[1]
+    assert b".target sm_90a\n" in second[1]
+
+
+_ARRAY = npt.NDArray[np.int32]
+
+
+def _function(parameters: dict[str, object], result: object) -> object:
+    """Function with the given annotations."""
+
+    def made(*arguments: object) -> object:
+        raise AssertionError
+
+    kind = fake_tensorrt.inspect.Parameter
+    made.__signature__ = fake_tensorrt.inspect.Signature(  # type: ignore[attr-defined]
+        [kind(name, kind.POSITIONAL_OR_KEYWORD, annotation=a) for name, a in parameters.items()],
+        return_annotation=result,
+    )
+    return made
+
+
+_T = fake_tensorrt.TensorDesc
+
+
+@pytest.mark.parametrize(
+    ("name", "parameters", "result"),
+    [
+        ("trt::p", {"x": _T}, _T),
+        ("a.b::p", {"x": _T}, _T),
+        ("bsst::p", {"x": "TensorDesc"}, _T),
+        ("bsst::p", {"x": fake_tensorrt.inspect.Parameter.empty}, _T),
+        ("bsst::p", {"n": _ARRAY, "x": _T}, _T),
+        ("bsst::p", {"x": _T, "n": _ARRAY, "y": _T}, _T),
+        ("bsst::p", {"x": _T, "stream": int}, _T),
+        ("bsst::p", {"x": _T, "n": list}, _T),
+        ("bsst::p", {"x": _T}, int),
+    ],
+    ids=["reserved", "dot", "postponed", "bare", "attribute-first", "interspersed", "stream", "list", "no-desc"],
+)
+def test_the_fake_refuses_what_tensorrt_refuses(name, parameters, result, monkeypatch) -> None:
+    fake_tensorrt.install(monkeypatch)
+    with pytest.raises((ValueError, TypeError)):
+        fake_tensorrt.register(name)(_function(parameters, result))
+
+
+def test_the_fake_refuses_implementations_that_leave_an_argument_or_the_result_open(monkeypatch) -> None:
+    fake_tensorrt.install(monkeypatch)
+    fake_tensorrt.register("bsst::p")(_function({"x": _T, "n": _ARRAY}, _T))
+    outputs = {"outputs": types.GenericAlias(tuple, (_T,))}
+    launch = types.GenericAlias(tuple, (str, str, fake_tensorrt.KernelLaunchParams, fake_tensorrt.SymIntExprs))
+    fake_tensorrt.aot_impl("bsst::p")(_function({"x": _T, "n": _ARRAY, **outputs, "tactic": int}, launch))
+    for parameters, result in (
+        ({"x": _T, "n": _ARRAY, **outputs}, launch),
+        ({"x": _T, "n": int, **outputs, "tactic": int}, launch),
+        ({"x": _T, "n": _ARRAY, **outputs, "tactic": int}, fake_tensorrt.inspect.Parameter.empty),
+    ):
+        with pytest.raises(ValueError, match=r"aot_impl|annotation"):
+            fake_tensorrt.aot_impl("bsst::p")(_function(parameters, result))
+
+
+def test_symbolic_sizes_know_no_reflected_operators_and_no_numpy_integers() -> None:
+    with pytest.raises(TypeError):
+        2 * fake_tensorrt.ShapeExpr(3)
+    with pytest.raises(TypeError):
+        fake_tensorrt.ShapeExpr(np.int32(3))  # type: ignore[arg-type]
