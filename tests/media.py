@@ -88,7 +88,7 @@ class Clip:
 
     def _write_sound(self, container: Any, stream: Any) -> None:
         first = float(self.times[0] * self.time_base)
-        samples = round((float(self.times[-1] * self.time_base) - first) * 48000)
+        samples = round((float(self.times[-1] * self.time_base) - first + 0.4) * 48000)  # outlasts the frames
         wave = (np.sin(np.arange(samples) / 20) * 8000).astype(np.int16)
         for start in range(0, samples - 1023, 1024):
             frame = av.AudioFrame.from_ndarray(wave[None, start : start + 1024], format="s16", layout="mono")

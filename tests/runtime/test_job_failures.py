@@ -181,6 +181,14 @@ def test_missing_timestamps_are_made_up_in_order(tmp_path: Path) -> None:
     assert any("12 frames had no usable timestamp" in warning for warning in result.warnings)
 
 
+def test_repeated_timestamps_move_by_one_tick(tmp_path: Path) -> None:
+    times = (0, 40, 40, 80, 120, 120)
+    source = Clip(suffix=".mkv", codec="ffv1", times=times, time_base=Fraction(1, 1000)).write(tmp_path / "clip")
+    result = deblur(source, restorer=Identity())
+    assert [int(s * 1000) for s in decode(result.output).seconds] == [0, 40, 41, 80, 120, 121]
+    assert any("2 frames had no usable timestamp" in warning for warning in result.warnings)
+
+
 def test_a_change_of_size_is_refused(tmp_path: Path) -> None:
     parts = [Clip(suffix=".h264", size=size, time_base=Fraction(1, 25), times=tuple(range(6))).write(tmp_path / name)
              for name, size in (("a", (64, 96)), ("b", (96, 64)))]  # fmt: skip
