@@ -54,7 +54,7 @@ class OrtBuilder:
 
 
 def _load(request: dict[str, str]) -> None:
-    import onnxruntime as ort  # type: ignore[import-untyped]
+    import onnxruntime as ort
 
     options = ort.SessionOptions()
     options.log_severity_level = 3

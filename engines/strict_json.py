@@ -52,7 +52,7 @@ def from_json(cls: type[T], data: Any, where: str) -> T:
     Raises:
         PlanError: a field is missing, unknown, or of another type; the message names its path from `where`.
     """
-    return _decode(cls, data, where)  # type: ignore[no-any-return]
+    return _decode(cls, data, where)
 
 
 def _decode(kind: Any, data: Any, where: str) -> Any:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
+import importlib.metadata
 import re
 from pathlib import Path
 
@@ -14,8 +14,6 @@ from bsst.errors import BuildError, MissingDependencyError, UsageError
 
 from .graphs import warp_and_attend, with_unknown_node
 
-needs_rtx = pytest.mark.skipif(importlib.util.find_spec("tensorrt_rtx") is None, reason="needs tensorrt-rtx")
-
 
 def build(model: bytes, tmp_path: Path, *capabilities: str, **options: float) -> tuple[bytes, dict[str, float]]:
     built = TensorRTRTXBuilder().build(
@@ -25,7 +23,7 @@ def build(model: bytes, tmp_path: Path, *capabilities: str, **options: float) ->
     return built.data, dict(built.facts)
 
 
-@needs_rtx
+@pytest.mark.needs_rtx
 @pytest.mark.parametrize("capabilities", [("8.6",), ("8.0", "8.9", "12.0")], ids=str)
 def test_an_engine_is_built_with_no_gpu_and_its_memory_is_known(tmp_path: Path, capabilities: tuple[str, ...]) -> None:
     data, facts = build(warp_and_attend(), tmp_path, *capabilities)
@@ -37,7 +35,7 @@ def test_an_engine_is_built_with_no_gpu_and_its_memory_is_known(tmp_path: Path, 
     assert list(tmp_path.iterdir()) == []
 
 
-@needs_rtx
+@pytest.mark.needs_rtx
 def test_progress_rises_to_the_end(tmp_path: Path) -> None:
     seen: list[float] = []
     options = BuildOptions(compute_capabilities=("8.9",), progress=lambda phase, fraction: seen.append(fraction))
@@ -48,7 +46,7 @@ def test_progress_rises_to_the_end(tmp_path: Path) -> None:
     assert 0.8 < seen[-1] <= 1
 
 
-@needs_rtx
+@pytest.mark.needs_rtx
 @pytest.mark.parametrize(
     ("model", "words"),
     [(with_unknown_node(), "Mystery"), (b"not a model", "[Pp]arse"), (b"", "at least one output")],
@@ -62,19 +60,19 @@ def test_a_refusal_names_the_stage_and_keeps_the_graph(tmp_path: Path, model: by
     assert re.search(words, (tmp_path / "warp" / "build.log").read_text())
 
 
-@needs_rtx
+@pytest.mark.needs_rtx
 def test_the_time_limit_holds(tmp_path: Path) -> None:
     with pytest.raises(BuildError, match=r"time limit of 0\.01 s"):
         build(warp_and_attend(), tmp_path, "8.9", time_limit_seconds=0.01)
 
 
-@needs_rtx
+@pytest.mark.needs_rtx
 def test_the_memory_limit_holds(tmp_path: Path) -> None:
     with pytest.raises(BuildError, match="memory limit"):
         build(warp_and_attend(), tmp_path, "8.9", memory_limit_bytes=1 << 20)
 
 
-@needs_rtx
+@pytest.mark.needs_rtx
 @pytest.mark.parametrize("capabilities", [(), ("9.0",), ("sm_89",), ("7.5", "8.6")], ids=str)
 def test_compute_capabilities_it_cannot_build_for_are_refused(tmp_path: Path, capabilities: tuple[str, ...]) -> None:
     with pytest.raises(UsageError, match="--sm"):
@@ -82,8 +80,6 @@ def test_compute_capabilities_it_cannot_build_for_are_refused(tmp_path: Path, ca
 
 
 def test_a_missing_wheel_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
-    import importlib.metadata
-
     def missing(name: str) -> str:
         raise importlib.metadata.PackageNotFoundError(name)
 
