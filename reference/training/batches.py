@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bsst.reference.training.cache import load
-from bsst.reference.training.simulate import Clip
+from bsst.reference.training.cache import kind_of, load
+from bsst.reference.training.simulate import Clip, Kind
 
 __all__ = ["Batch", "Pool", "draw"]
 
@@ -40,9 +40,12 @@ class Pool:
                 self.clips[path.name] = load(path)
         self.names = sorted(self.clips)
 
-    def pick(self, rng: np.random.Generator) -> Clip:
-        """One clip at random."""
-        return self.clips[self.names[rng.integers(len(self.names))]]
+    def pick(self, rng: np.random.Generator, kinds: tuple[Kind, ...] | None = None) -> Clip:
+        """One clip at random, of some kinds of simulated ones if given."""
+        while True:
+            name = self.names[rng.integers(len(self.names))]
+            if kinds is None or kind_of(int(name[:6])) in kinds:
+                return self.clips[name]
 
 
 def draw(clips: list[Clip], rng: np.random.Generator, *, frames: int, crop: int) -> Batch:

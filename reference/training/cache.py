@@ -17,7 +17,7 @@ from torch import Tensor
 
 from bsst.reference.training.simulate import Clip, Kind, linear_light, simulate
 
-__all__ = ["load", "save", "write_simulated"]
+__all__ = ["kind_of", "load", "save", "write_simulated"]
 
 FRAMES, SIZE = 8, 128
 KINDS: tuple[Kind, ...] = ("heavy", "mild", "heavy", "sharp", "heavy", "mild", "heavy", "heavy", "mild", "sharp")
@@ -38,6 +38,11 @@ def load(path: Path) -> Clip:
         return Clip(arrays["blurry"], arrays["sharp"], arrays["forward"], arrays["backward"])
 
 
+def kind_of(number: int) -> Kind:
+    """Kind of simulated clip `number`."""
+    return KINDS[number % len(KINDS)]
+
+
 def write_simulated(data: Path, split: str, first: int, count: int) -> None:
     """Render clips `first` ... `first + count - 1` of a split into DIR/sim/<split>; existing ones are kept."""
     pictures = _pictures(data / "photo" / ("held" if split == "held" else "train"))
@@ -45,7 +50,7 @@ def write_simulated(data: Path, split: str, first: int, count: int) -> None:
         path = data / "sim" / split / f"{number:06d}.npz"
         if not path.exists():
             rng = np.random.default_rng(number + SEEDS[split])
-            save(simulate(pictures, rng, KINDS[number % 10], frames=FRAMES, size=SIZE), path)
+            save(simulate(pictures, rng, kind_of(number), frames=FRAMES, size=SIZE), path)
 
 
 def _pictures(folder: Path) -> list[Tensor]:

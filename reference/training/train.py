@@ -4,7 +4,7 @@
 
 Two phases. Lean: without sparse attention and shift blocks, small crops, so that propagation learns to align.
 Full: every stage, crops of whole attention windows; what was left out starts as the identity, so nothing jumps.
-Two single-threaded workers share a step better than two threads on small layers; gradients are averaged.
+Two single-threaded workers beat two threads on layers this small; they average their weights every few steps.
 Writes RUN/deblur.pt (state, every checkpoint), RUN/deblur.jsonl (log) and RUN/deblur.safetensors (averaged weights).
 """
 
@@ -35,23 +35,29 @@ from bsst.reference.training.evaluate import Example, example, gain, gain_alone
 from bsst.reference.training.flows import flow_network, frames_of
 from bsst.reference.training.initialise import initialise
 from bsst.reference.training.real import VALIDATION_CLIPS, fixed_clip
+from bsst.reference.training.simulate import Kind
 
 __all__ = ["run_stages", "train"]
 
-LEARNING_RATE, WARM_UP, CLIP_NORM = 1.2e-3, 150, 1.0
-FLOOR = 2e-5
-"""Added to the mean squared error inside the logarithm: frames better than 47 dB count less and less."""
-REAL_SHARE = 0.3
-LEAN_UNTIL = 0.55
+LEARNING_RATE, WARM_UP, CLIP_NORM = 6e-4, 300, 10.0
+FLOOR = 5e-5
+"""Added to the mean squared error inside the logarithm: frames better than 43 dB count less and less."""
+REAL_SHARE = (0.15, 0.4)
+"""Share of real clips at first and after `STRONG_UNTIL`."""
+STRONG_UNTIL = 0.35
+"""Share of the run without near-sharp simulated clips: they teach restraint, not alignment."""
+LEAN_UNTIL = 0.75
 """Share of the run spent in the lean phase."""
-LEAN = {"clips": 1, "frames": 5, "crop": 96}
-FULL = {"clips": 1, "frames": 6, "crop": 128}
+LEAN = {"clips": 2, "frames": 4, "crop": 72}
+FULL = {"clips": 1, "frames": 5, "crop": 128}
 """Samples of each worker in the two phases."""
-AUXILIARY = 0.15
+AUXILIARY = 0.3
 """Weight of the loss on the propagated features at the start; it fades to zero over the lean phase."""
 AVERAGE = 0.998
-CHECK_EVERY = 240.0
+CHECK_EVERY = 300.0
 """Seconds between checkpoints."""
+SYNCHRONISE_EVERY = 25
+"""Steps that each worker takes alone before the weights of all workers are averaged (local SGD)."""
 
 
 def run_stages(net: BSSTNet, batch: Batch, *, full: bool) -> tuple[Tensor, list[Tensor]]:
@@ -121,7 +127,7 @@ def check(net: BSSTNet, examples: list[Example]) -> dict[str, Any]:
         entry[kind] = float(np.mean(gains))
         entry[f"{kind}_each"] = [round(g, 3) for g in gains]
         entry[f"{kind}_zero_flow"] = float(np.mean([gain(net, e, zero_flow=True) for e in chosen]))
-        entry[f"{kind}_alone"] = float(np.mean([gain_alone(net, e, step=4) for e in chosen]))
+        entry[f"{kind}_alone"] = float(np.mean([gain_alone(net, e, step=3) for e in chosen]))
     return entry
 
 
@@ -168,7 +174,7 @@ def _work(rank: int, options: _Options) -> None:
     initialise(net)
     heads = Heads(EDGE.channels, len(EDGE.branches))
     parameters = [*net.parameters(), *heads.parameters()]
-    optimiser = torch.optim.AdamW(parameters, lr=LEARNING_RATE, betas=(0.9, 0.99), weight_decay=0.0)
+    optimiser = torch.optim.AdamW(parameters, lr=LEARNING_RATE, betas=(0.9, 0.999), weight_decay=0.0)
     average = copy.deepcopy(net).eval().requires_grad_(False)
     modules: dict[str, Any] = {"net": net, "heads": heads, "average": average, "optimiser": optimiser}
     step, seconds = 0, 0.0
@@ -188,7 +194,7 @@ def _work(rank: int, options: _Options) -> None:
         full = progress >= LEAN_UNTIL
         for group in optimiser.param_groups:
             group["lr"] = LEARNING_RATE * min(1, (step + 1) / WARM_UP) * _late_cosine(progress)
-        batch = _batch(real, simulated, rng, **(FULL if full else LEAN))
+        batch = _batch(real, simulated, rng, progress < STRONG_UNTIL, **(FULL if full else LEAN))
         with torch.autocast("cpu", torch.bfloat16, enabled=options.half_precision):
             restored, features = run_stages(net, batch, full=full)
             loss = _log_error((restored.float() - batch.sharp).flatten(0, 1))
@@ -197,8 +203,6 @@ def _work(rank: int, options: _Options) -> None:
         identity = _log_error((batch.blurry - batch.sharp).flatten(0, 1))
         optimiser.zero_grad()
         total.backward()
-        shared = _share(parameters, [loss.item() - identity.item(), time.monotonic() - start if rank == 0 else 0.0])
-        seconds = options.workers * shared[1]
         norm = float(nn.utils.clip_grad_norm_(parameters, CLIP_NORM))
         if math.isfinite(norm):
             optimiser.step()
@@ -206,9 +210,12 @@ def _work(rank: int, options: _Options) -> None:
         decay = min(AVERAGE, (1 + step) / (10 + step))
         with torch.no_grad():
             torch._foreach_lerp_(list(average.parameters()), list(net.parameters()), 1 - decay)
-        history.append((shared[0], norm))
+        history.append((loss.item() - identity.item(), norm))
+        if step % SYNCHRONISE_EVERY:
+            continue
+        seconds = _synchronise(parameters, time.monotonic() - start)
         done = seconds >= 60 * options.minutes
-        if seconds - last < CHECK_EVERY and not done and step not in (20, 200):
+        if seconds - last < CHECK_EVERY and not done and step != 4 * SYNCHRONISE_EVERY:
             continue
         last = seconds
         if rank == 0:
@@ -220,7 +227,7 @@ def _work(rank: int, options: _Options) -> None:
                 "train_gain": round(float(-gained.mean()) * 10 / math.log(10), 4),
                 "gradient_norm": round(float(np.median(norms)), 4),
                 **check(average, examples),
-                "feature_std": [round(float(f.float().std()), 4) for f in features],
+                "feature_std": [round(float(f.detach().float().std()), 4) for f in features],
                 "gradients": gradient_norms(net),
                 "clips": [len(real.names), len(simulated.names)],
             }
@@ -238,21 +245,25 @@ def _work(rank: int, options: _Options) -> None:
         simulated.refresh()
 
 
-def _share(parameters: list[nn.Parameter], values: list[float]) -> list[float]:
-    """Average gradients and `values` over the workers, in one exchange."""
-    gradients = [p.grad for p in parameters if p.grad is not None]
-    flat = torch.cat([*(g.flatten() for g in gradients), torch.tensor(values)])
+@torch.no_grad()
+def _synchronise(parameters: list[nn.Parameter], seconds: float) -> float:
+    """Average the weights, and the clocks, over the workers."""
+    flat = torch.cat([*(p.flatten() for p in parameters), torch.tensor([seconds])])
     distributed.all_reduce(flat)
     flat /= distributed.get_world_size()
-    parts = flat.split([*(g.numel() for g in gradients), len(values)])
-    for gradient, part in zip(gradients, parts[:-1], strict=True):
-        gradient.copy_(part.view_as(gradient))
-    return [float(value) for value in parts[-1]]
+    *parts, clock = flat.split([*(p.numel() for p in parameters), 1])
+    for parameter, part in zip(parameters, parts, strict=True):
+        parameter.copy_(part.view_as(parameter))
+    return float(clock)
 
 
-def _batch(real: Pool, simulated: Pool, rng: np.random.Generator, *, clips: int, frames: int, crop: int) -> Batch:
-    pools = [real if rng.random() < REAL_SHARE else simulated for _ in range(clips)]
-    return draw([pool.pick(rng) for pool in pools], rng, frames=frames, crop=crop)
+def _batch(
+    real: Pool, simulated: Pool, rng: np.random.Generator, early: bool, *, clips: int, frames: int, crop: int
+) -> Batch:
+    share = REAL_SHARE[0 if early else 1]
+    kinds: tuple[Kind, ...] | None = ("heavy", "mild") if early else None
+    chosen = [real.pick(rng) if rng.random() < share else simulated.pick(rng, kinds) for _ in range(clips)]
+    return draw(chosen, rng, frames=frames, crop=crop)
 
 
 def _late_cosine(progress: float) -> float:
