@@ -194,7 +194,7 @@ Examples:
 """
 
 
-class Size(click.ParamType[tuple[int, int]]):  # type: ignore[type-arg]
+class Size(click.ParamType[tuple[int, int]]):
     """HEIGHTxWIDTH."""
 
     name = "HxW"

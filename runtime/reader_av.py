@@ -92,7 +92,7 @@ class VideoReader:
         self.warnings: list[str] = []
         if not path.is_file():
             raise InputError(f"expected a video file, found none at {path}; check the name")
-        announced, last_duration = self._scan()
+        announced = self._scan()
         self._container = self._open()
         try:
             self._stream = main_video_stream(self._container)
@@ -106,7 +106,6 @@ class VideoReader:
         except BaseException:
             self._container.close()
             raise
-        self._last_duration = last_duration
 
     def __enter__(self) -> Self:
         return self
@@ -150,9 +149,9 @@ class VideoReader:
                 f"expected a video in {self.path}, FFmpeg cannot open it: {_reason(error)}; is the file complete?"
             ) from error
 
-    def _scan(self) -> tuple[int, int]:
-        """Read all packets without decoding -> (video packets, duration of the last one in ticks)."""
-        packets, duration, end = 0, 0, 0.0
+    def _scan(self) -> int:
+        """Read all packets without decoding -> number of video packets."""
+        packets, end = 0, 0.0
         with self._open() as container:
             stream = main_video_stream(container)
             try:
@@ -161,7 +160,6 @@ class VideoReader:
                         end = max(end, float((packet.pts + (packet.duration or 0)) * packet.time_base))
                     if packet.size and packet.stream.index == stream.index and not packet.is_discard:
                         packets += 1
-                        duration = packet.duration or duration
             except av.error.FFmpegError as error:
                 raise InputError(
                     f"expected a complete video in {self.path}, reading stopped after {end:.2f} s: {_reason(error)}; "
@@ -175,7 +173,7 @@ class VideoReader:
                         f"expected {stated:.2f} s of video in {self.path}, found {end:.2f} s, so it is truncated; "
                         f"to restore what is there, first copy it with: ffmpeg -i '{self.path}' -c copy repaired.mkv"
                     )
-        return packets, duration
+        return packets
 
     def _decoded(self) -> Iterator[VideoFrame]:
         """Frames in presentation order; undecodable packets are skipped until the first frame, then refused."""
@@ -197,12 +195,14 @@ class VideoReader:
     def _info(self, frame: VideoFrame, announced: int) -> VideoInfo:
         stream = self._stream
         layout = frame.format
-        is_rgb = layout.is_rgb or layout.has_palette or len(layout.components) < 3
+        is_rgb = layout.is_rgb or layout.has_palette
+        is_grey = len(layout.components) < 3 and not is_rgb
+        subsampling = (2, 2) if is_grey else (8 // layout.chroma_height(8), 8 // layout.chroma_width(8))
         encoding = Encoding(
             matrix="rgb" if is_rgb else matrix_from_tag(int(frame.colorspace), lines=frame.height),
             full_range=int(frame.color_range) == FULL_RANGE or layout.name.startswith("yuvj"),
             bits=min(16, max(8, *(component.bits for component in layout.components))),
-            subsampling=(1, 1) if is_rgb else (8 // layout.chroma_height(8), 8 // layout.chroma_width(8)),
+            subsampling=(1, 1) if is_rgb else subsampling,
         )
         if encoding.subsampling not in SUBSAMPLINGS or layout.is_bayer:
             raise InputError(f"expected an ordinary pixel format in {self.path}, got {layout.name}; convert it first")

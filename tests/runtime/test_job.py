@@ -102,13 +102,28 @@ def test_unsupported_depths_are_named_and_kept_in_matroska(tmp_path: Path) -> No
     assert any("10 of the source's 12 bits" in warning for warning in reduced.warnings)
 
 
-@pytest.mark.parametrize("pixel_format", ["bgr0", "gbrp10le", "rgb48le", "gray"])
+@pytest.mark.parametrize("pixel_format", ["bgr0", "gbrp10le", "rgb48le"])
 def test_rgb_sources_survive(tmp_path: Path, pixel_format: str) -> None:
     source = Clip(codec="ffv1", suffix=".mkv", pixel_format=pixel_format, matrix=0, range=FULL).write(tmp_path / "clip")
     exact = deblur(source, tmp_path / "exact.mkv", restorer=Identity(), lossless=True)
     _same_rgb(source, exact.output, tolerance=0)
     usual = deblur(source, tmp_path / "usual.mp4", restorer=Identity(), lossless=True)
     _same_rgb(source, usual.output, tolerance=2)
+
+
+@pytest.mark.parametrize("pixel_format", ["gray", "gray10le"])
+@pytest.mark.parametrize("suffix", [".mkv", ".mp4"])
+@pytest.mark.parametrize("tag", [LIMITED, FULL], ids=["limited", "full"])
+def test_grey_sources_get_neutral_chroma(tmp_path: Path, pixel_format: str, suffix: str, tag: int) -> None:
+    source = Clip(codec="ffv1", suffix=".mkv", pixel_format=pixel_format, range=tag).write(tmp_path / "clip")
+    result = deblur(source, tmp_path / f"out{suffix}", restorer=Identity(), lossless=True)
+    neutral = 128 if pixel_format == "gray" else 512
+    before, after = decode(source), decode(result.output)
+    assert after.stream["range"] == before.stream["range"]
+    for a, b in zip(after.planes, before.planes, strict=True):
+        np.testing.assert_array_equal(a[0], b[0])
+        assert (a[1] == neutral).all()
+        assert (a[2] == neutral).all()
 
 
 def _same_rgb(source: Path, result: Path, *, tolerance: int) -> None:

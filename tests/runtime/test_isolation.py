@@ -1,0 +1,48 @@
+"""A plan runs where neither torch nor onnx nor any development package is installed."""
+
+import subprocess
+import sys
+
+import pytest
+
+BLOCK = """
+import sys
+class Refuse:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in {"torch", "onnx", "onnxscript", "onnx_ir", "safetensors", "scipy", "skimage"}:
+            raise ImportError(f"{name} imported")
+sys.meta_path.insert(0, Refuse())
+"""
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "import bsst, bsst.cli, bsst.runtime.job, bsst.runtime.network, bsst.runtime.session_ort",
+        "from bsst.runtime.network import load_network; load_network()",
+        "from bsst.cli import main; main(['run', '--help'], standalone_mode=False)",
+        "from bsst.cli import main; main(['inspect'], standalone_mode=False)",
+    ],
+)
+def test_runtime_needs_no_export_package(code: str) -> None:
+    result = subprocess.run([sys.executable, "-c", BLOCK + code], capture_output=True, text=True, timeout=120)
+    assert result.returncode == 0, result.stderr
+
+
+def test_runtime_imports_nothing_of_reference_or_export() -> None:
+    code = (
+        "import sys, bsst.cli, bsst.runtime.job, bsst.runtime.network, bsst.runtime.session_ort\n"
+        "print([m for m in sys.modules if m.startswith(('bsst.reference', 'bsst.export', 'bsst.plugins'))])"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert result.stdout.strip() == "[]", result.stderr
+
+
+def test_exporting_without_torch_says_what_to_install(tmp_path) -> None:
+    code = BLOCK + "from bsst.cli import export; export()"
+    result = subprocess.run(
+        [sys.executable, "-c", code, "-o", str(tmp_path / "x.plan")], capture_output=True, text=True, timeout=120
+    )
+    assert result.returncode == 5
+    assert "pip install 'bsst[export]'" in result.stderr
+    assert "Traceback" not in result.stderr
