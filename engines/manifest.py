@@ -59,7 +59,7 @@ class StageSpec:
     """One engine of the plan."""
 
     name: str
-    """Stage name, as in DESIGN.md section 2."""
+    """Stage name; `export/stages` lists them."""
     member: str
     """File inside the plan: `<name>.onnx` for ONNX Runtime targets, `<name>.engine` for TensorRT targets."""
     inputs: tuple[TensorSpec, ...]
@@ -120,7 +120,7 @@ class Manifest:
     plugins: tuple[str, ...]
     """Custom operators left as plugins in the engines, `domain::name`; () when every stage is plain."""
     stages: tuple[StageSpec, ...]
-    """In the order of DESIGN.md section 2; their names are unique."""
+    """In the order in which a clip meets them; their names are unique."""
     parity: dict[str, Any]
     """Figures measured against the reference when the plan was built, by stage."""
     format_version: int = FORMAT_VERSION

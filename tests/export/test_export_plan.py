@@ -1,0 +1,163 @@
+"""Exported plans agree with the PyTorch reference on real frames, are reproducible, and bad requests are refused."""
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+
+from bsst.calibration.clip_parity import moving_texture, psnr, restore_clip
+from bsst.config import EDGE
+from bsst.engines.plan import open_plan
+from bsst.errors import ExportError, UsageError
+from bsst.export import parity
+from bsst.export.export_plan import export_plan
+from bsst.export.session_torch import TorchSession
+from bsst.export.stage import Geometry
+from bsst.export.stages import pipeline_stages
+from bsst.reference.bsstnet import BSSTNet
+from bsst.reference.checkpoint import Networks, load_networks
+from bsst.reference.raft import RAFT
+from bsst.runtime.network import DEFAULT_PLAN, Network, load_network
+from tests.networks import city, seeded
+
+TINY = Geometry(frames=4, tile=(64, 64), flow_size=(128, 144))
+
+
+def tiny_edge() -> Networks:
+    """`edge` with one update of the flow network, which traces in seconds."""
+    config = dataclasses.replace(EDGE, raft=dataclasses.replace(EDGE.raft, iterations=1))
+    torch.manual_seed(3)
+    return Networks(
+        network=BSSTNet(config).eval(), raft=RAFT(config.raft).eval(), label="t", sha256="1" * 64, unused=()
+    )
+
+
+@pytest.fixture(scope="module")
+def tiny_plan(tmp_path_factory) -> Path:
+    path = tmp_path_factory.mktemp("plan") / "tiny.plan"
+    export_plan(path, tiny_edge(), TINY, tile_overlap=16, window_overlap=2)
+    return path
+
+
+def agreement(plan: Path, networks: Networks) -> tuple[dict[str, float], float]:
+    """PSNR of each stage and of a whole clip of real frames, plan against reference."""
+    manifest = open_plan(plan).manifest
+    geometry = Geometry(frames=manifest.frames, tile=manifest.tile, flow_size=manifest.flow_size)
+    stages = pipeline_stages(networks.network, networks.raft, geometry)
+    clip = city(manifest.frames, *(max(pair) for pair in zip(manifest.tile, manifest.flow_size, strict=True)))
+    figures = parity.measure_parity(manifest, stages, load_network(plan)._sessions, clip)
+    return figures["stages"], figures["clip"]
+
+
+@pytest.mark.slow
+def test_packaged_plan_agrees_with_the_packaged_weights_on_real_frames() -> None:
+    networks = load_networks()
+    assert open_plan(DEFAULT_PLAN).manifest.weights_sha256 == networks.sha256
+    assert open_plan(DEFAULT_PLAN).manifest.config == networks.network.config.to_json()
+    stages, clip = agreement(DEFAULT_PLAN, networks)
+    assert min(stages.values()) >= 80
+    assert clip >= 80
+
+
+@pytest.mark.slow
+def test_release_plan_agrees_with_the_reference_on_real_frames(tmp_path) -> None:
+    networks = seeded("release")
+    path = tmp_path / "release.plan"
+    geometry = Geometry(frames=4, tile=(64, 128), flow_size=(256, 256))
+    export_plan(path, networks, geometry, tile_overlap=16, window_overlap=0, check=False)
+    stages, clip = agreement(path, networks)
+    assert set(stages) >= {"flow", "propagate_backward_1", "propagate_forward_2", "attend", "restore"}
+    assert min(stages.values()) >= 80
+    assert clip >= 80
+
+
+def test_export_is_checked_and_records_its_figures(tiny_plan) -> None:
+    figures = open_plan(tiny_plan).manifest.parity
+    assert set(figures["stages"]) == {stage.name for stage in open_plan(tiny_plan).manifest.stages}
+    assert min(figures["stages"].values()) >= 80
+    assert figures["clip"] >= 80
+
+
+def test_export_of_equal_weights_gives_equal_bytes(tiny_plan, tmp_path) -> None:
+    export_plan(tmp_path / "again.plan", tiny_edge(), TINY, tile_overlap=16, window_overlap=2)
+    assert (tmp_path / "again.plan").read_bytes() == tiny_plan.read_bytes()
+
+
+def test_graphs_carry_their_operators_and_no_provenance(tiny_plan) -> None:
+    plan = open_plan(tiny_plan)
+    operators = set()
+    for stage in plan.manifest.stages:
+        data = plan.member(stage.name)
+        assert b"/work" not in data
+        assert b".py" not in data
+        model = onnx.load_from_string(data)
+        used = {node.op_type for node in model.graph.node if node.domain == "bsst"}
+        assert used == {function.name for function in model.functions}
+        operators |= used
+    assert operators == {"BsstFlowWarp", "BsstModulatedDeformConv", "BsstSparseWindowAttention"}
+
+
+def test_disagreeing_stage_is_refused_by_name(tiny_plan) -> None:
+    manifest = open_plan(tiny_plan).manifest
+    stages = pipeline_stages(tiny_edge().network, tiny_edge().raft, TINY)
+
+    class Noisy(TorchSession):
+        def run(self, inputs, outputs):
+            super().run(inputs, outputs)
+            for array in outputs.values():
+                array += np.float32(1e-3) * np.abs(array).max()
+
+    sessions = {stage.name: Noisy(stage) if stage.name == "fuse" else TorchSession(stage) for stage in stages}
+    with pytest.raises(ExportError, match="fuse: expected at least 80.0 dB"):
+        parity.measure_parity(manifest, stages, sessions, moving_texture(4, 128, 144))
+
+
+def test_not_a_number_is_refused(tiny_plan) -> None:
+    manifest = open_plan(tiny_plan).manifest
+    stages = pipeline_stages(tiny_edge().network, tiny_edge().raft, TINY)
+
+    class Broken(TorchSession):
+        def run(self, inputs, outputs):
+            super().run(inputs, outputs)
+            next(iter(outputs.values())).flat[0] = np.nan
+
+    sessions = {stage.name: Broken(stage) if stage.name == "restore" else TorchSession(stage) for stage in stages}
+    with pytest.raises(ExportError, match="restore: expected at least"):
+        parity.measure_parity(manifest, stages, sessions, moving_texture(4, 128, 144))
+
+
+def test_plan_runs_like_the_modules_it_came_from(tiny_plan) -> None:
+    networks = tiny_edge()
+    stages = pipeline_stages(networks.network, networks.raft, TINY)
+    manifest = open_plan(tiny_plan).manifest
+    clip = city(4, 128, 144)
+    expected = restore_clip(Network(manifest, {stage.name: TorchSession(stage) for stage in stages}), clip)
+    assert psnr(expected, restore_clip(load_network(tiny_plan, threads=1), clip), 1.0) >= 80
+
+
+@pytest.mark.parametrize(
+    ("geometry", "message"),
+    [
+        (dataclasses.replace(TINY, frames=9), "--frames .* got 9; use 8 or 10"),
+        (dataclasses.replace(TINY, frames=2), "--frames .* got 2"),
+        (dataclasses.replace(TINY, tile=(100, 64)), "--tile .* use 128x64"),
+        (dataclasses.replace(TINY, tile=(0, 64)), "--tile .* use 64x64"),
+        (dataclasses.replace(TINY, flow_size=(64, 130)), "--flow-size .* use 128x144"),
+    ],
+)
+def test_impossible_sizes_are_refused_with_sizes_that_work(geometry, message, tmp_path) -> None:
+    with pytest.raises(UsageError, match=message):
+        export_plan(tmp_path / "x.plan", tiny_edge(), geometry, tile_overlap=16, window_overlap=0)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("overlaps", "message"),
+    [((30, 0), "multiple of 4"), ((64, 0), "up to half"), ((16, 3), "0 to 2"), ((-4, 0), "multiple of 4")],
+)
+def test_impossible_overlaps_are_refused(overlaps, message, tmp_path) -> None:
+    with pytest.raises(UsageError, match=message):
+        export_plan(tmp_path / "x.plan", tiny_edge(), TINY, tile_overlap=overlaps[0], window_overlap=overlaps[1])

@@ -1,0 +1,38 @@
+"""Reference networks with reproducible weights, and real frames for them."""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from bsst.config import CONFIGS
+from bsst.reference.bsstnet import BSSTNet
+from bsst.reference.checkpoint import Networks
+from bsst.reference.raft import RAFT
+from bsst.runtime.reader_av import VideoReader
+from tests.golden_inputs import weight
+
+CITY = Path(__file__).parent / "data" / "city_blurry.mp4"
+
+
+@cache
+def seeded(name: str) -> Networks:
+    """Networks of a configuration with weights drawn by tensor name."""
+    config = CONFIGS[name]
+    network, raft = BSSTNet(config).eval(), RAFT(config.raft).eval()
+    for module, prefix in ((network, ""), (raft, "raft.")):
+        state = {key: weight(f"{prefix}{key}", tuple(t.shape)) for key, t in module.state_dict().items()}
+        module.load_state_dict({key: torch.from_numpy(value) for key, value in state.items()})
+    return Networks(network=network, raft=raft, label="seeded weights", sha256="0" * 64, unused=())
+
+
+@cache
+def city(frames: int, height: int, width: int) -> np.ndarray:
+    """Real blurry frames (T, 3, H, W) float32, mirrored where the clip is smaller than asked."""
+    with VideoReader(CITY) as reader:
+        clip = np.stack([frame.rgb for _, frame in zip(range(frames), reader, strict=False)])
+    grow = [(0, 0), (0, 0), (0, max(0, height - clip.shape[2])), (0, max(0, width - clip.shape[3]))]
+    return np.pad(clip, grow, mode="reflect")[:, :, :height, :width]
