@@ -3,7 +3,7 @@
 """Backward warp as ONNX functions of standard operators, opset 19, coordinates in float32.
 
 `portable` samples with GridSample, which every runtime has. `cpu` calls a 1x1 DeformConv of C groups whose offsets
-are the flow, rows first: ONNX Runtime computes one sampling plan for all channels and is an order faster there.
+are the flow, rows first: no grid is computed, and ONNX Runtime makes one sampling plan for all channels.
 """
 
 from __future__ import annotations

@@ -40,7 +40,7 @@ class Geometry:
             "GROUP_FRAMES": self.group_frames,
             "EXPANDABLE": self.expandable_groups,
             "BLOCK_QUERIES": min(queries, 64 if half else 16),
-            "BLOCK_KEYS": 32 if half and channels <= 128 else 16,
+            "BLOCK_KEYS": 32 if half else 16,
             "BLOCK_CHANNELS": channels,
             "PRECISION": "ieee" if half else "tf32x3",
         }

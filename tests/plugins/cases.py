@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -161,9 +162,18 @@ def _every(step: int) -> Callable[[int], Tensor]:
     return lambda groups: torch.arange(groups) % step == 0
 
 
+def _unread(case: Case) -> Case:
+    """Poison what a clip without active groups must not read: pooled tokens and the frames of other groups."""
+    query, key, value, query_frames, key_frames, active = case.tensors
+    grid = query.shape[1] * query.shape[2]
+    key, value = (torch.cat([x[:, :grid], torch.full_like(x[:, grid:], torch.nan)], dim=1) for x in (key, value))
+    return dataclasses.replace(case, tensors=(query, key, value, query_frames, key_frames, active))
+
+
 ATTENTION_CASES = (
     _attention("one-active", (4, 8, 12, 12), heads=3, window=4, group_frames=2, active=lambda n: torch.arange(n) == 4),
     _attention("none-active", (6, 4, 8, 10), heads=2, window=4, group_frames=3, pooled=0, active=torch.zeros),
+    _unread(_attention("nothing-else-read", (2, 4, 8, 8), heads=1, window=4, group_frames=2, active=torch.zeros)),
     _attention("all-active", (2, 8, 8, 6), heads=1, window=4, group_frames=1, expandable_groups=2, active=torch.ones),
     _attention("flags-beyond-expandable", (4, 4, 8, 8), heads=2, window=4, group_frames=1, active=torch.ones),
     _attention("one-window", (3, 8, 8, 32), heads=2, window=8, group_frames=3, pooled=4, active=torch.ones),

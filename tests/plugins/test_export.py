@@ -1,5 +1,6 @@
 """Each operator becomes exactly one ONNX node with every attribute on it."""
 
+import importlib
 import warnings
 
 import onnx
@@ -10,6 +11,7 @@ from bsst.plugins.flow_warp import flow_warp
 from bsst.plugins.modulated_deform_conv import modulated_deform_conv
 from bsst.plugins.registry import OPERATORS, translation_table
 from bsst.plugins.sparse_window_attention import sparse_window_attention
+from tests.plugins.cases import CASES
 
 
 class _Network(torch.nn.Module):
@@ -81,3 +83,20 @@ def test_attributes_keep_their_values(nodes) -> None:
         "expandable_groups": 2,
         "channels": 8,
     }
+
+
+@pytest.mark.parametrize("case", CASES, ids=[f"{case.schema.name}-{case.label}" for case in CASES])
+def test_operator_has_the_schema_and_the_shape_rule_that_torch_expects(case) -> None:
+    importlib.import_module(f"bsst.plugins.{case.schema.name}.torch_operator")
+    operator = getattr(torch.ops.bsst, case.schema.name).default
+    torch.library.opcheck(
+        operator, case.tensors, dict(case.attributes), test_utils=("test_schema", "test_faketensor"), rtol=0, atol=0
+    )
+
+
+def test_the_package_of_an_operator_gives_everything_about_it() -> None:
+    from bsst.plugins import modulated_deform_conv as package
+
+    assert package.SCHEMA.op_type == "BsstModulatedDeformConv"
+    assert callable(package.modulated_deform_conv)
+    assert all(importlib.import_module(f"{package.__name__}.{name}") for name in ("onnx_function", "trt_plugin"))

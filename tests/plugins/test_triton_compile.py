@@ -85,9 +85,10 @@ def test_general_sizes_compile_and_assemble(name, half) -> None:
     assert assemble(kernel.ptx, 86).registers > 0
 
 
-def test_a_kernel_that_needs_more_shared_memory_than_every_gpu_has_is_refused() -> None:
+@pytest.mark.parametrize("half", [True, False], ids=["float16", "float32"])
+def test_a_kernel_that_needs_more_shared_memory_than_every_gpu_has_is_refused(half) -> None:
     with pytest.raises(ExportError, match="shared memory"):
-        compile_attention(dataclasses.replace(ATTENTION, head_channels=512), half=True, capability=80)
+        compile_attention(dataclasses.replace(ATTENTION, head_channels=129), half=half, capability=80)
 
 
 def test_equal_sources_give_equal_bytes_in_another_process(tmp_path) -> None:
