@@ -61,8 +61,8 @@ def export_plan(
         ExportError: a graph breaks a rule or disagrees with the reference.
         OutputError: the plan cannot be written.
     """
-    _check_overlaps(geometry, tile_overlap, window_overlap)
     stages = pipeline_stages(networks.network, networks.raft, geometry)
+    _check_overlaps(geometry, tile_overlap, window_overlap)
     models: dict[str, onnx.ModelProto] = {}
     for index, stage in enumerate(stages, start=1):
         progress(f"tracing {stage.name} ({index} of {len(stages)})")

@@ -52,7 +52,8 @@ def check_geometry(config: NetworkConfig, geometry: Geometry) -> None:
         UsageError: with the nearest sizes that work.
     """
     if not legal_frames(geometry.frames):
-        near = [t for t in range(4, geometry.frames + 5) if legal_frames(t)][-2:]
+        legal = [t for t in range(4, max(geometry.frames, 4) + 5) if legal_frames(t)]
+        near = [t for t in legal if t < geometry.frames][-1:] + [t for t in legal if t > geometry.frames][:1]
         raise UsageError(
             f"expected --frames 4 to 8, 10 or a multiple of 4, got {geometry.frames}; use {' or '.join(map(str, near))}"
         )

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import importlib.util
+import logging
 import os
 import shutil
 
 import pytest
 from hypothesis import settings
+
+# PyTorch's compiler traces itself into this logger wherever a handler listens, as pytest's does: minutes per export.
+logging.getLogger("torch.__trace").disabled = True
 
 settings.register_profile("repeatable", derandomize=True, deadline=None)
 settings.load_profile("repeatable")

@@ -142,7 +142,7 @@ def test_plan_runs_like_the_modules_it_came_from(tiny_plan) -> None:
     ("geometry", "message"),
     [
         (dataclasses.replace(TINY, frames=9), "--frames .* got 9; use 8 or 10"),
-        (dataclasses.replace(TINY, frames=2), "--frames .* got 2"),
+        (dataclasses.replace(TINY, frames=2), "--frames .* got 2; use 4"),
         (dataclasses.replace(TINY, tile=(100, 64)), "--tile .* use 128x64"),
         (dataclasses.replace(TINY, tile=(0, 64)), "--tile .* use 64x64"),
         (dataclasses.replace(TINY, flow_size=(64, 130)), "--flow-size .* use 128x144"),
