@@ -2,8 +2,9 @@
 
     python -m bsst.reference.training.train --data DIR --run DIR --flow RUN/flow.safetensors --minutes 75
 
-Two phases. Lean: without sparse attention and shift blocks, small crops, so that propagation learns to align.
-Full: every stage, crops of whole attention windows; what was left out starts as the identity, so nothing jumps.
+Three phases. Align: encoder, propagation and reconstruction alone, read out by linear heads at 1/4 scale, with some
+frames robbed of their detail, so that only aligned neighbours can bring it back. Lean: the decoder too, but neither
+sparse attention nor shift blocks. Full: every stage; what was left out starts as the identity, so nothing jumps.
 Two single-threaded workers beat two threads on layers this small; they average their weights every few steps.
 Writes RUN/deblur.pt (state, every checkpoint), RUN/deblur.jsonl (log) and RUN/deblur.safetensors (averaged weights).
 """
@@ -19,7 +20,7 @@ import time
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -30,6 +31,7 @@ from torch import Tensor, distributed, multiprocessing, nn
 from bsst.config import EDGE
 from bsst.reference.blur import branch_motion
 from bsst.reference.bsstnet import BSSTNet, direction_of
+from bsst.reference.raft import halve
 from bsst.reference.training.batches import Batch, Pool, draw
 from bsst.reference.training.evaluate import Example, example, gain, gain_alone
 from bsst.reference.training.flows import flow_network, frames_of
@@ -39,32 +41,39 @@ from bsst.reference.training.simulate import Kind
 
 __all__ = ["run_stages", "train"]
 
-LEARNING_RATE, WARM_UP, CLIP_NORM = 6e-4, 300, 10.0
+LEARNING_RATE, WARM_UP, CLIP_NORM = 8e-4, 200, 10.0
 FLOOR = 5e-5
 """Added to the mean squared error inside the logarithm: frames better than 43 dB count less and less."""
 REAL_SHARE = (0.15, 0.4)
 """Share of real clips at first and after `STRONG_UNTIL`."""
-STRONG_UNTIL = 0.35
+STRONG_UNTIL = 0.45
 """Share of the run without near-sharp simulated clips: they teach restraint, not alignment."""
-LEAN_UNTIL = 0.75
-"""Share of the run spent in the lean phase."""
-LEAN = {"clips": 2, "frames": 4, "crop": 72}
+ALIGN_UNTIL, LEAN_UNTIL = 0.25, 0.85
+"""Ends of the first two phases, as shares of the run."""
+ALIGN = {"clips": 2, "frames": 5, "crop": 96}
+LEAN = {"clips": 2, "frames": 5, "crop": 80}
 FULL = {"clips": 1, "frames": 5, "crop": 128}
-"""Samples of each worker in the two phases."""
+"""Samples of each worker in the three phases."""
 AUXILIARY = 0.3
-"""Weight of the loss on the propagated features at the start; it fades to zero over the lean phase."""
+"""Weight of the heads' loss when the lean phase starts; it fades to zero over that phase."""
+ROBBED = 0.5
+"""Share of samples that lose the detail of one frame; it fades to zero over the first two phases."""
 AVERAGE = 0.998
-CHECK_EVERY = 300.0
+CHECK_EVERY = 200.0
 """Seconds between checkpoints."""
 SYNCHRONISE_EVERY = 25
 """Steps that each worker takes alone before the weights of all workers are averaged (local SGD)."""
 
 
-def run_stages(net: BSSTNet, batch: Batch, *, full: bool) -> tuple[Tensor, list[Tensor]]:
-    """Forward pass with or without attention and shift blocks.
+Phase = Literal["align", "lean", "full"]
+
+
+def run_stages(net: BSSTNet, batch: Batch, phase: Phase) -> tuple[Tensor, list[Tensor]]:
+    """Forward pass of a phase.
 
     Returns:
-        Restored clip (N, T, 3, H, W) and the features [encoder, branches ..., reconstruction], each (N, T, C, h, w).
+        Restored clip (N, T, 3, H, W), the blurry one in the align phase, and the features [encoder, branches ...,
+        reconstruction], each (N, T, C, h, w).
     """
     clip = batch.blurry.shape[:2]
     skip, half, quarter = net.encode(batch.blurry.flatten(0, 1))
@@ -74,7 +83,10 @@ def run_stages(net: BSSTNet, batch: Batch, *, full: bool) -> tuple[Tensor, list[
         motion = branch_motion(sharp, backward, forward, direction_of(branch))
         features.append(net.propagate(branch, features, motion))
     reconstruction = net.fuse(torch.cat(features, 2))
-    if full:
+    features.append(reconstruction)
+    if phase == "align":
+        return batch.blurry, features
+    if phase == "full":
         attended = torch.stack([net.attend(x, s) for x, s in zip(reconstruction, selections, strict=True)])
         decoded = net.decode(reconstruction, attended, half.unflatten(0, clip))
     else:
@@ -82,21 +94,38 @@ def run_stages(net: BSSTNet, batch: Batch, *, full: bool) -> tuple[Tensor, list[
         decoded = net.decode(reconstruction, torch.zeros_like(reconstruction), half.unflatten(0, clip))
         net.config = config
     restored = net.restore(decoded.flatten(0, 1), skip, batch.blurry.flatten(0, 1)).unflatten(0, clip)
-    return restored, [*features, reconstruction]
+    return restored, features
 
 
 class Heads(nn.Module):
-    """Linear read-out of the blur's residual from the features of each branch; used in training only."""
+    """Linear read-out of the blur's residual at 1/2 scale from features at 1/4 scale; used in training only.
 
-    def __init__(self, channels: int, branches: int) -> None:
+    They start at zero: from random weights the quickest way to a small residual is to shrink all features.
+    """
+
+    def __init__(self, channels: int, count: int) -> None:
         super().__init__()
-        self.heads = nn.ModuleList(nn.Conv2d(channels, 48, 1) for _ in range(branches))
+        self.heads = nn.ModuleList(nn.Conv2d(channels, 12, 1) for _ in range(count))
+        for parameter in self.parameters():
+            nn.init.zeros_(parameter)
 
     def loss(self, features: list[Tensor], batch: Batch) -> Tensor:
-        """Logarithmic error of sharp - blurry, space to depth by 4."""
-        target = F.pixel_unshuffle((batch.sharp - batch.blurry).flatten(0, 1), 4)
-        errors = [(h(f.flatten(0, 1)).float() - target) for h, f in zip(self.heads, features, strict=True)]
-        return torch.stack([_log_error(e) for e in errors]).mean()
+        """Mean over the heads of the logarithmic error of sharp - blurry."""
+        return torch.stack([_log_error(e) for e in self._errors(features, batch)]).mean()
+
+    @torch.no_grad()
+    def gain(self, features: list[Tensor], batch: Batch) -> float:
+        """Gain of the last head in dB over a residual of zero."""
+        error = self._errors(features, batch)[-1].square().mean(dim=(1, 2, 3))
+        return float((10 * torch.log10((_residual(batch).square().mean(dim=(1, 2, 3)) + 1e-6) / (error + 1e-6))).mean())
+
+    def _errors(self, features: list[Tensor], batch: Batch) -> list[Tensor]:
+        target = _residual(batch)
+        return [h(f.flatten(0, 1)).float() - target for h, f in zip(self.heads, features, strict=True)]
+
+
+def _residual(batch: Batch) -> Tensor:
+    return F.pixel_unshuffle(halve((batch.sharp - batch.blurry).flatten(0, 1)), 2)
 
 
 def _log_error(error: Tensor) -> Tensor:
@@ -116,6 +145,19 @@ def validation(data: Path, flow: Path) -> list[Example]:
         clip = pool.clips[name]
         examples.append(example(f"sim {name}", frames_of(clip.blurry), frames_of(clip.sharp), raft))
     return examples
+
+
+def check_heads(net: BSSTNet, heads: Heads, examples: list[Example]) -> dict[str, float]:
+    """Mean gain in dB of the reconstruction's head at 1/2 scale over the simulated examples, with and without flow."""
+    entry = {}
+    for name, factor in (("head", 1.0), ("head_zero_flow", 0.0)):
+        gains = []
+        for e in examples[2:]:
+            batch = Batch(e.blurry, e.sharp, e.forward * factor, e.backward * factor)
+            with torch.no_grad():
+                gains.append(heads.gain(run_stages(net, batch, "align")[1][1:], batch))
+        entry[name] = round(float(np.mean(gains)), 4)
+    return entry
 
 
 def check(net: BSSTNet, examples: list[Example]) -> dict[str, Any]:
@@ -172,7 +214,7 @@ def _work(rank: int, options: _Options) -> None:
     real, simulated = (Pool(options.data / "flowed" / kind / "train") for kind in ("real", "sim"))
     net = BSSTNet(EDGE)
     initialise(net)
-    heads = Heads(EDGE.channels, len(EDGE.branches))
+    heads = Heads(EDGE.channels, len(EDGE.branches) + 1)
     parameters = [*net.parameters(), *heads.parameters()]
     optimiser = torch.optim.AdamW(parameters, lr=LEARNING_RATE, betas=(0.9, 0.999), weight_decay=0.0)
     average = copy.deepcopy(net).eval().requires_grad_(False)
@@ -188,18 +230,27 @@ def _work(rank: int, options: _Options) -> None:
     examples = validation(options.data, options.flow) if rank == 0 else []
     start, last = time.monotonic() - seconds, seconds
     history: list[tuple[float, float]] = []
+    before, first = "", step
 
     while True:
         progress = min(seconds / (60 * options.minutes), 1.0)
-        full = progress >= LEAN_UNTIL
+        phase: Phase = "align" if progress < ALIGN_UNTIL else "lean" if progress < LEAN_UNTIL else "full"
+        if phase != before:
+            before, first = phase, step
         for group in optimiser.param_groups:
-            group["lr"] = LEARNING_RATE * min(1, (step + 1) / WARM_UP) * _late_cosine(progress)
-        batch = _batch(real, simulated, rng, progress < STRONG_UNTIL, **(FULL if full else LEAN))
+            group["lr"] = LEARNING_RATE * min(1, (step - first + 1) / WARM_UP) * _late_cosine(progress)
+        samples = {"align": ALIGN, "lean": LEAN, "full": FULL}[phase]
+        batch = _batch(real, simulated, rng, progress < STRONG_UNTIL, **samples)
+        batch = _rob(batch, rng, ROBBED * max(0.0, 1 - progress / LEAN_UNTIL))
         with torch.autocast("cpu", torch.bfloat16, enabled=options.half_precision):
-            restored, features = run_stages(net, batch, full=full)
+            restored, features = run_stages(net, batch, phase)
             loss = _log_error((restored.float() - batch.sharp).flatten(0, 1))
-            faded = AUXILIARY * max(0.0, 1 - progress / LEAN_UNTIL)
-            total = loss + faded * heads.loss(features[1:-1], batch) if faded else loss
+            total = loss
+            if phase == "align":
+                total = heads.loss(features[1:], batch)
+            elif phase == "lean":
+                faded = AUXILIARY * (LEAN_UNTIL - progress) / (LEAN_UNTIL - ALIGN_UNTIL)
+                total = loss + faded * heads.loss(features[1:], batch)
         identity = _log_error((batch.blurry - batch.sharp).flatten(0, 1))
         optimiser.zero_grad()
         total.backward()
@@ -223,10 +274,11 @@ def _work(rank: int, options: _Options) -> None:
             entry = {
                 "step": step,
                 "minutes": round(seconds / 60, 2),
-                "full": full,
+                "phase": phase,
                 "train_gain": round(float(-gained.mean()) * 10 / math.log(10), 4),
                 "gradient_norm": round(float(np.median(norms)), 4),
-                **check(average, examples),
+                **check_heads(average, heads, examples),
+                **(check(average, examples) if phase != "align" else {}),
                 "feature_std": [round(float(f.detach().float().std()), 4) for f in features],
                 "gradients": gradient_norms(net),
                 "clips": [len(real.names), len(simulated.names)],
@@ -266,8 +318,18 @@ def _batch(
     return draw(chosen, rng, frames=frames, crop=crop)
 
 
+def _rob(batch: Batch, rng: np.random.Generator, share: float) -> Batch:
+    """Take the detail from one frame of some samples."""
+    blurry = batch.blurry.clone()
+    for sample in blurry:
+        if rng.random() < share:
+            t = int(rng.integers(len(sample)))
+            sample[t] = F.interpolate(F.avg_pool2d(sample[t : t + 1], 4), scale_factor=4, mode="bilinear")[0]
+    return replace(batch, blurry=blurry)
+
+
 def _late_cosine(progress: float) -> float:
-    return 1.0 if progress < 0.3 else 0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * (progress - 0.3) / 0.7))
+    return 1.0 if progress < 0.45 else 0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * (progress - 0.45) / 0.55))
 
 
 if __name__ == "__main__":

@@ -99,8 +99,8 @@ def test_exposures_are_averaged_in_linear_light() -> None:
 
 def test_training_starts_from_the_identity_with_both_graphs(net: BSSTNet, batch: Batch) -> None:
     with torch.no_grad():
-        lean, lean_features = run_stages(net, batch, full=False)
-        full, full_features = run_stages(net, batch, full=True)
+        lean, lean_features = run_stages(net, batch, "lean")
+        full, full_features = run_stages(net, batch, "full")
         whole = net(batch.blurry, batch.backward, batch.forward)
     for restored in (lean, full, whole):
         assert torch.equal(restored, batch.blurry)
@@ -115,7 +115,7 @@ def test_the_training_graph_is_the_network(batch: Batch) -> None:
     torch.nn.init.normal_(network.last_conv.weight, std=0.05)
     torch.nn.init.normal_(network.softcomp.bias_conv.weight, std=0.05)
     with torch.no_grad():
-        found, _ = run_stages(network, batch, full=True)
+        found, _ = run_stages(network, batch, "full")
         expected = network(batch.blurry, batch.backward, batch.forward)
     torch.testing.assert_close(found, expected, atol=1e-6, rtol=0)
     assert (expected - batch.blurry).abs().max() > 1e-3
@@ -126,7 +126,7 @@ def test_features_start_at_unit_scale_and_do_not_grow_with_the_clip(net: BSSTNet
     frames = torch.rand(1, 12, 3, 64, 64, generator=generator)
     flow = torch.randn(1, 11, 2, 16, 16, generator=generator)
     with torch.no_grad():
-        _, features = run_stages(net, Batch(frames, frames, flow, -flow), full=False)
+        _, features = run_stages(net, Batch(frames, frames, flow, -flow), "align")
     for name, feature in zip(("encoder", *EDGE.branches, "reconstruction"), features, strict=True):
         assert 0.1 < float(feature.std()) < 3, name
         assert float(feature.std(dim=(-2, -1)).mean() / feature.std()) > 0.3, f"{name}: a constant channel pattern"
@@ -136,8 +136,8 @@ def test_other_frames_reach_the_propagated_features_from_the_start(net: BSSTNet,
     other = Batch(batch.blurry.clone(), batch.sharp, batch.forward, batch.backward)
     other.blurry[:, 1:] = batch.blurry[:, 1:].flip(-1)
     with torch.no_grad():
-        _, a = run_stages(net, batch, full=False)
-        _, b = run_stages(net, other, full=False)
+        _, a = run_stages(net, batch, "lean")
+        _, b = run_stages(net, other, "lean")
     backward, reconstruction = 1, -1
     assert torch.equal(a[0][:, 0], b[0][:, 0])
     for stage in (backward, reconstruction):
@@ -149,8 +149,12 @@ def test_auxiliary_heads_give_every_branch_a_gradient(batch: Batch) -> None:
     torch.manual_seed(3)
     network = BSSTNet(EDGE)
     initialise(network)
-    _, features = run_stages(network, batch, full=False)
-    Heads(EDGE.channels, len(EDGE.branches)).loss(features[1:-1], batch).backward()  # type: ignore[no-untyped-call]
+    _, features = run_stages(network, batch, "lean")
+    heads = Heads(EDGE.channels, len(EDGE.branches) + 1)
+    assert heads.gain(features[1:], batch) == pytest.approx(0, abs=1e-6)
+    for parameter in heads.parameters():
+        torch.nn.init.normal_(parameter, std=0.01)
+    heads.loss(features[1:], batch).backward()
     for branch in EDGE.branches:
         weight = network.deform_align[branch].weight
         assert isinstance(weight, Tensor)
