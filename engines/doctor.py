@@ -1,0 +1,157 @@
+"""What this machine can run and build, found by trying, and the command that closes each gap."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import platform
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from bsst.engines.builder import Builder, BuildOptions, StageGraph
+from bsst.engines.cuda_driver import Gpu, find_gpus
+from bsst.engines.probe_graphs import GRID_SAMPLE
+from bsst.engines.probe_ort import probe_providers
+from bsst.engines.tensorrt_rtx_trt import RTX_COMPUTE_CAPABILITIES, TensorRTRTXBuilder
+from bsst.engines.tensorrt_trt import TensorRTBuilder, check_tensorrt_version
+from bsst.errors import BsstError, MissingDependencyError
+
+__all__ = ["Finding", "diagnose"]
+
+Status = Literal["ok", "missing", "broken"]
+_TEGRA_RELEASE = Path("/etc/nv_tegra_release")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finding:
+    """One line of the report."""
+
+    subject: str
+    """What was looked at."""
+    status: Status
+    """`missing` is a choice, `broken` is a fault."""
+    found: str
+    """Version, device or reason."""
+    remedy: str = ""
+    """Command or step that closes the gap; empty when there is none to close."""
+
+
+def diagnose() -> tuple[Finding, ...]:
+    """Examine this machine; takes a few seconds, because every usable backend runs or builds a tiny graph."""
+    gpus = find_gpus()
+    return (
+        Finding(subject="bsst", status="ok", found=f"{_version('bsst')}, Python {platform.python_version()}"),
+        *_onnx_runtime(gpus),
+        *_gpus(gpus),
+        *_jetpack(),
+        _tensorrt_rtx(),
+        _tensorrt(gpus),
+        *(_package(*entry) for entry in _OPTIONAL),
+    )
+
+
+_OPTIONAL = (
+    ("pycuda", "gpu", "run TensorRT plans"),
+    ("onnx", "export", "build plans for other targets"),
+    ("torch", "export", "export checkpoints"),
+    ("onnxscript", "export", "export checkpoints"),
+)
+
+
+def _onnx_runtime(gpus: tuple[Gpu, ...]) -> Iterator[Finding]:
+    results = probe_providers()
+    for provider, problem in results.items():
+        status: Status = "broken" if problem else "ok"
+        found = problem or "DeformConv and GridSample give the right pixels"
+        remedy = "pip install --force-reinstall onnxruntime" if problem and "CPU" in provider else ""
+        yield Finding(subject=f"ONNX Runtime {provider}", status=status, found=found, remedy=remedy)
+    if gpus and "CUDAExecutionProvider" not in results:
+        yield Finding(
+            subject="ONNX Runtime CUDAExecutionProvider",
+            status="missing",
+            found="this onnxruntime is built for the CPU",
+            remedy="pip uninstall onnxruntime && pip install 'bsst[gpu]'",
+        )
+
+
+def _gpus(gpus: tuple[Gpu, ...]) -> Iterator[Finding]:
+    if not gpus:
+        yield Finding(subject="NVIDIA GPU", status="missing", found="no driver or no device; plans run on the CPU")
+    for gpu in gpus:
+        found = f"{gpu.name}, compute capability {gpu.compute_capability}, {gpu.memory_bytes / 2**30:.1f} GiB"
+        yield Finding(subject="NVIDIA GPU", status="ok", found=found)
+
+
+def _jetpack() -> Iterator[Finding]:
+    if not _TEGRA_RELEASE.exists():
+        return
+    release = re.search(r"R(\d+) .*REVISION: ([\d.]+)", _TEGRA_RELEASE.read_text(errors="replace"))
+    if release is None:
+        yield Finding(subject="Jetson", status="broken", found=f"unreadable {_TEGRA_RELEASE}", remedy="flash JetPack")
+        return
+    jetpack = {35: "5", 36: "6", 38: "7", 39: "7"}.get(int(release[1]), "unknown")
+    usable = int(release[1]) >= 36
+    yield Finding(
+        subject="Jetson",
+        status="ok" if usable else "broken",
+        found=f"L4T {release[1]}.{release[2]}, JetPack {jetpack}",
+        remedy="" if usable else "upgrade to JetPack 6 or later",
+    )
+
+
+def _tensorrt_rtx() -> Finding:
+    builder = TensorRTRTXBuilder()
+    capability = RTX_COMPUTE_CAPABILITIES[3]
+    return _build(builder, "TensorRT-RTX", BuildOptions(compute_capabilities=(capability,), time_limit_seconds=120))
+
+
+def _tensorrt(gpus: tuple[Gpu, ...]) -> Finding:
+    builder = TensorRTBuilder()
+    if gpus:
+        return _build(builder, "TensorRT", BuildOptions(time_limit_seconds=300))
+    try:
+        version = builder.compiler().version
+        check_tensorrt_version(version, plugins=False)
+    except MissingDependencyError:
+        return Finding(subject="TensorRT", status="missing", found="not installed; it builds on a machine with a GPU")
+    except BsstError as error:
+        return _broken("TensorRT", error)
+    return Finding(subject="TensorRT", status="missing", found=f"{version}, but no GPU to build on")
+
+
+def _build(builder: Builder, subject: str, options: BuildOptions) -> Finding:
+    try:
+        version = builder.compiler().version
+        built = builder.build(StageGraph(name="doctor", model=GRID_SAMPLE), options)
+    except MissingDependencyError as error:
+        found, _, remedy = str(error).partition("; run: ")
+        return Finding(subject=subject, status="missing", found=found, remedy=remedy)
+    except BsstError as error:
+        return _broken(subject, error)
+    seconds = built.facts["seconds"]
+    return Finding(subject=subject, status="ok", found=f"{version} built a GridSample engine in {seconds:.1f} s")
+
+
+def _broken(subject: str, error: BsstError) -> Finding:
+    found, _, remedy = str(error).rpartition("; ")
+    return Finding(subject=subject, status="broken", found=found, remedy=remedy)
+
+
+def _package(name: str, extra: str, purpose: str) -> Finding:
+    if version := _version(name):
+        return Finding(subject=name, status="ok", found=version)
+    return Finding(
+        subject=name,
+        status="missing",
+        found=f"not installed; needed to {purpose}",
+        remedy=f"pip install 'bsst[{extra}]'",
+    )
+
+
+def _version(package: str) -> str:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return ""

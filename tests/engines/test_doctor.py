@@ -1,0 +1,128 @@
+from __future__ import annotations
+
+import importlib.metadata
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+import pytest
+from onnx import parser
+
+from bsst.engines import probe_graphs
+from bsst.engines.cuda_driver import Gpu
+from bsst.engines.doctor import Finding, diagnose
+from bsst.engines.probe_ort import probe_providers
+
+SAMPLE = 'y = GridSample <mode="bilinear", padding_mode="zeros", align_corners=1> (x, p)'
+CONVOLVE = "y = DeformConv <kernel_shape=[1,1]> (x, w, p)"
+
+
+@pytest.mark.parametrize(
+    ("stored", "inputs", "body"),
+    [
+        (probe_graphs.GRID_SAMPLE, "float[1,1,2,4] x, float[1,2,4,2] p", SAMPLE),
+        (probe_graphs.DEFORM_CONV, "float[1,1,2,4] x, float[1,1,1,1] w, float[1,2,2,4] p", CONVOLVE),
+    ],
+    ids=["GridSample", "DeformConv"],
+)
+def test_the_stored_probe_graphs_are_these_texts(stored: bytes, inputs: str, body: str) -> None:
+    model = parser.parse_model(
+        f'<ir_version: 9, opset_import: ["" : 19]> g ({inputs}) => (float[1,1,2,4] y) {{ {body} }}'
+    )
+    onnx.checker.check_model(model, full_check=True)
+    assert onnx.load_from_string(stored) == model
+
+
+def test_the_cpu_passes_both_probes() -> None:
+    assert probe_providers()["CPUExecutionProvider"] == ""
+
+
+def test_a_backend_that_rounds_positions_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    nearest = onnx.load_from_string(probe_graphs.GRID_SAMPLE)
+    next(a for a in nearest.graph.node[0].attribute if a.name == "mode").s = b"nearest"
+    monkeypatch.setattr("bsst.engines.probe_ort.GRID_SAMPLE", nearest.SerializeToString())
+    assert probe_providers()["CPUExecutionProvider"].startswith("GridSample gives wrong pixels: expected [1.5, 3.0")
+
+
+def test_a_provider_that_is_listed_but_does_not_start_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ort, "get_available_providers", lambda: ["CUDAExecutionProvider"])
+    with_cpu_only = ort.InferenceSession
+
+    def session(model: bytes, options: Any, providers: list[str]) -> Any:
+        return with_cpu_only(model, options, providers=["CPUExecutionProvider"])
+
+    monkeypatch.setattr(ort, "InferenceSession", session)
+    assert probe_providers() == {"CUDAExecutionProvider": "it does not start and falls back to the CPU"}
+
+
+def report(
+    monkeypatch: pytest.MonkeyPatch, *, versions: dict[str, str], gpus: tuple[Gpu, ...] = ()
+) -> dict[str, Finding]:
+    """Findings by subject on a machine with these packages and GPUs."""
+
+    def version(name: str) -> str:
+        if name not in versions:
+            raise importlib.metadata.PackageNotFoundError(name)
+        return versions[name]
+
+    monkeypatch.setattr("importlib.metadata.version", version)
+    for module in ("doctor", "tensorrt_trt"):
+        monkeypatch.setattr(f"bsst.engines.{module}.find_gpus", lambda: gpus)
+    return {finding.subject: finding for finding in diagnose()}
+
+
+def test_a_bare_machine_is_told_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    findings = report(monkeypatch, versions={})
+    assert {name for name, finding in findings.items() if finding.status == "broken"} == set()
+    assert findings["TensorRT-RTX"].remedy == "pip install 'bsst[tensorrt-rtx]'"
+    assert findings["onnx"].remedy == "pip install 'bsst[export]'"
+    assert findings["NVIDIA GPU"].status == "missing"
+    assert findings["ONNX Runtime CPUExecutionProvider"].status == "ok"
+
+
+def test_a_broken_tensorrt_is_called_broken(monkeypatch: pytest.MonkeyPatch) -> None:
+    finding = report(monkeypatch, versions={"tensorrt": "10.14.1.48"})["TensorRT"]
+    assert (finding.status, finding.remedy) == ("broken", "install another version")
+    assert "10.14.1.48" in finding.found
+
+
+def test_gpus_ask_for_the_package_that_uses_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    gpu = Gpu(name="Orin", compute_capability="8.7", memory_bytes=8 << 30)
+    findings = report(monkeypatch, versions={}, gpus=(gpu,))
+    assert findings["NVIDIA GPU"].found == "Orin, compute capability 8.7, 8.0 GiB"
+    assert "bsst[gpu]" in findings["ONNX Runtime CUDAExecutionProvider"].remedy
+    assert findings["TensorRT"].remedy == "pip install 'bsst[tensorrt]'"
+
+
+@pytest.mark.parametrize(
+    ("text", "status", "found"),
+    [
+        ("# R36 (release), REVISION: 4.3, GCID: 1", "ok", "L4T 36.4.3, JetPack 6"),
+        ("# R35 (release), REVISION: 4.1, GCID: 1", "broken", "L4T 35.4.1, JetPack 5"),
+        ("something else", "broken", "unreadable"),
+    ],
+)
+def test_jetpack_is_recognised(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, text: str, status: str, found: str
+) -> None:
+    file = tmp_path / "nv_tegra_release"
+    file.write_text(text)
+    monkeypatch.setattr("bsst.engines.doctor._TEGRA_RELEASE", file)
+    finding = report(monkeypatch, versions={})["Jetson"]
+    assert finding.status == status
+    assert found in finding.found
+
+
+@pytest.mark.needs_rtx
+def test_tensorrt_rtx_really_builds() -> None:
+    finding = next(finding for finding in diagnose() if finding.subject == "TensorRT-RTX")
+    assert finding.status == "ok", finding
+    assert "built a GridSample engine" in finding.found
+
+
+def test_the_probe_inputs_mean_half_a_pixel() -> None:
+    grid = probe_graphs.grid_sample_inputs()["p"]
+    columns = (grid[0, :, :, 0] + 1) * 3 / 2
+    np.testing.assert_allclose(columns, np.tile(np.arange(4) + 0.5, (2, 1)), atol=1e-6)

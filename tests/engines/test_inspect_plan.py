@@ -1,0 +1,86 @@
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from bsst.engines.inspect_plan import describe_plan, extract_plan, plan_table
+from bsst.engines.memory import device_memory
+from bsst.engines.plan import Plan, open_plan
+from bsst.errors import OutputError, PlanError
+from bsst.runtime.wiring import clip_tensors
+
+from .manifests import MEMBERS, manifest
+
+
+@pytest.fixture(scope="module")
+def plan(cpu_plan: Path) -> Plan:
+    return open_plan(cpu_plan)
+
+
+@pytest.mark.slow
+def test_the_table_names_every_stage_and_what_people_ask_for(plan: Plan) -> None:
+    text = plan_table(plan)
+    assert all(stage.name in text for stage in plan.manifest.stages)
+    for words in ("random weights", "7" * 64, plan.manifest.content_key, "4 frames", "128x64 pixels", "any device"):
+        assert words in text
+    assert "float32 100%" in text
+    assert max(map(len, text.splitlines())) < 400
+
+
+@pytest.mark.slow
+def test_the_description_is_plain_json(plan: Plan) -> None:
+    data = json.loads(json.dumps(describe_plan(plan)))
+    assert data["manifest"]["frames"] == 4
+    assert data["bytes"] == plan.path.stat().st_size
+    assert data["memory"]["total_bytes"] is None
+
+
+@pytest.mark.slow
+def test_memory_counts_each_tensor_once_and_reuse_saves_some(plan: Plan) -> None:
+    memory = device_memory(plan.manifest)
+    assert set(clip_tensors(plan.manifest)) >= {"frames", "full", "half", "quarter", "decoded", "sharp", "zero_state"}
+    frames = 4 * 3 * 64 * 128 * 4
+    config = plan.manifest.config
+    features = 4 * 64 * 128 * 4 * (config["full_channels"] + config["half_channels"] / 4 + config["channels"] / 16)
+    assert memory.clip_bytes > 2 * frames + features
+    # The pixels and all skips of the decoder live until the end.
+    assert 2 * frames + features <= memory.live_bytes < memory.clip_bytes
+
+
+@pytest.mark.slow
+def test_a_plan_is_unpacked_into_files_that_other_tools_read(plan: Plan, tmp_path: Path) -> None:
+    files = extract_plan(plan, tmp_path / "out")
+    assert {file.name for file in files} == {s.member for s in plan.manifest.stages} | {"manifest.json"}
+    for stage in plan.manifest.stages:
+        assert (tmp_path / "out" / stage.member).read_bytes() == plan.member(stage.name)
+    with pytest.raises(OutputError, match="expected an empty directory"):
+        extract_plan(plan, tmp_path / "out")
+
+
+POLYGRAPHY = "import sys; from polygraphy.tools._main import main; sys.argv[0] = 'polygraphy'; sys.exit(main())"
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(importlib.util.find_spec("polygraphy") is None, reason="needs polygraphy")
+@pytest.mark.parametrize("stage", ["propagate_forward_1", "attend"])
+def test_polygraphy_runs_the_unpacked_graphs(plan: Plan, tmp_path: Path, stage: str) -> None:
+    extract_plan(plan, tmp_path / "out")
+    command = [sys.executable, "-c", POLYGRAPHY, "run", str(tmp_path / "out" / f"{stage}.onnx"), "--onnxrt"]
+    environment = os.environ | {"POLYGRAPHY_AUTOINSTALL_DEPS": "0"}
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "PASSED" in done.stdout
+
+
+def test_a_plan_of_another_network_is_refused_and_not_described(tmp_path: Path) -> None:
+    from bsst.engines.plan import write_plan
+
+    write_plan(tmp_path / "odd.plan", manifest(), MEMBERS)
+    with pytest.raises(PlanError, match="export the plan again"):
+        plan_table(open_plan(tmp_path / "odd.plan"))
