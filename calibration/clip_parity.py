@@ -13,7 +13,7 @@ __all__ = ["moving_texture", "psnr", "restore_clip"]
 
 def psnr(expected: Array, got: Array, peak: float) -> float:
     """Peak signal-to-noise ratio in dB, at most 200; NaN if either side is not finite."""
-    error = float(np.mean(np.square(expected.astype(np.float64) - got)))
+    error = float(np.mean(np.square(np.subtract(expected, got, dtype=np.float64))))
     return 10 * float(np.log10(peak**2 / max(error, peak**2 * 1e-20)))
 
 
