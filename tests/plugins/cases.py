@@ -176,7 +176,7 @@ ATTENTION_CASES = (
     _unread(_attention("nothing-else-read", (2, 4, 8, 8), heads=1, window=4, group_frames=2, active=torch.zeros)),
     _attention("all-active", (2, 8, 8, 6), heads=1, window=4, group_frames=1, expandable_groups=2, active=torch.ones),
     _attention("flags-beyond-expandable", (4, 4, 8, 8), heads=2, window=4, group_frames=1, active=torch.ones),
-    _attention("one-window", (3, 8, 8, 32), heads=2, window=8, group_frames=3, pooled=4, active=torch.ones),
+    _attention("one-window", (2, 8, 8, 20), heads=1, window=8, group_frames=2, pooled=4, active=torch.ones),
     _attention("whole-blocks", (2, 8, 16, 8), heads=1, window=8, group_frames=1, pooled=64, active=_every(2)),
     _attention("small-window", (5, 4, 6, 8), heads=2, window=2, group_frames=1, pooled=7, active=_every(5)),
     _attention("all-frames", (3, 12, 6, 4), heads=1, window=6, group_frames=3, active=_every(2)),
