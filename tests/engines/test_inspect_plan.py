@@ -82,5 +82,5 @@ def test_a_plan_of_another_network_is_refused_and_not_described(tmp_path: Path) 
     from bsst.engines.plan import write_plan
 
     write_plan(tmp_path / "odd.plan", manifest(), MEMBERS)
-    with pytest.raises(PlanError, match="export the plan again"):
+    with pytest.raises(PlanError, match="export it again"):
         plan_table(open_plan(tmp_path / "odd.plan"))
