@@ -26,8 +26,22 @@ check: lint test  ## What the build machine runs.
 plan: $(DEV_VENV)/.installed  ## Rebuild the packaged plan from the packaged weights.
 	$(DEV_VENV)/bin/bsst-export -o runtime/data/edge.plan
 
+# Needs Debian's ffmpeg, about 6 GB in DATA, and hours; every step keeps what exists and resumes.
+DATA ?= out/training/data
+RUN_DIR ?= out/training/run
+MINUTES ?= 62
 train-edge: $(DEV_VENV)/.installed  ## Train the edge network again; see reference/training/README.md.
-	$(DEV) -m bsst.reference.training.train --help
+	$(DEV) -m bsst.reference.training.sources --data $(DATA)
+	$(DEV) -m bsst.reference.training.real --data $(DATA) interpolate
+	$(DEV) -m bsst.reference.training.cache --data $(DATA) --split train --count 2400
+	$(DEV) -m bsst.reference.training.cache --data $(DATA) --split validation --count 6
+	$(DEV) -m bsst.reference.training.cache --data $(DATA) --split held --count 40
+	$(DEV) -m bsst.reference.training.real --data $(DATA) clips --split train --count 500
+	$(DEV) -m bsst.reference.training.train_flow --data $(DATA) --run $(RUN_DIR) --minutes 11
+	$(DEV) -m bsst.reference.training.flows --data $(DATA) --flow $(RUN_DIR)/flow.safetensors
+	$(DEV) -m bsst.reference.training.train --data $(DATA) --run $(RUN_DIR) --flow $(RUN_DIR)/flow.safetensors --minutes $(MINUTES)
+	$(DEV) -m bsst.reference.training.pack --data $(DATA) --run $(RUN_DIR) --flow $(RUN_DIR)/flow.safetensors
+	$(DEV) benchmarks/edge_quality.py --data $(DATA)
 
 clean:
 	rm -rf .venv out build *.egg-info
