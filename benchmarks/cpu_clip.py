@@ -4,7 +4,8 @@
     python benchmarks/cpu_clip.py --config edge
 
 Each side runs in processes of its own, taking turns; medians are reported. The correctness gate comes first: no figure
-is printed unless both sides agree to 80 dB. Flow is included on both sides. Numbers depend on the machine; read the ratio.
+is printed unless both sides agree to 80 dB. Flow is included on both sides. Numbers depend on the machine; read the
+ratio.
 """
 
 from __future__ import annotations
