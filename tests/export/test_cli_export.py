@@ -1,0 +1,57 @@
+"""`bsst-export` as a user meets it: what it refuses, and that a plan can be built from a plan."""
+
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from bsst.cli import export
+from bsst.engines.plan import open_plan
+from bsst.runtime.network import DEFAULT_PLAN
+
+
+def run(*arguments: object):
+    return CliRunner().invoke(export, [str(argument) for argument in arguments])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--from", "a.plan", "--frames", "8", "--tile", "64x64"], "--from alone, got --frames, --tile too"),
+        (["--target", "tensorrt-rtx", "--sm", "ampere"], "expected --sm such as 86,89,120, got ampere"),
+        (["--sm", "8"], "expected --sm such as"),
+        (["--tile", "256"], "expected HEIGHTxWIDTH such as 256x256, got 256"),
+        (["--config", "release"], "expected --weights CHECKPOINT"),
+        (["--frames", "9"], "use 8 or 10"),
+        (["--target", "vulkan"], "'vulkan' is not one of"),
+    ],
+)
+def test_wrong_usage_is_one_line_and_status_2(arguments, message, tmp_path) -> None:
+    result = run("-o", tmp_path / "x.plan", *arguments)
+    assert result.exit_code == 2, result.output
+    assert message in " ".join(result.output.split())
+    assert "Traceback" not in result.output
+    assert not (tmp_path / "x.plan").exists()
+
+
+def test_missing_weights_are_status_5(tmp_path) -> None:
+    result = run("-o", tmp_path / "x.plan", "--weights", tmp_path / "none.pth")
+    assert result.exit_code == 5
+    assert "none.pth: expected a checkpoint, got No such file" in result.output
+
+
+def test_unwritable_output_is_status_4(tmp_path) -> None:
+    result = run("-o", tmp_path / "no" / "x.plan", "--from", DEFAULT_PLAN, "--target", "ort-cuda", "--no-cache")
+    assert result.exit_code == 4, result.output
+
+
+@pytest.mark.slow
+def test_half_precision_plan_is_built_from_a_plan_and_smaller(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setenv("BSST_CACHE_DIR", str(tmp_path / "cache"))
+    result = run("-o", tmp_path / "half.plan", "--from", DEFAULT_PLAN, "--fp16")
+    assert result.exit_code == 0, result.output
+    assert "dB against float32 on a clip" in result.output
+    manifest = open_plan(tmp_path / "half.plan").manifest
+    assert manifest.precision == "fp16"
+    assert all(stage.precision == {"float16": 1.0} for stage in manifest.stages)
+    assert (tmp_path / "half.plan").stat().st_size < 0.85 * DEFAULT_PLAN.stat().st_size
