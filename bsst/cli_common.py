@@ -1,0 +1,56 @@
+"""What every command shares: one-line errors and exit statuses."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from bsst.errors import EXIT_INTERRUPTED, BsstError
+
+__all__ = ["EXIT_STATUS", "Command"]
+
+EXIT_STATUS = """\b
+Exit status:
+  0    done
+  1    internal error
+  2    wrong usage
+  3    the video cannot be read
+  4    the output exists or cannot be written
+  5    the plan or the weights cannot be used
+  6    out of memory
+  7    the finished file failed its check and was discarded
+  8    done, but some frames could not be restored and are unchanged
+  130  interrupted; nothing was written
+"""
+
+
+class Command(click.Command):
+    """A command whose errors are one line and an exit status."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        kwargs.setdefault("context_settings", {"help_option_names": ["-h", "--help"]})
+        super().__init__(*args, **kwargs)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run; translate exceptions."""
+        try:
+            return super().invoke(ctx)
+        except (click.ClickException, click.exceptions.Exit, click.Abort):
+            raise
+        except BsstError as error:
+            _fail(str(error), error.exit_code, error, ctx)
+        except KeyboardInterrupt as error:
+            _fail("interrupted; nothing was written", EXIT_INTERRUPTED, error, ctx)
+        except Exception as error:
+            hint = "this is a bug; run again with --debug for a traceback to report"
+            _fail(f"{type(error).__name__}: {error}; {hint}", 1, error, ctx)
+
+
+def _fail(message: str, status: int, error: BaseException, ctx: click.Context) -> None:
+    if ctx.params.get("debug"):
+        import traceback
+
+        traceback.print_exception(error)
+    click.echo("error: " + " ".join(message.split()), err=True)
+    ctx.exit(status)

@@ -1,0 +1,206 @@
+"""`bsst-export`: checkpoint or plan to plan."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import click
+
+from bsst.cli_common import EXIT_STATUS, Command
+from bsst.errors import MissingDependencyError, UsageError
+
+if TYPE_CHECKING:
+    from bsst.engines.manifest import Target
+
+__all__ = ["export"]
+
+TARGETS = ("cpu", "ort-cuda", "ort-tensorrt", "tensorrt", "tensorrt-rtx")
+FRAMES, TILE, TILE_OVERLAP, WINDOW_OVERLAP = 12, (256, 256), 32, 4
+
+EXPORT_EXAMPLES = """\b
+Examples:
+  bsst-export -o edge.plan                                         packaged weights, any CPU
+  bsst-export --weights BSST_gopro.pth --raft raft-things.pth -o gopro.plan
+  bsst-export --frames 24 --tile 512x512 -o edge24.plan
+  bsst-export --fp16 --target tensorrt-rtx --sm 86,89,120 -o rtx.plan
+  bsst-export --from edge.plan --fp16 --target tensorrt -o engine.plan
+
+"""
+
+
+class Size(click.ParamType[tuple[int, int]]):
+    """HEIGHTxWIDTH."""
+
+    name = "HxW"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, int]:
+        """Parse a size such as 256x384."""
+        if isinstance(value, tuple):
+            return value
+        height, _, width = str(value).partition("x")
+        if not (height.isdecimal() and width.isdecimal()):
+            self.fail(f"expected HEIGHTxWIDTH such as 256x256, got {value}", param, ctx)
+        return int(height), int(width)
+
+
+@click.command(cls=Command, epilog=EXPORT_EXAMPLES + EXIT_STATUS)
+@click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="Plan to write.")
+@click.option(
+    "--weights", type=click.Path(path_type=Path), help="BSSTNet checkpoint.  [default: packaged edge weights]"
+)
+@click.option("--raft", type=click.Path(path_type=Path), help="RAFT checkpoint, if WEIGHTS does not contain it.")
+@click.option(
+    "--config", type=click.Choice(["edge", "release"]), help="Insist on a configuration.  [default: recognise]"
+)
+@click.option("--from", "source", metavar="PLAN", type=click.Path(path_type=Path),
+              help="Build from a cpu plan instead of weights; needs no torch.")  # fmt: skip
+@click.option("--target", type=click.Choice(TARGETS), default="cpu", show_default=True, help="What runs the plan.")
+@click.option("--fp16", is_flag=True, help="Convolutions and matrix products in half precision.")
+@click.option("--sm", metavar="LIST", default="", help="Compute capabilities to build for, such as 86,89,120.")
+@click.option("--frames", type=int, help=f"Frames of a window.  [default: {FRAMES}]")
+@click.option("--tile", type=Size(), help=f"Area restored in one run.  [default: {TILE[0]}x{TILE[1]}]")
+@click.option("--flow-size", type=Size(), help="Area whose flow is computed in one run.  [default: the tile]")
+@click.option("--tile-overlap", type=int, help=f"Pixels shared by neighbouring tiles.  [default: {TILE_OVERLAP}]")
+@click.option("--window-overlap", type=int, help=f"Frames shared by windows.  [default: {WINDOW_OVERLAP}]")
+@click.option("--no-check", is_flag=True, help="Skip the comparison with the reference.")
+@click.option("--no-cache", is_flag=True, help="Build every engine again.")
+@click.option("-q", "--quiet", is_flag=True, help="Print errors only.")
+@click.option("--debug", is_flag=True, help="Show tracebacks.")
+def export(
+    output: Path,
+    weights: Path | None,
+    raft: Path | None,
+    config: str | None,
+    source: Path | None,
+    target: Target,
+    fp16: bool,
+    sm: str,
+    frames: int | None,
+    tile: tuple[int, int] | None,
+    flow_size: tuple[int, int] | None,
+    tile_overlap: int | None,
+    window_overlap: int | None,
+    no_check: bool,
+    no_cache: bool,
+    quiet: bool,
+    debug: bool,
+) -> None:
+    """Export a checkpoint as one plan file, after comparing every stage with the PyTorch reference."""
+
+    def show(step: str) -> None:
+        if not quiet:
+            click.echo(step, err=True)
+
+    traced = {
+        "--weights": weights,
+        "--raft": raft,
+        "--config": config,
+        "--frames": frames,
+        "--tile": tile,
+        "--flow-size": flow_size,
+        "--tile-overlap": tile_overlap,
+        "--window-overlap": window_overlap,
+    }
+    given = [option for option, value in traced.items() if value is not None]
+    if source is not None and given:
+        raise UsageError(f"expected --from alone, got {', '.join(given)} too; these are fixed in {source}")
+    capabilities = _compute_capabilities(sm)
+    with tempfile.TemporaryDirectory(prefix="bsst-export-") as folder:
+        rebuild = source is not None or target != "cpu" or fp16
+        if source is None:
+            source = Path(folder) / "cpu.plan" if rebuild else output
+            tile = tile or TILE
+            _export_cpu(
+                source,
+                load=(weights, raft, config),
+                sizes=(frames or FRAMES, tile, flow_size or tile),
+                overlaps=(
+                    TILE_OVERLAP if tile_overlap is None else tile_overlap,
+                    WINDOW_OVERLAP if window_overlap is None else window_overlap,
+                ),
+                check=not no_check,
+                show=show,
+            )
+        if rebuild:
+            _rebuild(source, output, target, "fp16" if fp16 else "fp32", capabilities, not no_cache, not no_check, show)
+    click.echo(f"{output}: {output.stat().st_size / 1e6:.1f} MB")
+
+
+def _export_cpu(
+    output: Path,
+    *,
+    load: tuple[Path | None, Path | None, str | None],
+    sizes: tuple[int, tuple[int, int], tuple[int, int]],
+    overlaps: tuple[int, int],
+    check: bool,
+    show: Callable[[str], None],
+) -> None:
+    try:
+        import onnxscript  # noqa: F401
+        import torch  # noqa: F401
+    except ImportError as error:
+        raise MissingDependencyError(error.name or "torch", "export", "bsst-export") from error
+    from bsst.export.export_plan import export_plan
+    from bsst.export.stage import Geometry
+    from bsst.reference.checkpoint import load_networks
+
+    networks = load_networks(*load)
+    if networks.unused:
+        show(f"{len(networks.unused)} checkpoint entries are not used by the network, as in the released files")
+    manifest = export_plan(
+        output,
+        networks,
+        Geometry(frames=sizes[0], tile=sizes[1], flow_size=sizes[2]),
+        tile_overlap=overlaps[0],
+        window_overlap=overlaps[1],
+        check=check,
+        progress=show,
+    )
+    for name, figure in manifest.parity.get("stages", {}).items():
+        show(f"{name:24} {figure:6.1f} dB against the reference")
+    if "clip" in manifest.parity:
+        show(f"{'whole clip':24} {manifest.parity['clip']:6.1f} dB against the reference")
+
+
+def _rebuild(
+    source: Path,
+    output: Path,
+    target: Target,
+    precision: Literal["fp32", "fp16"],
+    capabilities: tuple[str, ...],
+    cached: bool,
+    check: bool,
+    show: Callable[[str], None],
+) -> None:
+    try:
+        import onnx  # noqa: F401
+        import onnxscript  # noqa: F401
+    except ImportError as error:
+        raise MissingDependencyError(error.name or "onnx", "export", "building engines") from error
+    from bsst.engines.builder import BuildOptions
+    from bsst.engines.cache import EngineCache, cache_directory
+    from bsst.engines.rebuild import rebuild_plan
+
+    manifest = rebuild_plan(
+        source,
+        output,
+        target=target,
+        precision=precision,
+        options=BuildOptions(compute_capabilities=capabilities),
+        cache=EngineCache(directory=cache_directory() / "engines") if cached else None,
+        check=check,
+        progress=show,
+    )
+    if "fp16" in manifest.parity:
+        show(f"{'float16':24} {manifest.parity['fp16']['clip']:6.1f} dB against float32 on a clip, emulated on the CPU")
+
+
+def _compute_capabilities(text: str) -> tuple[str, ...]:
+    """`86,8.9,120` -> ("8.6", "8.9", "12.0")."""
+    names = [name.strip().replace(".", "") for name in text.split(",") if name.strip()]
+    if wrong := [name for name in names if not (name.isdecimal() and len(name) in (2, 3))]:
+        raise UsageError(f"expected --sm such as 86,89,120, got {wrong[0]}")
+    return tuple(f"{name[:-1]}.{name[-1]}" for name in names)
