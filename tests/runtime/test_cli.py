@@ -141,7 +141,8 @@ def test_help_shows_examples_and_every_status() -> None:
 
 
 SLOW = """
-import sys, time
+import signal, sys, time
+signal.signal(signal.SIGINT, signal.default_int_handler)  # background shells start their children with it ignored
 import bsst.runtime.network
 from bsst import cli
 from bsst.engines.plan import write_plan
