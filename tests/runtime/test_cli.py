@@ -14,8 +14,7 @@ from click.testing import CliRunner, Result
 
 import bsst.runtime.network
 from bsst import cli
-from bsst.engines.plan import write_plan
-from tests.engines.manifests import MEMBERS, manifest
+from bsst.runtime.network import DEFAULT_PLAN
 from tests.media import Clip, Identity, decode
 
 ROOT = Path(__file__).parents[2]
@@ -144,6 +143,7 @@ SLOW = """
 import signal, sys, time
 signal.signal(signal.SIGINT, signal.default_int_handler)  # background shells start their children with it ignored
 import bsst.runtime.network
+from bsst.runtime.network import DEFAULT_PLAN
 from bsst import cli
 from bsst.engines.plan import write_plan
 from tests.engines.manifests import MEMBERS, manifest
@@ -194,15 +194,20 @@ def test_importing_the_command_line_imports_nothing_heavy() -> None:
 
 
 def test_inspect_shows_a_plan_in_words_and_as_json(tmp_path: Path) -> None:
-    path = tmp_path / "edge.plan"
-    write_plan(path, manifest(), MEMBERS)
-    shown = CliRunner().invoke(cli.inspect, [str(path)])
+    shown = CliRunner().invoke(cli.inspect, [])
     assert shown.exit_code == 0
-    assert "edge: edge weights, trained for a test" in shown.stdout
-    assert "127x65 pixels, 16 shared" in shown.stdout
-    whole = json.loads(CliRunner().invoke(cli.main, ["inspect", "--json", str(path)]).stdout)
-    assert whole["frames"] == 2
-    path.write_bytes(path.read_bytes()[:-100])
+    assert "network        edge: " in shown.stdout
+    assert "256x256 pixels, 32 shared" in shown.stdout
+    whole = json.loads(CliRunner().invoke(cli.main, ["inspect", "--json", str(DEFAULT_PLAN)]).stdout)
+    assert whole["manifest"]["frames"] == 12
+    path = tmp_path / "edge.plan"
+    path.write_bytes(DEFAULT_PLAN.read_bytes()[:-100])
     damaged = CliRunner().invoke(cli.inspect, [str(path)])
     assert (damaged.exit_code, damaged.stdout) == (5, "")
     assert damaged.stderr.startswith("error: ")
+
+
+def test_doctor_reports_a_machine_without_gpu_and_succeeds() -> None:
+    report = CliRunner().invoke(cli.doctor, [])
+    assert report.exit_code == 0
+    assert "CPUExecutionProvider" in report.stdout
