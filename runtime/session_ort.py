@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import cache
 
 import onnxruntime as ort
 
@@ -31,6 +32,8 @@ class OrtSession:
         options.log_severity_level = 3
         # Stages run one after another: a pool that spins after its own call slows down the next stage's.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        _share_arena()
+        options.add_session_config_entry("session.use_env_allocators", "1")
         self._name = name
         try:
             self._session = ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
@@ -56,6 +59,13 @@ class OrtSession:
                     f"stage {self._name}: expected enough memory, got {reason}; use a smaller tile"
                 ) from error
             raise ModelError(f"stage {self._name}: expected a result, got {reason}") from error
+
+
+@cache
+def _share_arena() -> None:
+    """One memory arena for all sessions of the process: only one stage runs at a time, so each reuses the others'."""
+    info = ort.OrtMemoryInfo("Cpu", ort.OrtAllocatorType.ORT_ARENA_ALLOCATOR, 0, ort.OrtMemType.DEFAULT)
+    ort.create_and_register_allocator(info, ort.OrtArenaCfg(0, -1, -1, -1))  # library defaults
 
 
 def _first_line(error: Exception) -> str:
