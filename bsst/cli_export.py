@@ -24,7 +24,7 @@ EXPORT_EXAMPLES = """\b
 Examples:
   bsst-export -o edge.plan                                         packaged weights, any CPU
   bsst-export --weights BSST_gopro.pth --raft raft-things.pth -o gopro.plan
-  bsst-export --frames 24 --tile 512x512 -o edge24.plan
+  bsst-export --frames 8 --tile 512x512 -o edge8.plan
   bsst-export --fp16 --target tensorrt-rtx --sm 86,89,120 -o rtx.plan
   bsst-export --from edge.plan --fp16 --target tensorrt -o engine.plan
 
