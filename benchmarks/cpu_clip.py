@@ -58,7 +58,7 @@ def main() -> None:
     print(f"the plan is {ratio:.2f} times as fast as PyTorch eager")
 
 
-def _networks(options: argparse.Namespace):  # noqa: ANN202 - torch is imported on one side only
+def _networks(options: argparse.Namespace):
     from tests.networks import seeded
 
     return seeded(options.config)
