@@ -36,7 +36,7 @@ class Command(click.Command):
         """Run; translate exceptions."""
         try:
             return super().invoke(ctx)
-        except (click.ClickException, click.exceptions.Exit, click.Abort):
+        except (click.ClickException, click.exceptions.Exit, click.Abort, BrokenPipeError):  # click ends quietly
             raise
         except BsstError as error:
             _fail(str(error), error.exit_code, error, ctx)

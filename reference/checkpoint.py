@@ -160,8 +160,13 @@ def _recognise(
 ) -> NetworkConfig:
     """Configuration whose parameters all have the shapes found; the one stored in the file is tried first."""
     candidates = [CONFIGS[wanted]] if wanted else list(CONFIGS.values())
-    if "config" in metadata and wanted in (None, json.loads(metadata["config"]).get("name")):
-        candidates.insert(0, config_from_json(json.loads(metadata["config"])))
+    if "config" in metadata:
+        try:
+            stored = config_from_json(json.loads(metadata["config"]))
+        except (json.JSONDecodeError, TypeError, UsageError) as error:
+            raise CheckpointError(f"{path}: expected a stored configuration that bsst wrote, got {error}") from error
+        if wanted in (None, stored.name):
+            candidates.insert(0, stored)
     problems = []
     for config in candidates:
         with torch.device("meta"):

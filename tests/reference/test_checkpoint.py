@@ -83,6 +83,13 @@ def test_safetensors_with_stored_configuration_loads(tmp_path) -> None:
     assert networks.label == "a test"
 
 
+@pytest.mark.parametrize("config", ["{", "[1]", "{}", '{"name": "edge", "raft": {"speed": 3}}'])
+def test_broken_stored_configuration_is_refused_in_words(config: str, tmp_path) -> None:
+    save_file(edge_state(), tmp_path / "edge.safetensors", {"config": config})
+    with pytest.raises(CheckpointError, match="expected a stored configuration that bsst wrote"):
+        load_networks(tmp_path / "edge.safetensors")
+
+
 def test_digest_follows_the_values(tmp_path) -> None:
     digests = set()
     for value in (0.0, 0.0, 1.0):
