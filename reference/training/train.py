@@ -1,11 +1,13 @@
 """Train the edge deblurring network on cached clips with flows already found; stop and resume at any time.
 
     python -m bsst.reference.training.train --data DIR --run DIR --flow RUN/flow.safetensors --minutes 75
+    python -m bsst.reference.training.train ... --run NEW --start OLD/deblur.pt --phase-ends 0 0.5 --minutes 120
 
 Three phases. Align: encoder, propagation and reconstruction alone, read out by linear heads at 1/4 scale, with some
 frames robbed of their detail, so that only aligned neighbours can bring it back. Lean: the decoder too, but neither
 sparse attention nor shift blocks. Full: every stage; what was left out starts as the identity, so nothing jumps.
 Two single-threaded workers beat two threads on layers this small; they average their weights every few steps.
+`--start` takes up the state of an earlier run under a new clock and schedule.
 Writes RUN/deblur.pt (state, every checkpoint), RUN/deblur.jsonl (log) and RUN/deblur.safetensors (averaged weights).
 """
 
@@ -45,11 +47,10 @@ LEARNING_RATE, WARM_UP, CLIP_NORM = 8e-4, 200, 10.0
 FLOOR = 5e-5
 """Added to the mean squared error inside the logarithm: frames better than 43 dB count less and less."""
 REAL_SHARE = (0.15, 0.4)
-"""Share of real clips at first and after `STRONG_UNTIL`."""
-STRONG_UNTIL = 0.45
-"""Share of the run without near-sharp simulated clips: they teach restraint, not alignment."""
-ALIGN_UNTIL, LEAN_UNTIL = 0.25, 0.85
-"""Ends of the first two phases, as shares of the run."""
+"""Share of real clips at first and later: from the end of the first third of the lean phase. Until then there are no
+near-sharp simulated clips either: they teach restraint, not alignment."""
+PHASE_ENDS = (0.25, 0.85)
+"""Ends of the align and the lean phase, as shares of the run."""
 ALIGN = {"clips": 2, "frames": 5, "crop": 96}
 LEAN = {"clips": 2, "frames": 5, "crop": 80}
 FULL = {"clips": 1, "frames": 5, "crop": 128}
@@ -183,12 +184,35 @@ def gradient_norms(net: BSSTNet) -> dict[str, float]:
     return {name: round(value**0.5, 5) for name, value in squares.items()}
 
 
-def train(data: Path, run: Path, flow: Path, *, minutes: float, workers: int, seed: int, half_precision: bool) -> None:
-    """Train until `minutes` of wall time, earlier runs included, have passed."""
+def train(
+    data: Path,
+    run: Path,
+    flow: Path,
+    *,
+    minutes: float,
+    phase_ends: tuple[float, float] = PHASE_ENDS,
+    start: Path | None = None,
+    workers: int = 2,
+    seed: int = 1,
+    half_precision: bool = False,
+) -> None:
+    """Train until `minutes` of wall time in this run, stops excluded, have passed.
+
+    Args:
+        data: clips with their flows.
+        run: state, log and weights; a state found here is resumed.
+        flow: weights of the flow network, for the validation clips.
+        minutes: length of the schedule.
+        phase_ends: ends of the align and the lean phase, as shares of the run.
+        start: state of another run to begin with.
+        workers: processes.
+        seed: of every random choice.
+        half_precision: bfloat16 convolutions.
+    """
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         address = f"tcp://127.0.0.1:{free.getsockname()[1]}"
-    options = _Options(data, run, flow, minutes, workers, seed, half_precision, address)
+    options = _Options(data, run, flow, minutes, phase_ends, start, workers, seed, half_precision, address)
     multiprocessing.spawn(_work, (options,), nprocs=workers)  # type: ignore[attr-defined, no-untyped-call]
 
 
@@ -198,6 +222,8 @@ class _Options:
     run: Path
     flow: Path
     minutes: float
+    phase_ends: tuple[float, float]
+    start: Path | None
     workers: int
     seed: int
     half_precision: bool
@@ -221,27 +247,30 @@ def _work(rank: int, options: _Options) -> None:
     modules: dict[str, Any] = {"net": net, "heads": heads, "average": average, "optimiser": optimiser}
     step, seconds = 0, 0.0
     state = options.run / "deblur.pt"
-    if state.exists():
-        saved = torch.load(state, weights_only=True)
+    known = state if state.exists() else options.start
+    if known is not None:
+        saved = torch.load(known, weights_only=True)
         for name, module in modules.items():
             module.load_state_dict(saved[name])
-        step, seconds = saved["step"], saved["seconds"]
+        step, seconds = saved["step"], saved["seconds"] if known == state else 0.0
     rng = np.random.default_rng((options.seed, step, rank))
     examples = validation(options.data, options.flow) if rank == 0 else []
     start, last = time.monotonic() - seconds, seconds
     history: list[tuple[float, float]] = []
     before, first = "", step
+    align_until, lean_until = options.phase_ends
+    strong_until = align_until + (lean_until - align_until) / 3
 
     while True:
         progress = min(seconds / (60 * options.minutes), 1.0)
-        phase: Phase = "align" if progress < ALIGN_UNTIL else "lean" if progress < LEAN_UNTIL else "full"
+        phase: Phase = "align" if progress < align_until else "lean" if progress < lean_until else "full"
         if phase != before:
             before, first = phase, step
         for group in optimiser.param_groups:
             group["lr"] = LEARNING_RATE * min(1, (step - first + 1) / WARM_UP) * _late_cosine(progress)
         samples = {"align": ALIGN, "lean": LEAN, "full": FULL}[phase]
-        batch = _batch(real, simulated, rng, progress < STRONG_UNTIL, **samples)
-        batch = _rob(batch, rng, ROBBED * max(0.0, 1 - progress / LEAN_UNTIL))
+        batch = _batch(real, simulated, rng, progress < strong_until, **samples)
+        batch = _rob(batch, rng, ROBBED * max(0.0, 1 - progress / lean_until) if lean_until else 0.0)
         with torch.autocast("cpu", torch.bfloat16, enabled=options.half_precision):
             restored, features = run_stages(net, batch, phase)
             loss = _log_error((restored.float() - batch.sharp).flatten(0, 1))
@@ -249,7 +278,7 @@ def _work(rank: int, options: _Options) -> None:
             if phase == "align":
                 total = heads.loss(features[1:], batch)
             elif phase == "lean":
-                faded = AUXILIARY * (LEAN_UNTIL - progress) / (LEAN_UNTIL - ALIGN_UNTIL)
+                faded = AUXILIARY * (lean_until - progress) / (lean_until - align_until)
                 total = loss + faded * heads.loss(features[1:], batch)
         identity = _log_error((batch.blurry - batch.sharp).flatten(0, 1))
         optimiser.zero_grad()
@@ -338,10 +367,13 @@ if __name__ == "__main__":
     parser.add_argument("--run", type=Path, required=True)
     parser.add_argument("--flow", type=Path, required=True)
     parser.add_argument("--minutes", type=float, default=75)
+    parser.add_argument("--phase-ends", type=float, nargs=2, default=PHASE_ENDS)
+    parser.add_argument("--start", type=Path, help="state of an earlier run to begin with")
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--half-precision", action="store_true", help="bfloat16 convolutions (AVX512-BF16 or newer)")
     arguments = parser.parse_args()
-    options = {name: getattr(arguments, name) for name in ("minutes", "workers", "seed", "half_precision")}
+    options = {name: getattr(arguments, name) for name in ("minutes", "start", "workers", "seed", "half_precision")}
+    options["phase_ends"] = tuple(arguments.phase_ends)
     arguments.run.mkdir(parents=True, exist_ok=True)
     train(arguments.data, arguments.run, arguments.flow, **options)
