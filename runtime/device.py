@@ -90,8 +90,8 @@ class Stream(Protocol):
 
         Args:
             name: for traces and messages.
-            work: on a CUDA device called at once, issuing asynchronous calls on `handle`; elsewhere called when its turn
-                comes, on the stream's thread.
+            work: on a CUDA device called at once, to issue asynchronous calls on `handle`; elsewhere called when its
+                turn comes, on the stream's thread.
             reads: every tensor that the operation reads.
             writes: every tensor that it writes.
         """
