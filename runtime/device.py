@@ -1,8 +1,11 @@
 """Devices: memory, streams of operations, and events that order them.
 
-One seam, three implementations: `device_host.py` (a worker thread per stream), `device_cuda.py` (pycuda) and
-`device_recording.py` (every access gets a vector clock; tests only). Operations of one stream run in order; operations
-of different streams run in any order unless an event stands between them.
+One seam, three implementations: `device_host.py` (a worker thread per stream), `device_cuda.py` (pycuda) and, for
+tests, `tests/runtime/recording.py` (every access gets a vector clock). Operations of one stream run in order;
+operations of different streams run in any order unless an event stands between them.
+
+Any thread may call a device. A stream, and the sessions enqueued on it, are used by one thread at a time, which need
+not be the thread that made them.
 """
 
 from __future__ import annotations
@@ -140,6 +143,14 @@ class Device(Protocol):
 
     def host_array(self, shape: tuple[int, ...], dtype: str) -> Array:
         """Host memory that copies can run from asynchronously (pinned on CUDA)."""
+        ...
+
+    def abort(self) -> None:
+        """Drop operations that have not started, where the device can, and wait for those that have.
+
+        Threads that wait for dropped operations get a BsstError. Afterwards failures are forgotten and the device can
+        be used again.
+        """
         ...
 
     def close(self) -> None:
