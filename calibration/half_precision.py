@@ -1,10 +1,13 @@
-"""Which values of a graph are computed in float16: decided by what they mean, not by how large they are.
+"""Which values of a graph are computed in 16 bits: decided by what they mean, not by how large they are.
 
-    products        Conv, ConvTranspose, Gemm, MatMul                       always float16
+"Half" is float16 or bfloat16 below.
+
+    products        Conv, ConvTranspose, Gemm, MatMul                       always half
+    Q/DQ            QuantizeLinear, DequantizeLinear around products        always half
     sensitive       normalisation, softmax, long sums, sampling, ordering   always float32
     protected       whatever a coordinate, a flow, an index, a comparison   float32, back to the product that
                     or a float32 output is computed from                    made it, and all that mixes with it
-    the rest        activations, sums and copies of features                float16 as soon as one operand is
+    the rest        activations, sums and copies of features                half as soon as one operand is
 
 A pixel position in float16 is off by 0.06 px at column 100 and by 0.5 px at column 1000, while a feature rounded to
 11 bits costs nothing visible: magnitude based rules see no difference between the two (facts: TensorRT's own fp16
@@ -22,7 +25,7 @@ from onnx import TensorProto, numpy_helper
 
 from bsst.errors import ExportError
 
-__all__ = ["PRODUCTS", "Assignment", "assign_precision", "node_inputs", "value_types"]
+__all__ = ["PRODUCTS", "QDQ", "Assignment", "assign_precision", "node_inputs", "value_types"]
 
 PRODUCTS = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
 SENSITIVE = frozenset(
@@ -39,8 +42,9 @@ COORDINATES = {"GridSample": (1,), "DeformConv": (2, 4)}
 FIXED_FLOAT = {"Resize": (1, 2), "Upsample": (1,)}
 """Inputs whose type the operator fixes at float32 (scales)."""
 
-_FLOATS = (TensorProto.FLOAT, TensorProto.FLOAT16)
-_HALF_MAX = 65504.0
+QDQ = frozenset({"QuantizeLinear", "DequantizeLinear"})
+
+_FLOATS = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,21 +52,27 @@ class Assignment:
     """Result of the analysis."""
 
     half: frozenset[int]
-    """Indices of the nodes whose floating point operands and results are float16."""
+    """Indices of the nodes whose floating point operands and results are half."""
     protected: frozenset[str]
     """Values that stay float32 because of what is computed from them."""
 
 
 def assign_precision(
-    model: onnx.ModelProto, types: Mapping[str, int], *, half_tensors: Collection[str], operators: Operators
+    model: onnx.ModelProto,
+    types: Mapping[str, int],
+    *,
+    half_tensors: Collection[str],
+    operators: Operators,
+    largest: float = 65504.0,
 ) -> Assignment:
     """Decide for every node of the main graph.
 
     Args:
         model: float32 graph in topological order without subgraphs.
         types: element type of every value, from `value_types`.
-        half_tensors: graph inputs and outputs that are float16.
+        half_tensors: graph inputs and outputs that are half.
         operators: custom operators, node type -> meaning of its inputs (`feature`, `float32`, `int32`).
+        largest: finite number of the half type; a node with a larger constant stays float32.
     """
     graph = model.graph
     constants = {tensor.name: tensor for tensor in graph.initializer}
@@ -73,6 +83,8 @@ def assign_precision(
         floats = [name for name in node_inputs(node) if types.get(name) in _FLOATS]
         if node.op_type in operators:
             chosen = any(meaning == "feature" for meaning in operators[node.op_type])
+        elif node.op_type in QDQ:
+            chosen = True
         elif node.op_type in PRODUCTS:
             chosen = types.get(node.output[0]) in _FLOATS
         elif node.op_type in SENSITIVE or any(types.get(name) not in _FLOATS for name in node.output):
@@ -83,7 +95,7 @@ def assign_precision(
                 and not protected.intersection(node.output)
                 and not protected.intersection(name for name in floats if name not in constants)
             )
-        if chosen and all(_fits_half(constants[name]) for name in floats if name in constants):
+        if chosen and all(_fits(constants[name], largest) for name in floats if name in constants):
             half.add(index)
             half_values.update(node.output)
     return Assignment(half=frozenset(half), protected=frozenset(protected))
@@ -152,6 +164,8 @@ def _coordinates(node: onnx.NodeProto, types: Mapping[str, int], operators: Oper
         ]
     if node.op_type in COORDINATES:
         return [node.input[index] for index in COORDINATES[node.op_type] if index < len(node.input)]
+    if node.op_type in QDQ:
+        return []
     to_other_type = any(types.get(name) not in _FLOATS for name in node.output if name)
     return list(node.input) if to_other_type and node.op_type != "Shape" else []
 
@@ -161,8 +175,8 @@ def _operands_of_meaning(node: onnx.NodeProto) -> list[str]:
     return list(node.input[1:]) if node.op_type == "GridSample" else list(node.input)
 
 
-def _fits_half(tensor: TensorProto) -> bool:
+def _fits(tensor: TensorProto, largest: float) -> bool:
     if tensor.data_type not in _FLOATS:
         return True
     values = np.abs(numpy_helper.to_array(tensor))
-    return values.size == 0 or float(values.max()) <= _HALF_MAX
+    return values.size == 0 or float(values.max()) <= largest

@@ -14,8 +14,8 @@ from typing import Any, cast, get_args
 import onnx
 
 from bsst.calibration.clip_parity import moving_texture, psnr, restore_clip
-from bsst.calibration.emulate_fp16 import emulate_fp16
-from bsst.calibration.fp16 import feature_tensors, precision_shares, to_fp16
+from bsst.calibration.emulate_half import emulate_half
+from bsst.calibration.half import feature_tensors, precision_shares, to_half
 from bsst.engines.builder import Builder, BuildOptions, StageGraph, build_stage
 from bsst.engines.cache import EngineCache
 from bsst.engines.cpu_ort import OrtBuilder
@@ -131,7 +131,7 @@ def _prepare(plan: Plan, stage: str, target: Target, precision: Precision) -> on
     model = onnx.load_from_string(plan.member(stage))
     # TensorRT takes the plugin-free graphs here too: plugins need the compilers of the export machine.
     lowered = lower(model, "tensorrt-rtx" if target.startswith("tensorrt") or precision == "fp16" else "cpu")
-    return lowered if precision == "fp32" else to_fp16(lowered, half_tensors=feature_tensors(lowered))
+    return lowered if precision == "fp32" else to_half(lowered, "float16", half_tensors=feature_tensors(lowered))
 
 
 def _compute_capabilities(builder: Builder, options: BuildOptions) -> tuple[str, ...]:
@@ -163,7 +163,7 @@ def _measure_fp16(plan: Plan, models: Mapping[str, onnx.ModelProto]) -> dict[str
     manifest = plan.manifest
     exact = {name: OrtSession(name, plan.member(name), threads=0) for name in models}
     rounded = {
-        name: OrtSession(name, emulate_fp16(model).SerializeToString(), threads=0) for name, model in models.items()
+        name: OrtSession(name, emulate_half(model).SerializeToString(), threads=0) for name, model in models.items()
     }
     size = [max(pair) for pair in zip(manifest.tile, manifest.flow_size, strict=True)]
     clip = moving_texture(manifest.frames, *size)

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import onnx
@@ -9,8 +9,8 @@ import pytest
 from numpy.typing import NDArray
 from onnx import TensorProto, numpy_helper, parser
 
-from bsst.calibration.emulate_fp16 import emulate_fp16
-from bsst.calibration.fp16 import feature_tensors, precision_shares, to_fp16
+from bsst.calibration.emulate_half import emulate_half
+from bsst.calibration.half import HalfType, feature_tensors, precision_shares, to_half
 from bsst.calibration.half_precision import value_types
 from bsst.errors import ExportError
 
@@ -69,7 +69,7 @@ WARP = graph(
 
 
 def test_coordinates_stay_float32_back_to_the_convolution_that_made_them() -> None:
-    half = to_fp16(WARP)
+    half = to_half(WARP, "float16")
     assert dtypes(half) == {
         "Conv": "FLOAT16",
         "Relu": "FLOAT16",
@@ -89,9 +89,9 @@ def test_float16_coordinates_would_cost_twenty_decibels_more() -> None:
     columns = np.arange(1201)[None, None, None, :] * np.array([0.05, 0.11, 0.23])[None, :, None, None]
     frame = np.sin(columns + np.arange(9)[None, None, :, None])
     (expected,) = run(WARP, frame=frame)
-    (ours,) = run(emulate_fp16(to_fp16(WARP)), frame=frame)
+    (ours,) = run(emulate_half(to_half(WARP, "float16")), frame=frame)
     careless = onnx.ModelProto()
-    careless.CopyFrom(to_fp16(WARP))
+    careless.CopyFrom(to_half(WARP, "float16"))
     for node in careless.graph.node:
         if node.op_type == "Mul":
             node.input[0] = "rounded_pixels"
@@ -100,7 +100,7 @@ def test_float16_coordinates_would_cost_twenty_decibels_more() -> None:
     for name, source, kind in (("half_pixels", "pixels", 10), ("rounded_pixels", "half_pixels", 1)):
         position += 1
         careless.graph.node.insert(position, onnx.helper.make_node("Cast", [source], [name], to=kind))
-    (rounded,) = run(emulate_fp16(careless), frame=frame)
+    (rounded,) = run(emulate_half(careless), frame=frame)
     peak = np.abs(expected).max()
 
     def psnr(got: NDArray[Any]) -> float:
@@ -126,7 +126,7 @@ def test_sensitive_operators_and_integers_stay_as_they_are() -> None:
         scale=np.ones(24),
         m=np.eye(24),
     )
-    assert dtypes(to_fp16(model)) == {
+    assert dtypes(to_half(model, "float16")) == {
         "LayerNormalization": "FLOAT",
         "Transpose": "FLOAT",
         "MatMul": "FLOAT16",
@@ -149,7 +149,7 @@ def test_a_residual_of_features_is_float16_and_of_pixels_float32() -> None:
         w=RNG.normal(0, 0.2, (4, 4, 3, 3)),
     )
     assert feature_tensors(model) == {"full", "half"}
-    half = to_fp16(model, half_tensors=feature_tensors(model))
+    half = to_half(model, "float16", half_tensors=feature_tensors(model))
     assert dtypes(half) == {"Conv": "FLOAT16", "Add": "FLOAT+FLOAT16"}
     kinds = {v.name: v.type.tensor_type.elem_type for v in (*half.graph.input, *half.graph.output)}
     assert kinds == {"full": 10, "frame": 1, "half": 10, "sharp": 1}
@@ -168,7 +168,7 @@ def test_an_output_that_is_also_used_inside_keeps_its_name_and_type() -> None:
         w=RNG.normal(0, 0.2, (4, 4, 3, 3)),
     )
     x = RNG.normal(size=(1, 4, 7, 5))
-    for expected, got in zip(run(model, x=x), run(to_fp16(model), x=x), strict=True):
+    for expected, got in zip(run(model, x=x), run(to_half(model, "float16"), x=x), strict=True):
         assert got.dtype == np.float32
         np.testing.assert_allclose(got, expected, atol=3e-3)
 
@@ -188,7 +188,7 @@ def test_positions_that_become_indices_are_protected() -> None:
         zero=np.float32(0),
         seven=np.float32(7),
     )
-    assert dtypes(to_fp16(model)) == {
+    assert dtypes(to_half(model, "float16")) == {
         "MatMul": "FLOAT16",
         "Add": "FLOAT",
         "Clip": "FLOAT",
@@ -206,7 +206,7 @@ def test_a_large_product_is_scaled_before_it_is_summed() -> None:
         root=np.float32(64),
     )
     a, b = np.full((9, 4096), 6.0), np.full((4096, 7), 6.0)
-    (got,) = run(emulate_fp16(to_fp16(model)), a=a, b=b)
+    (got,) = run(emulate_half(to_half(model, "float16")), a=a, b=b)
     np.testing.assert_allclose(got, run(model, a=a, b=b)[0], rtol=1e-3)
     assert 6 * 6 * 4096 > 65504
 
@@ -221,7 +221,7 @@ def test_scales_of_resize_stay_float32() -> None:
         w=RNG.normal(0, 0.2, (4, 4, 3, 3)),
         scales=[1, 1, 2, 2],
     )
-    half = to_fp16(model, half_tensors={"decoded"})
+    half = to_half(model, "float16", half_tensors={"decoded"})
     assert dtypes(half) == {"Conv": "FLOAT16", "Resize": "FLOAT16"}
     assert {t.name: t.data_type for t in half.graph.initializer}["scales"] == TensorProto.FLOAT
 
@@ -237,7 +237,7 @@ def test_custom_operators_take_each_input_as_it_means() -> None:
         }"""
     model = parser.parse_model(text)
     model.graph.initializer.append(numpy_helper.from_array(np.ones((4, 4, 3, 3), np.float32), "w"))
-    half = to_fp16(model, half_tensors={"half"}, operators={"BsstFlowWarp": ("feature", "float32")})
+    half = to_half(model, "float16", half_tensors={"half"}, operators={"BsstFlowWarp": ("feature", "float32")})
     warp = next(node for node in half.graph.node if node.op_type == "BsstFlowWarp")
     produced = {name: node for node in half.graph.node for name in node.output}
     assert produced[warp.input[0]].op_type == "Conv"
@@ -248,7 +248,7 @@ def test_custom_operators_take_each_input_as_it_means() -> None:
 def test_constants_beyond_float16_are_refused() -> None:
     model = graph("stage (float[2,3] x) => (float[2,4] y) { y = MatMul (x, w) }", w=np.full((3, 4), 1e5))
     with pytest.raises(ExportError, match=r"expected every convolution and matrix product in float16.*65504"):
-        to_fp16(model)
+        to_half(model, "float16")
 
 
 def test_control_flow_is_refused() -> None:
@@ -261,10 +261,39 @@ def test_control_flow_is_refused() -> None:
         }"""
     )
     with pytest.raises(ExportError, match="no control flow, got If"):
-        to_fp16(model)
+        to_half(model, "float16")
 
 
 def test_the_pass_leaves_its_input_alone() -> None:
     before = WARP.SerializeToString(deterministic=True)
-    to_fp16(WARP)
+    to_half(WARP, "float16")
     assert WARP.SerializeToString(deterministic=True) == before
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_both_half_types_follow_the_same_meaning(dtype: HalfType) -> None:
+    half = to_half(WARP, dtype)
+    name = dtype.upper()
+    assert dtypes(half) == {
+        "Conv": name,
+        "Relu": name,
+        **{op: "FLOAT" for op in ("Transpose", "Add", "Mul", "Sub", "GridSample")},
+    }
+    assert precision_shares(half) == {dtype: 1.0}
+
+
+def test_bfloat16_costs_eight_times_the_error_of_float16_and_holds_larger_numbers() -> None:
+    model = graph(
+        "stage (float[1,4,7,5] x) => (float[1,4,7,5] decoded) { decoded = Conv <pads=[1,1,1,1]> (x, w) }",
+        w=RNG.normal(0, 0.2, (4, 4, 3, 3)),
+    )
+    x = RNG.normal(size=(1, 4, 7, 5)).astype(np.float32)
+    (expected,) = run(model, x=x)
+    errors = {}
+    for dtype in get_args(HalfType):
+        emulated = emulate_half(to_half(model, dtype, half_tensors={"decoded"}))
+        errors[dtype] = float(np.sqrt(np.mean((run(emulated, x=x)[0] - expected) ** 2)))
+        large = run(emulated, x=x * 1e6)[0]
+        assert np.isfinite(large).all() == (dtype == "bfloat16")
+    assert 4 < errors["bfloat16"] / errors["float16"] < 16
+    to_half(graph("stage (float[2,3] x) => (float[2,4] y) { y = MatMul (x, w) }", w=np.full((3, 4), 1e5)), "bfloat16")

@@ -7,9 +7,9 @@ import onnx
 import onnxruntime as ort
 import pytest
 from numpy.typing import NDArray
-from onnx import parser
+from onnx import TensorProto, helper, numpy_helper, parser
 
-from bsst.calibration.emulate_fp16 import emulate_fp16
+from bsst.calibration.emulate_half import emulate_half
 
 CHAIN = parser.parse_model("""<ir_version: 9, opset_import: ["" : 19]>
     chain (float[37,37] x) => (float[37,37] y) {
@@ -38,18 +38,44 @@ def numpy_half(x: NDArray[np.float32]) -> NDArray[np.float32]:
 @pytest.mark.parametrize("size", [0.02, 1.0, 100.0])
 def test_every_step_rounds_exactly_as_float16_does(size: float) -> None:
     x = np.random.default_rng(1).normal(0, size, (37, 37)).astype(np.float32)
-    onnx.checker.check_model(emulate_fp16(CHAIN), full_check=True)
-    got, expected = run(emulate_fp16(CHAIN), x), numpy_half(x)
+    onnx.checker.check_model(emulate_half(CHAIN), full_check=True)
+    got, expected = run(emulate_half(CHAIN), x), numpy_half(x)
     normal = np.square(x) > 2**-14  # the smallest intermediate is no subnormal
     assert normal.sum() > 500
     np.testing.assert_array_equal(got[normal], expected[normal])
+
+
+@pytest.mark.parametrize("size", [1e-20, 1.0, 1e10])
+def test_every_step_rounds_exactly_as_bfloat16_does(size: float) -> None:
+    chain = onnx.ModelProto()
+    chain.CopyFrom(CHAIN)
+    chain.graph.node[0].attribute[0].i = TensorProto.BFLOAT16
+    bfloat16 = helper.tensor_dtype_to_np_dtype(TensorProto.BFLOAT16)
+    x = np.random.default_rng(1).normal(0, size, (37, 37)).astype(np.float32)
+    h = x.astype(bfloat16)
+    expected = np.maximum(h * h + h, 0).astype(np.float32)
+    np.testing.assert_array_equal(run(emulate_half(chain), x), expected)
+
+
+def test_constants_in_bfloat16_stay_what_they_are() -> None:
+    model = parser.parse_model("""<ir_version: 9, opset_import: ["" : 19]>
+        scale (float[7] x) => (float[7] y) {
+          h = Cast <to=16> (x)
+          a = Mul (h, third)
+          y = Cast <to=1> (a)
+        }""")
+    bfloat16 = helper.tensor_dtype_to_np_dtype(TensorProto.BFLOAT16)
+    third = np.asarray(1 / 3, bfloat16)
+    model.graph.initializer.append(numpy_helper.from_array(third, "third"))
+    x = np.arange(7, dtype=np.float32)
+    np.testing.assert_array_equal(run(emulate_half(model), x), (x.astype(bfloat16) * third).astype(np.float32))
 
 
 def test_overflow_is_infinite_where_float16_overflows() -> None:
     x = np.linspace(200, 300, 37 * 37, dtype=np.float32).reshape(37, 37)
     expected = numpy_half(x)
     assert 0 < np.isinf(expected).sum() < expected.size
-    np.testing.assert_array_equal(run(emulate_fp16(CHAIN), x), expected)
+    np.testing.assert_array_equal(run(emulate_half(CHAIN), x), expected)
 
 
 def test_onnx_runtime_itself_leaves_roundings_out() -> None:

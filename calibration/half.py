@@ -1,14 +1,18 @@
-"""Graph pass `--fp16`: float32 graph -> the same graph with products in float16 and coordinates in float32.
+"""Graph passes `--fp16` and `--bf16`: float32 graph -> the same with products in 16 bits, coordinates in float32.
 
 Requires: opset 19, one static graph of standard operators (or nodes of `operators`), types known.
-Ensures: every convolution and matrix product is float16 (checked), names, shapes and order of inputs and outputs
+Ensures: every convolution and matrix product is half (checked), names, shapes and order of inputs and outputs
 stay, and only `half_tensors` among them change their type.
+
+Opset 19 of ONNX has no Conv in bfloat16 (22 does, but from 20 on TensorRT samples grids by the nearest pixel, see
+`export/lint.py`), so `onnx.checker` refuses bf16 graphs; TensorRT-RTX 1.7 compiles them for SM 80 and later.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Collection, Mapping
+from typing import Literal
 
 import numpy as np
 import onnx
@@ -17,35 +21,41 @@ from onnx import NodeProto, TensorProto, helper, numpy_helper
 from bsst.calibration.half_precision import PRODUCTS, assign_precision, node_inputs, value_types
 from bsst.errors import ExportError
 
-__all__ = ["feature_tensors", "precision_shares", "to_fp16"]
+__all__ = ["HalfType", "feature_tensors", "precision_shares", "to_half"]
+
+HalfType = Literal["float16", "bfloat16"]
 
 FEATURES = re.compile(r"full|half|quarter|state\d?|feature_\d+|reconstruction|attended|decoded")
 """Stage inputs and outputs that hold features; the others hold pixels, flows, motion maps, tables or RAFT features."""
 
-_FLOATS = (TensorProto.FLOAT, TensorProto.FLOAT16)
+_FLOATS = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16)
+_KINDS: dict[HalfType, int] = {"float16": TensorProto.FLOAT16, "bfloat16": TensorProto.BFLOAT16}
+_LARGEST: dict[HalfType, float] = {"float16": 65504.0, "bfloat16": 3.3895313892515355e38}
 
 
 def feature_tensors(model: onnx.ModelProto) -> frozenset[str]:
-    """Inputs and outputs of a stage that may be float16, by name."""
+    """Inputs and outputs of a stage that may be half, by name."""
     names = (value.name for value in (*model.graph.input, *model.graph.output))
     return frozenset(name for name in names if FEATURES.fullmatch(name))
 
 
-def to_fp16(
+def to_half(
     model: onnx.ModelProto,
+    dtype: HalfType,
     *,
     half_tensors: Collection[str] = (),
     operators: Mapping[str, tuple[str, ...]] | None = None,
 ) -> onnx.ModelProto:
-    """Copy of the model with features in float16.
+    """Copy of the model with features in 16 bits.
 
     Args:
-        model: float32 stage, lowered for its target.
-        half_tensors: inputs and outputs that become float16, see `feature_tensors`; the others keep their type.
+        model: float32 stage, lowered for its target, with or without Q/DQ pairs.
+        dtype: the 16-bit type.
+        half_tensors: inputs and outputs that become half, see `feature_tensors`; the others keep their type.
         operators: custom operators left as nodes, node type -> meaning of each input (`feature`, `float32`, `int32`).
 
     Raises:
-        ExportError: a value of unknown type, control flow, or a product whose constants do not fit float16.
+        ExportError: a value of unknown type, control flow, or a product whose constants do not fit the type.
     """
     result = onnx.ModelProto()
     result.CopyFrom(model)
@@ -53,19 +63,25 @@ def to_fp16(
     _constants_to_initializers(result.graph)
     _scale_before_product(result.graph)
     types = value_types(result)
-    assignment = assign_precision(result, types, half_tensors=half_tensors, operators=known)
-    _Rewriter(result.graph, types, known).apply(assignment.half, frozenset(half_tensors))
-    _refuse_float_products(result)
+    assignment = assign_precision(result, types, half_tensors=half_tensors, operators=known, largest=_LARGEST[dtype])
+    rewriter = _Rewriter(result.graph, types, known, _KINDS[dtype])
+    rewriter.apply(assignment.half, frozenset(half_tensors))
+    _refuse_float_products(result, dtype)
     return result
 
 
 def precision_shares(model: onnx.ModelProto) -> dict[str, float]:
-    """Share of convolutions and matrix products (DeformConv included) of each type, read from the finished graph."""
+    """Share of convolutions and matrix products (DeformConv included) of each type, read from the finished graph.
+
+    A product is int8 where both its operands come out of DequantizeLinear: there a compiler takes the integers.
+    """
     types = value_types(model)
+    dequantized = {node.output[0] for node in model.graph.node if node.op_type == "DequantizeLinear"}
     counts: dict[str, int] = {}
     for node in model.graph.node:
         if node.op_type in PRODUCTS or node.op_type == "DeformConv":
             name = str(helper.tensor_dtype_to_np_dtype(types[node.output[0]]))
+            name = "int8" if dequantized.issuperset(node.input[:2]) else name
             counts[name] = counts.get(name, 0) + 1
     total = sum(counts.values())
     return {name: count / total for name, count in sorted(counts.items())}
@@ -74,8 +90,11 @@ def precision_shares(model: onnx.ModelProto) -> dict[str, float]:
 class _Rewriter:
     """One walk over the nodes that gives each operand the type its node asks for."""
 
-    def __init__(self, graph: onnx.GraphProto, types: dict[str, int], operators: Mapping[str, tuple[str, ...]]) -> None:
+    def __init__(
+        self, graph: onnx.GraphProto, types: dict[str, int], operators: Mapping[str, tuple[str, ...]], half: int
+    ) -> None:
         self.graph = graph
+        self.half = half
         self.types = dict(types)
         self.operators = operators
         self.constants = {tensor.name: tensor for tensor in graph.initializer}
@@ -85,20 +104,27 @@ class _Rewriter:
     def apply(self, half: frozenset[int], half_tensors: frozenset[str]) -> None:
         for value in (*self.graph.input, *self.graph.output):
             if value.name in half_tensors and value.type.tensor_type.elem_type == TensorProto.FLOAT:
-                value.type.tensor_type.elem_type = TensorProto.FLOAT16
+                value.type.tensor_type.elem_type = self.half
         for value in self.graph.input:
             self.types[value.name] = value.type.tensor_type.elem_type
         wanted = {value.name: value.type.tensor_type.elem_type for value in self.graph.output}
         for index, node in enumerate(self.graph.node):
-            self._node(node, TensorProto.FLOAT16 if index in half else TensorProto.FLOAT, wanted)
+            self._node(node, self.half if index in half else TensorProto.FLOAT, wanted)
         used = {name for node in self.nodes for name in node.input} | set(wanted)
         kept = [tensor for tensor in self.constants.values() if tensor.name in used]
         for value in self.graph.value_info:
             if value.type.tensor_type.elem_type in _FLOATS:
                 value.type.tensor_type.elem_type = self.types[value.name]
+        self._state_types()
         del self.graph.node[:], self.graph.initializer[:]
         self.graph.node.extend(self.nodes)
         self.graph.initializer.extend(kept)
+
+    def _state_types(self) -> None:
+        """Type inference of ONNX gives up at a Conv in bfloat16, so the graph says the type of every value itself."""
+        stated = {value.name for value in (*self.graph.value_info, *self.graph.output)}
+        for name in (name for node in self.nodes for name in node.output if name and name not in stated):
+            self.graph.value_info.append(helper.make_tensor_value_info(name, self.types[name], None))
 
     def _node(self, node: NodeProto, kind: int, wanted: Mapping[str, int]) -> None:
         changeable = set(node_inputs(node))
@@ -142,7 +168,7 @@ class _Rewriter:
 
 
 def _label(kind: int) -> str:
-    return "float16" if kind == TensorProto.FLOAT16 else "float32"
+    return str(helper.tensor_dtype_to_np_dtype(kind))
 
 
 def _cast(source: str, target: str, kind: int) -> NodeProto:
@@ -188,11 +214,11 @@ def _scale_before_product(graph: onnx.GraphProto) -> None:
     graph.node.extend(nodes)
 
 
-def _refuse_float_products(model: onnx.ModelProto) -> None:
+def _refuse_float_products(model: onnx.ModelProto, dtype: HalfType) -> None:
     types = value_types(model)
     left = [n.name for n in model.graph.node if n.op_type in PRODUCTS and types[n.output[0]] == TensorProto.FLOAT]
     if left:
         raise ExportError(
-            f"expected every convolution and matrix product in float16, got float32 for {', '.join(left[:5])} "
-            f"({len(left)} in all), whose constants exceed 65504; export with --fp32"
+            f"expected every convolution and matrix product in {dtype}, got float32 for {', '.join(left[:5])} "
+            f"({len(left)} in all), whose constants exceed {_LARGEST[dtype]:g}; export in fp32"
         )
