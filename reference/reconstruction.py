@@ -84,7 +84,7 @@ class _WindowBlock(nn.Module):
         shifted = any(self.shift)
         if shifted:
             x = torch.roll(x, [-s for s in self.shift], (1, 2, 3))
-        mask = _shift_mask(x.shape[1:4], self.shift) if shifted else None
+        mask = _shift_mask(x.shape[1:4], self.shift).to(x.device) if shifted else None
         windows = _partition(x)
         x = _merge(self.attn(windows, mask), x.shape)
         if shifted:
@@ -109,7 +109,7 @@ class _WindowAttention(nn.Module):
         depth = channels // self.heads
         qkv = self.qkv_self(windows).reshape(b, tokens, 3, self.heads, depth).permute(2, 0, 3, 1, 4)
         query, key, value = qkv.unbind(0)
-        bias = self.relative_position_bias_table[_relative_position_index().flatten()]
+        bias = self.relative_position_bias_table[_relative_position_index().flatten().to(windows.device)]
         bias = bias.reshape(tokens, tokens, self.heads).permute(2, 0, 1)
         logits = (query * depth**-0.5) @ key.transpose(2, 3) + bias
         if mask is not None:

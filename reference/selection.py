@@ -62,7 +62,7 @@ def select(blur: Tensor, *, blocks: int, threshold: float, tie_rule: TieRule) ->
     tokens = F.avg_pool2d(blur, 5, stride=2, padding=2, count_include_pad=True)
     mean = F.avg_pool2d(tokens, WINDOW).flatten(1)  # (T, windows)
     hard = (mean > threshold).to(mean.dtype)
-    even = (torch.arange(frames) % 2 == 0).to(mean.dtype)[:, None]
+    even = (torch.arange(frames, device=mean.device) % 2 == 0).to(mean.dtype)[:, None]
 
     remaining = mean
     tables = []
@@ -91,7 +91,7 @@ def _tables(query: Tensor, key: Tensor, blurred: Tensor, count: int) -> tuple[Te
     group = frames // 4
     query_order = _chosen_first(query * blurred, count)
     key_order = _chosen_first(key * blurred, count)
-    leading = (torch.arange(frames) < count).to(query.dtype)[:, None]
+    leading = (torch.arange(frames, device=query.device) < count).to(query.dtype)[:, None]
     wide = leading * blurred  # (T, windows) by position in the order
     key_order = wide * key_order + (1 - wide) * query_order
     active = wide.reshape(-1, group, windows)[:, 0]
@@ -105,12 +105,13 @@ def _tables(query: Tensor, key: Tensor, blurred: Tensor, count: int) -> tuple[Te
 def _chosen_first(chosen: Tensor, count: int) -> Tensor:
     """Frame indices per window: chosen ones ascending, then the rest ascending, (T, windows) as floats."""
     frames = chosen.shape[0]
-    before = torch.tril(torch.ones(frames, frames, dtype=chosen.dtype))  # including the frame itself
+    # Row t counts the frames up to t, itself included.
+    before = torch.tril(torch.ones(frames, frames, dtype=chosen.dtype, device=chosen.device))
     rank_chosen = before @ chosen - 1
     any_chosen = chosen.amax(0)
     rank_rest = before @ (1 - chosen) - 1 + count * any_chosen
     position = chosen * rank_chosen + (1 - chosen) * rank_rest  # (T, windows)
-    slots = torch.arange(frames, dtype=chosen.dtype)
+    slots = torch.arange(frames, dtype=chosen.dtype, device=chosen.device)
     at_slot = (position[None] == slots[:, None, None]).to(chosen.dtype)  # (slot, frame, window)
     return (at_slot * slots[None, :, None]).sum(1)
 
@@ -121,7 +122,7 @@ def _top(keys: Tensor, count: int, tie_rule: TieRule) -> Tensor:
         rank = _bitonic_rank(keys)
     else:
         frames = keys.shape[0]
-        earlier = torch.tril(torch.ones(frames, frames, dtype=torch.bool), -1)[:, :, None]
+        earlier = torch.tril(torch.ones(frames, frames, dtype=torch.bool, device=keys.device), -1)[:, :, None]
         larger = keys[None] > keys[:, None]  # [t, u]: u beats t
         tied = (keys[None] == keys[:, None]) & earlier
         rank = (larger | tied).to(keys.dtype).sum(1)
@@ -135,8 +136,8 @@ def _bitonic_rank(keys: Tensor) -> Tensor:
     pad = (0, 0, 0, slots - frames)
     key = F.pad(keys, pad)
     valid = F.pad(torch.ones_like(keys), pad)
-    index = torch.arange(slots, dtype=keys.dtype)[:, None].expand(slots, keys.shape[1])
-    worker = torch.arange(slots // 2)
+    index = torch.arange(slots, dtype=keys.dtype, device=keys.device)[:, None].expand(slots, keys.shape[1])
+    worker = torch.arange(slots // 2, device=keys.device)
     size = 2
     while size <= slots:
         stride = size // 2
@@ -156,6 +157,6 @@ def _bitonic_rank(keys: Tensor) -> Tensor:
             key, valid, index = swapped
             stride //= 2
         size *= 2
-    frame = torch.arange(frames, dtype=keys.dtype)
+    frame = torch.arange(frames, dtype=keys.dtype, device=keys.device)
     found = (index[:, None] == frame[None, :, None]).to(keys.dtype)  # (slot, frame, window)
-    return (found * torch.arange(slots, dtype=keys.dtype)[:, None, None]).sum(0)
+    return (found * torch.arange(slots, dtype=keys.dtype, device=keys.device)[:, None, None]).sum(0)

@@ -134,14 +134,14 @@ def _fold(x: Tensor, embedding: nn.Linear, channels: int) -> Tensor:
     """Linear layer to 5x5 patches, patches summed where they overlap: (T, H, W, tokens) -> (T, C, 2H, 2W)."""
     kernel = embedding.weight.T.unflatten(1, (channels, PATCH, PATCH))
     bias = embedding.bias.reshape(1, channels, PATCH, PATCH)
-    ones = torch.ones(1, 1, x.shape[1], x.shape[2], dtype=x.dtype)
+    ones = torch.ones(1, 1, x.shape[1], x.shape[2], dtype=x.dtype, device=x.device)
     return _transposed(x.permute(0, 3, 1, 2), kernel) + _transposed(ones, bias)
 
 
 def _overlaps(x: Tensor) -> Tensor:
     """Number of patches that cover each pixel, (1, 1, 2H, 2W)."""
-    ones = torch.ones(1, 1, x.shape[1], x.shape[2], dtype=x.dtype)
-    return _transposed(ones, torch.ones(1, 1, PATCH, PATCH, dtype=x.dtype))
+    ones = torch.ones(1, 1, x.shape[1], x.shape[2], dtype=x.dtype, device=x.device)
+    return _transposed(ones, torch.ones(1, 1, PATCH, PATCH, dtype=x.dtype, device=x.device))
 
 
 def _transposed(x: Tensor, kernel: Tensor) -> Tensor:

@@ -2,11 +2,13 @@
 
     python -m bsst.reference.training.train --data DIR --run DIR --flow RUN/flow.safetensors --minutes 75
     python -m bsst.reference.training.train ... --run NEW --start OLD/deblur.pt --phase-ends 0 0.5 --minutes 120
+    python -m bsst.reference.training.train ... --device cuda --half-precision --minutes 600
 
 Three phases. Align: encoder, propagation and reconstruction alone, read out by linear heads at 1/4 scale, with some
 frames robbed of their detail, so that only aligned neighbours can bring it back. Lean: the decoder too, but neither
 sparse attention nor shift blocks. Full: every stage; what was left out starts as the identity, so nothing jumps.
-Two single-threaded workers beat two threads on layers this small; they average their weights every few steps.
+On a CPU, two single-threaded workers beat two threads on layers this small; they average their weights every few steps.
+A GPU takes one worker and samples as many times larger as `--scale` says.
 `--start` takes up the state of an earlier run under a new clock and schedule.
 Writes RUN/deblur.pt (state, every checkpoint), RUN/deblur.jsonl (log) and RUN/deblur.safetensors (averaged weights).
 """
@@ -22,7 +24,7 @@ import time
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 import torch
@@ -41,7 +43,7 @@ from bsst.reference.training.initialise import initialise
 from bsst.reference.training.real import VALIDATION_CLIPS, fixed_clip
 from bsst.reference.training.simulate import Kind
 
-__all__ = ["run_stages", "train"]
+__all__ = ["TrainOptions", "run_stages", "train"]
 
 LEARNING_RATE, WARM_UP, CLIP_NORM = 8e-4, 200, 10.0
 FLOOR = 5e-5
@@ -184,63 +186,56 @@ def gradient_norms(net: BSSTNet) -> dict[str, float]:
     return {name: round(value**0.5, 5) for name, value in squares.items()}
 
 
-def train(
-    data: Path,
-    run: Path,
-    flow: Path,
-    *,
-    minutes: float,
-    phase_ends: tuple[float, float] = PHASE_ENDS,
-    start: Path | None = None,
-    workers: int = 2,
-    seed: int = 1,
-    half_precision: bool = False,
-) -> None:
-    """Train until `minutes` of wall time in this run, stops excluded, have passed.
+@dataclass(frozen=True, kw_only=True)
+class TrainOptions:
+    """What one run trains on, and how."""
 
-    Args:
-        data: clips with their flows.
-        run: state, log and weights; a state found here is resumed.
-        flow: weights of the flow network, for the validation clips.
-        minutes: length of the schedule.
-        phase_ends: ends of the align and the lean phase, as shares of the run.
-        start: state of another run to begin with.
-        workers: processes.
-        seed: of every random choice.
-        half_precision: bfloat16 convolutions.
-    """
+    data: Path
+    """Folder of the clips with their flows."""
+    run: Path
+    """State, log and weights; a state found here is resumed."""
+    flow: Path
+    """Weights of the flow network, for the validation clips."""
+    minutes: float = 75
+    """Length of the schedule in wall time, stops excluded."""
+    phase_ends: tuple[float, float] = PHASE_ENDS
+    """Ends of the align and the lean phase, as shares of the run."""
+    start: Path | None = None
+    """State of another run to begin with."""
+    workers: int = 2
+    """Processes; 1 on a GPU."""
+    seed: int = 1
+    """Of every random choice."""
+    half_precision: bool = False
+    """bfloat16 convolutions."""
+    device: str = "cpu"
+    """Where the network trains, "cpu" or "cuda"."""
+    scale: int = 1
+    """Factor on the clips of a batch."""
+
+
+def train(options: TrainOptions) -> None:
+    """Train until the minutes of the options have passed."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         address = f"tcp://127.0.0.1:{free.getsockname()[1]}"
-    options = _Options(data, run, flow, minutes, phase_ends, start, workers, seed, half_precision, address)
-    multiprocessing.spawn(_work, (options,), nprocs=workers)  # type: ignore[attr-defined, no-untyped-call]
+    options.run.mkdir(parents=True, exist_ok=True)
+    workers = options.workers if options.device == "cpu" else 1
+    multiprocessing.spawn(_work, (workers, address, options), nprocs=workers)  # type: ignore[attr-defined, no-untyped-call]
 
 
-@dataclass(frozen=True)
-class _Options:
-    data: Path
-    run: Path
-    flow: Path
-    minutes: float
-    phase_ends: tuple[float, float]
-    start: Path | None
-    workers: int
-    seed: int
-    half_precision: bool
-    address: str
-
-
-def _work(rank: int, options: _Options) -> None:
+def _work(rank: int, workers: int, address: str, options: TrainOptions) -> None:
     """One worker: the same weights and decisions in all of them, other samples in each; worker 0 keeps the books."""
     torch.set_num_threads(1)
     distributed.init_process_group(
-        "gloo", init_method=options.address, rank=rank, world_size=options.workers, timeout=timedelta(hours=1)
+        "gloo", init_method=address, rank=rank, world_size=workers, timeout=timedelta(hours=1)
     )
     torch.manual_seed(options.seed)
     real, simulated = (Pool(options.data / "flowed" / kind / "train") for kind in ("real", "sim"))
     net = BSSTNet(EDGE)
     initialise(net)
-    heads = Heads(EDGE.channels, len(EDGE.branches) + 1)
+    net.to(options.device)
+    heads = Heads(EDGE.channels, len(EDGE.branches) + 1).to(options.device)
     parameters = [*net.parameters(), *heads.parameters()]
     optimiser = torch.optim.AdamW(parameters, lr=LEARNING_RATE, betas=(0.9, 0.999), weight_decay=0.0)
     average = copy.deepcopy(net).eval().requires_grad_(False)
@@ -249,12 +244,13 @@ def _work(rank: int, options: _Options) -> None:
     state = options.run / "deblur.pt"
     known = state if state.exists() else options.start
     if known is not None:
-        saved = torch.load(known, weights_only=True)
+        saved = torch.load(known, weights_only=True, map_location=options.device)
         for name, module in modules.items():
             module.load_state_dict(saved[name])
         step, seconds = saved["step"], saved["seconds"] if known == state else 0.0
     rng = np.random.default_rng((options.seed, step, rank))
     examples = validation(options.data, options.flow) if rank == 0 else []
+    examples = [on_device(options.device, example) for example in examples]
     start, last = time.monotonic() - seconds, seconds
     history: list[tuple[float, float]] = []
     before, first = "", step
@@ -269,9 +265,11 @@ def _work(rank: int, options: _Options) -> None:
         for group in optimiser.param_groups:
             group["lr"] = LEARNING_RATE * min(1, (step - first + 1) / WARM_UP) * _late_cosine(progress)
         samples = {"align": ALIGN, "lean": LEAN, "full": FULL}[phase]
+        samples = {**samples, "clips": samples["clips"] * options.scale}
         batch = _batch(real, simulated, rng, progress < strong_until, **samples)
         batch = _rob(batch, rng, ROBBED * max(0.0, 1 - progress / lean_until) if lean_until else 0.0)
-        with torch.autocast("cpu", torch.bfloat16, enabled=options.half_precision):
+        batch = on_device(options.device, batch)
+        with torch.autocast(options.device, torch.bfloat16, enabled=options.half_precision):
             restored, features = run_stages(net, batch, phase)
             loss = _log_error((restored.float() - batch.sharp).flatten(0, 1))
             total = loss
@@ -329,6 +327,8 @@ def _work(rank: int, options: _Options) -> None:
 @torch.no_grad()
 def _synchronise(parameters: list[nn.Parameter], seconds: float) -> float:
     """Average the weights, and the clocks, over the workers."""
+    if distributed.get_world_size() == 1:
+        return seconds
     flat = torch.cat([*(p.flatten() for p in parameters), torch.tensor([seconds])])
     distributed.all_reduce(flat)
     flat /= distributed.get_world_size()
@@ -336,6 +336,15 @@ def _synchronise(parameters: list[nn.Parameter], seconds: float) -> float:
     for parameter, part in zip(parameters, parts, strict=True):
         parameter.copy_(part.view_as(parameter))
     return float(clock)
+
+
+Tensors = TypeVar("Tensors", Batch, Example)
+
+
+def on_device(device: str, tensors: Tensors) -> Tensors:
+    """Move the clips and flows of a batch or an example."""
+    moved = {name: getattr(tensors, name).to(device) for name in ("blurry", "sharp", "forward", "backward")}
+    return replace(tensors, **moved)
 
 
 def _batch(
@@ -372,8 +381,6 @@ if __name__ == "__main__":
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--half-precision", action="store_true", help="bfloat16 convolutions (AVX512-BF16 or newer)")
-    arguments = parser.parse_args()
-    options = {name: getattr(arguments, name) for name in ("minutes", "start", "workers", "seed", "half_precision")}
-    options["phase_ends"] = tuple(arguments.phase_ends)
-    arguments.run.mkdir(parents=True, exist_ok=True)
-    train(arguments.data, arguments.run, arguments.flow, **options)
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--scale", type=int, default=1, help="factor on the clips of a batch")
+    train(TrainOptions(**vars(parser.parse_args())))
