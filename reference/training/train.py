@@ -45,12 +45,13 @@ from bsst.reference.training.simulate import Kind
 
 __all__ = ["TrainOptions", "run_stages", "train"]
 
-LEARNING_RATE, WARM_UP, CLIP_NORM = 8e-4, 200, 10.0
+WARM_UP, CLIP_NORM = 200, 10.0
 FLOOR = 5e-5
 """Added to the mean squared error inside the logarithm: frames better than 43 dB count less and less."""
 REAL_SHARE = (0.15, 0.4)
-"""Share of real clips at first and later: from the end of the first third of the lean phase. Until then there are no
-near-sharp simulated clips either: they teach restraint, not alignment."""
+"""Share of real clips at first and later: from the end of the first third of the lean phase, or at once in a run that
+leaves out the align phase. At first there are no near-sharp simulated clips either: they teach restraint, not
+alignment."""
 PHASE_ENDS = (0.25, 0.85)
 """Ends of the align and the lean phase, as shares of the run."""
 ALIGN = {"clips": 2, "frames": 5, "crop": 96}
@@ -202,6 +203,8 @@ class TrainOptions:
     """Ends of the align and the lean phase, as shares of the run."""
     start: Path | None = None
     """State of another run to begin with."""
+    learning_rate: float = 8e-4
+    """Of AdamW, before its cosine decay."""
     workers: int = 2
     """Processes; 1 on a GPU."""
     seed: int = 1
@@ -237,7 +240,7 @@ def _work(rank: int, workers: int, address: str, options: TrainOptions) -> None:
     net.to(options.device)
     heads = Heads(EDGE.channels, len(EDGE.branches) + 1).to(options.device)
     parameters = [*net.parameters(), *heads.parameters()]
-    optimiser = torch.optim.AdamW(parameters, lr=LEARNING_RATE, betas=(0.9, 0.999), weight_decay=0.0)
+    optimiser = torch.optim.AdamW(parameters, lr=options.learning_rate, betas=(0.9, 0.999), weight_decay=0.0)
     average = copy.deepcopy(net).eval().requires_grad_(False)
     modules: dict[str, Any] = {"net": net, "heads": heads, "average": average, "optimiser": optimiser}
     step, seconds = 0, 0.0
@@ -255,7 +258,7 @@ def _work(rank: int, workers: int, address: str, options: TrainOptions) -> None:
     history: list[tuple[float, float]] = []
     before, first = "", step
     align_until, lean_until = options.phase_ends
-    strong_until = align_until + (lean_until - align_until) / 3
+    strong_until = align_until + (lean_until - align_until) / 3 if align_until else 0.0
 
     while True:
         progress = min(seconds / (60 * options.minutes), 1.0)
@@ -263,7 +266,7 @@ def _work(rank: int, workers: int, address: str, options: TrainOptions) -> None:
         if phase != before:
             before, first = phase, step
         for group in optimiser.param_groups:
-            group["lr"] = LEARNING_RATE * min(1, (step - first + 1) / WARM_UP) * _late_cosine(progress)
+            group["lr"] = options.learning_rate * min(1, (step - first + 1) / WARM_UP) * _late_cosine(progress)
         samples = {"align": ALIGN, "lean": LEAN, "full": FULL}[phase]
         samples = {**samples, "clips": samples["clips"] * options.scale}
         batch = _batch(real, simulated, rng, progress < strong_until, **samples)
@@ -378,6 +381,7 @@ if __name__ == "__main__":
     parser.add_argument("--minutes", type=float, default=75)
     parser.add_argument("--phase-ends", type=float, nargs=2, default=PHASE_ENDS)
     parser.add_argument("--start", type=Path, help="state of an earlier run to begin with")
+    parser.add_argument("--learning-rate", type=float, default=8e-4)
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--half-precision", action="store_true", help="bfloat16 convolutions (AVX512-BF16 or newer)")
