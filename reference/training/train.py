@@ -24,30 +24,26 @@ import time
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from safetensors.torch import save_file
-from torch import Tensor, distributed, multiprocessing, nn
+from torch import distributed, multiprocessing, nn
 
 from bsst.config import EDGE
-from bsst.reference.blur import branch_motion
-from bsst.reference.bsstnet import BSSTNet, direction_of
-from bsst.reference.raft import halve
+from bsst.reference.bsstnet import BSSTNet
 from bsst.reference.training.batches import Batch, Pool, draw
-from bsst.reference.training.evaluate import Example, example, gain, gain_alone
-from bsst.reference.training.flows import flow_network, frames_of
+from bsst.reference.training.checks import check, check_heads, gradient_norms, validation
+from bsst.reference.training.evaluate import Example
 from bsst.reference.training.initialise import initialise
-from bsst.reference.training.real import VALIDATION_CLIPS, fixed_clip
+from bsst.reference.training.phases import Heads, Phase, log_error, run_stages
 from bsst.reference.training.simulate import Kind
 
-__all__ = ["TrainOptions", "run_stages", "train"]
+__all__ = ["TrainOptions", "train"]
 
 WARM_UP, CLIP_NORM = 200, 10.0
-FLOOR = 5e-5
-"""Added to the mean squared error inside the logarithm: frames better than 43 dB count less and less."""
 REAL_SHARE = (0.15, 0.4)
 """Share of real clips at first and later: from the end of the first third of the lean phase, or at once in a run that
 leaves out the align phase. At first there are no near-sharp simulated clips either: they teach restraint, not
@@ -67,124 +63,6 @@ CHECK_EVERY = 200.0
 """Seconds between checkpoints."""
 SYNCHRONISE_EVERY = 25
 """Steps that each worker takes alone before the weights of all workers are averaged (local SGD)."""
-
-
-Phase = Literal["align", "lean", "full"]
-
-
-def run_stages(net: BSSTNet, batch: Batch, phase: Phase) -> tuple[Tensor, list[Tensor]]:
-    """Forward pass of a phase.
-
-    Returns:
-        Restored clip (N, T, 3, H, W), the blurry one in the align phase, and the features [encoder, branches ...,
-        reconstruction], each (N, T, C, h, w).
-    """
-    clip = batch.blurry.shape[:2]
-    skip, half, quarter = net.encode(batch.blurry.flatten(0, 1))
-    sharp, backward, forward, selections = net.refine(batch.backward, batch.forward)
-    features = [quarter.unflatten(0, clip)]
-    for branch in net.config.branches:
-        motion = branch_motion(sharp, backward, forward, direction_of(branch))
-        features.append(net.propagate(branch, features, motion))
-    reconstruction = net.fuse(torch.cat(features, 2))
-    features.append(reconstruction)
-    if phase == "align":
-        return batch.blurry, features
-    if phase == "full":
-        attended = torch.stack([net.attend(x, s) for x, s in zip(reconstruction, selections, strict=True)])
-        decoded = net.decode(reconstruction, attended, half.unflatten(0, clip))
-    else:
-        config, net.config = net.config, replace(net.config, shift_blocks=0)
-        decoded = net.decode(reconstruction, torch.zeros_like(reconstruction), half.unflatten(0, clip))
-        net.config = config
-    restored = net.restore(decoded.flatten(0, 1), skip, batch.blurry.flatten(0, 1)).unflatten(0, clip)
-    return restored, features
-
-
-class Heads(nn.Module):
-    """Linear read-out of the blur's residual at 1/2 scale from features at 1/4 scale; used in training only.
-
-    They start at zero: from random weights the quickest way to a small residual is to shrink all features.
-    """
-
-    def __init__(self, channels: int, count: int) -> None:
-        super().__init__()
-        self.heads = nn.ModuleList(nn.Conv2d(channels, 12, 1) for _ in range(count))
-        for parameter in self.parameters():
-            nn.init.zeros_(parameter)
-
-    def loss(self, features: list[Tensor], batch: Batch) -> Tensor:
-        """Mean over the heads of the logarithmic error of sharp - blurry."""
-        return torch.stack([_log_error(e) for e in self._errors(features, batch)]).mean()
-
-    @torch.no_grad()
-    def gain(self, features: list[Tensor], batch: Batch) -> float:
-        """Gain of the last head in dB over a residual of zero."""
-        error = self._errors(features, batch)[-1].square().mean(dim=(1, 2, 3))
-        return float((10 * torch.log10((_residual(batch).square().mean(dim=(1, 2, 3)) + 1e-6) / (error + 1e-6))).mean())
-
-    def _errors(self, features: list[Tensor], batch: Batch) -> list[Tensor]:
-        target = _residual(batch)
-        return [h(f.flatten(0, 1)).float() - target for h, f in zip(self.heads, features, strict=True)]
-
-
-def _residual(batch: Batch) -> Tensor:
-    return F.pixel_unshuffle(halve((batch.sharp - batch.blurry).flatten(0, 1)), 2)
-
-
-def _log_error(error: Tensor) -> Tensor:
-    """Mean over frames of log(mean squared error + FLOOR); `error` is (frames, C, H, W)."""
-    return torch.log(error.square().mean(dim=(1, 2, 3)) + FLOOR).mean()
-
-
-def validation(data: Path, flow: Path) -> list[Example]:
-    """Real clips of the validation shots and simulated ones that training leaves out, small enough to check often."""
-    raft = flow_network(flow)
-    examples = []
-    for name in ("street left", "street right"):
-        blurry, sharp = (frames_of(v[:8, :192, :192]) for v in fixed_clip(data, VALIDATION_CLIPS[name]))
-        examples.append(example(f"real {name}", blurry, sharp, raft))
-    pool = Pool(data / "sim" / "validation")
-    for name in pool.names:
-        clip = pool.clips[name]
-        examples.append(example(f"sim {name}", frames_of(clip.blurry), frames_of(clip.sharp), raft))
-    return examples
-
-
-def check_heads(net: BSSTNet, heads: Heads, examples: list[Example]) -> dict[str, float]:
-    """Mean gain in dB of the reconstruction's head at 1/2 scale over the simulated examples, with and without flow."""
-    entry = {}
-    for name, factor in (("head", 1.0), ("head_zero_flow", 0.0)):
-        gains = []
-        for e in examples[2:]:
-            batch = Batch(e.blurry, e.sharp, e.forward * factor, e.backward * factor)
-            with torch.no_grad():
-                gains.append(heads.gain(run_stages(net, batch, "align")[1][1:], batch))
-        entry[name] = round(float(np.mean(gains)), 4)
-    return entry
-
-
-def check(net: BSSTNet, examples: list[Example]) -> dict[str, Any]:
-    """Mean gains in dB over the real and the simulated examples, with and without motion."""
-    entry: dict[str, Any] = {}
-    for kind in ("real", "sim"):
-        chosen = [e for e in examples if e.name.startswith(kind)]
-        gains = [gain(net, e) for e in chosen]
-        entry[kind] = float(np.mean(gains))
-        entry[f"{kind}_each"] = [round(g, 3) for g in gains]
-        entry[f"{kind}_zero_flow"] = float(np.mean([gain(net, e, zero_flow=True) for e in chosen]))
-        entry[f"{kind}_alone"] = float(np.mean([gain_alone(net, e, step=3) for e in chosen]))
-    return entry
-
-
-def gradient_norms(net: BSSTNet) -> dict[str, float]:
-    """Gradient norm of each top-level module."""
-    squares: dict[str, float] = {}
-    for name, parameter in net.named_parameters():
-        if parameter.grad is not None:
-            top = name.split(".")[0]
-            squares[top] = squares.get(top, 0.0) + float(parameter.grad.square().sum())
-    return {name: round(value**0.5, 5) for name, value in squares.items()}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -274,14 +152,14 @@ def _work(rank: int, workers: int, address: str, options: TrainOptions) -> None:
         batch = on_device(options.device, batch)
         with torch.autocast(options.device, torch.bfloat16, enabled=options.half_precision):
             restored, features = run_stages(net, batch, phase)
-            loss = _log_error((restored.float() - batch.sharp).flatten(0, 1))
+            loss = log_error((restored.float() - batch.sharp).flatten(0, 1))
             total = loss
             if phase == "align":
                 total = heads.loss(features[1:], batch)
             elif phase == "lean":
                 faded = AUXILIARY * (lean_until - progress) / (lean_until - align_until)
                 total = loss + faded * heads.loss(features[1:], batch)
-        identity = _log_error((batch.blurry - batch.sharp).flatten(0, 1))
+        identity = log_error((batch.blurry - batch.sharp).flatten(0, 1))
         optimiser.zero_grad()
         total.backward()
         norm = float(nn.utils.clip_grad_norm_(parameters, CLIP_NORM))

@@ -15,9 +15,9 @@ from bsst.reference.training.batches import Batch, Pool, draw
 from bsst.reference.training.cache import load, save
 from bsst.reference.training.evaluate import Example, gain, gain_alone, psnr
 from bsst.reference.training.initialise import initialise
+from bsst.reference.training.phases import Heads, run_stages
 from bsst.reference.training.real import average
 from bsst.reference.training.simulate import Clip, Kind, simulate
-from bsst.reference.training.train import Heads, run_stages
 
 
 def photograph(seed: int, height: int = 260, width: int = 340) -> Tensor:
