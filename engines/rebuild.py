@@ -25,7 +25,7 @@ from bsst.engines.tensorrt_rtx_trt import TensorRTRTXBuilder
 from bsst.engines.tensorrt_trt import TensorRTBuilder
 from bsst.errors import ExportError, UsageError
 from bsst.plugins.registry import lower
-from bsst.runtime.network import Network
+from bsst.runtime.network import host_network
 from bsst.runtime.session_ort import OrtSession
 
 __all__ = ["MINIMUM_FP16_PSNR", "builder_for", "rebuild_plan"]
@@ -167,7 +167,9 @@ def _measure_fp16(plan: Plan, models: Mapping[str, onnx.ModelProto]) -> dict[str
     }
     size = [max(pair) for pair in zip(manifest.tile, manifest.flow_size, strict=True)]
     clip = moving_texture(manifest.frames, *size)
-    figure = psnr(restore_clip(Network(manifest, exact), clip), restore_clip(Network(manifest, rounded), clip), 1.0)
+    figure = psnr(
+        restore_clip(host_network(manifest, exact), clip), restore_clip(host_network(manifest, rounded), clip), 1.0
+    )
     if not figure >= MINIMUM_FP16_PSNR:
         raise ExportError(
             f"expected float16 within {MINIMUM_FP16_PSNR} dB of float32 on a clip, got {figure:.1f} dB; "

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from bsst.calibration.clip_parity import psnr, restore_clip
 from bsst.engines.manifest import Manifest
 from bsst.errors import ExportError
-from bsst.runtime.network import Network
+from bsst.runtime.network import host_network
 from bsst.runtime.session import Array, Session
 
 if TYPE_CHECKING:  # torch is needed by `measure_parity` alone
@@ -47,13 +47,13 @@ def measure_parity(
     from bsst.export.session_torch import TorchSession
 
     truth = {stage.name: TorchSession(stage) for stage in stages}
-    expected = restore_clip(Network(manifest, truth), clip)
+    expected = restore_clip(host_network(manifest, truth), clip)
     figures: dict[str, float] = {}
     for name, session in sessions.items():
         outputs: dict[str, Array] = {key: np.zeros_like(value) for key, value in truth[name].last_outputs.items()}
         session.run(truth[name].last_inputs, outputs)
         figures[name] = min(_agreement(name, truth[name].last_outputs[key], outputs[key]) for key in outputs)
-    got = restore_clip(Network(manifest, sessions), clip)
+    got = restore_clip(host_network(manifest, sessions), clip)
     whole = psnr(expected, got, 1.0)
     minimum = MINIMUM_PSNR.get(manifest.precision, 0.0)
     for name, figure in (*figures.items(), ("the whole clip", whole)):

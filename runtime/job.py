@@ -12,6 +12,7 @@ import time
 from array import array
 from collections import deque
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -72,6 +73,7 @@ def deblur(
     blend: Blend = "feather",
     scene_cuts: bool = True,
     threads: int = 0,
+    in_flight: int = 2,
     on_progress: Callable[[Progress], None] | None = None,
     on_warning: Callable[[str], None] | None = None,
 ) -> Result:
@@ -91,6 +93,7 @@ def deblur(
         blend: see `deblur_frames`.
         scene_cuts: see `deblur_frames`.
         threads: threads of the network; 0 for all cores.
+        in_flight: clips under way at once; 1 for the least memory. Like `threads`, ignored for an opened plan.
         on_progress: called after each tile and each frame.
         on_warning: called with each warning as soon as it is known.
 
@@ -114,11 +117,12 @@ def deblur(
                 if on_warning is not None:
                     on_warning(message)
 
-    with VideoReader(video) as reader:
+    with VideoReader(video) as reader, ExitStack() as stack:
         if restorer is None:
             from bsst.runtime.network import load_network  # not needed for an opened plan
 
-            restorer = load_network(None if plan is None else Path(plan), threads=threads)
+            network = load_network(None if plan is None else Path(plan), threads=threads, in_flight=in_flight)
+            restorer = stack.enter_context(closing(network))
         # In the same folder, so that the rename is atomic; hidden and without a video suffix, so that nothing plays it.
         unfinished = out.with_name(f".{out.name}.{os.getpid()}.tmp")
         meter = _Meter(reader.info.frames or None, on_progress)
@@ -132,7 +136,7 @@ def deblur(
         try:
             with VideoWriter(unfinished, container, reader.info, source=video, lossless=lossless, crf=crf) as writer:
                 warn(reader.warnings + writer.warnings)
-                for frame in deblur_frames(
+                restored = deblur_frames(
                     sources(),
                     restorer,
                     window_overlap=window_overlap,
@@ -141,10 +145,12 @@ def deblur(
                     scene_cuts=scene_cuts,
                     on_work=meter.worked,
                     on_repair=meter.repair,
-                ):
-                    pts, duration = timings.popleft()
-                    writer.write(frame, pts=pts, duration=duration)
-                    meter.wrote(pts)
+                )
+                with closing(restored):  # its threads use the reader
+                    for frame in restored:
+                        pts, duration = timings.popleft()
+                        writer.write(frame, pts=pts, duration=duration)
+                        meter.wrote(pts)
             _verify(unfinished, meter.times, reader.info.time_base, earliest=writer.earliest)
             _publish(unfinished, out, overwrite=overwrite)
         except MemoryError as error:

@@ -1,9 +1,20 @@
-"""A plan, loaded: flow of frame pairs and restoration of clips, over any kind of session."""
+"""A plan, loaded: flow of frame pairs and restoration of clips, on any device.
+
+The calls of a clip run on the stream `network`, one clip after another, over one workspace that is planned once
+(`memory_plan.py`). Every clip in flight has inputs and output of its own, so that the next clip is uploaded and the
+previous one downloaded meanwhile; flow has a stream of its own as well:
+
+    upload    in 0 | in 1 |         in 2 |         in 3 |          no wait: the clip before in that slot has left
+    network          clip 0 ------ | clip 1 ------ | clip 2 ----   waits for its upload
+    download                         out 0 |         out 1 |       waits for its clip
+    flow      features | features | flow | features | flow | ...   ordered with the rest by the caller, through arrays
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+import weakref
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -11,10 +22,16 @@ from numpy.typing import NDArray
 
 from bsst.engines.manifest import Manifest, TensorSpec
 from bsst.engines.plan import open_plan, require
-from bsst.runtime.session import Array, Session
-from bsst.runtime.wiring import Call, View, clip_calls, clip_tensors
+from bsst.errors import BsstError, UsageError
+from bsst.runtime.device import Buffer, Device, DeviceTensor, Event, Stream
+from bsst.runtime.device_host import HostDevice
+from bsst.runtime.memory_plan import INPUTS, OUTPUT, ZEROS, ClipMemory, plan_clip, tensor_bytes
+from bsst.runtime.session import Array, Session, StreamSession
+from bsst.runtime.session_host import HostSession
+from bsst.runtime.trace import Trace
+from bsst.runtime.wiring import View, clip_calls
 
-__all__ = ["DEFAULT_PLAN", "FlowFeatures", "Network", "load_network"]
+__all__ = ["DEFAULT_PLAN", "FlowFeatures", "Network", "RestoredClip", "host_network", "load_network"]
 
 DEFAULT_PLAN = Path(__file__).parent / "data" / "edge.plan"
 """Plan of the `edge` configuration, part of the package."""
@@ -22,38 +39,68 @@ DEFAULT_PLAN = Path(__file__).parent / "data" / "edge.plan"
 Frame = NDArray[np.float32]
 
 
-@dataclass(frozen=True)
 class FlowFeatures:
-    """What the flow network keeps of one frame."""
+    """What the flow network keeps of one frame, on the device; its place is used again when nobody holds it."""
 
-    arrays: Mapping[str, Array]
-    """Outputs of the stage `flow_features`."""
+    def __init__(self, tensors: Mapping[str, DeviceTensor]) -> None:
+        self.tensors = tensors
 
 
 class Network:
-    """Stages of one plan wired together.
+    """Stages of one plan wired together. Use as a context manager, or call `close`.
+
+    One thread at a time may ask for flow, one thread at a time may restore, and the two may differ.
 
     Args:
         manifest: sizes and tensors of the stages.
-        sessions: one session per stage.
+        device: where the sessions run; closed with the network.
+        sessions: one session per stage; closed with the network.
+        in_flight: clips that may be under way at once, at least 1.
+
+    Raises:
+        OutOfMemoryError: the device has too little memory.
+        PlanError: the stages do not fit the network of the manifest.
     """
 
-    def __init__(self, manifest: Manifest, sessions: Mapping[str, Session]) -> None:
+    def __init__(
+        self, manifest: Manifest, device: Device, sessions: Mapping[str, StreamSession], *, in_flight: int = 1
+    ) -> None:
         self.manifest = manifest
         self.frames = manifest.frames
         self.tile = manifest.tile
         self.flow_size = manifest.flow_size
         self.tile_overlap = manifest.tile_overlap
         self.window_overlap = manifest.window_overlap
-        self._sessions = sessions
-        self._calls = clip_calls(tuple(manifest.config["branches"]), manifest.frames)
-        self._tensors = {name: _allocate(spec) for name, spec in clip_tensors(manifest).items()}
+        self.in_flight = in_flight
+        self._device, self._sessions = device, sessions
+        self._upload, self._network, self._download, self._flow = (
+            device.stream(name) for name in ("upload", "network", "download", "flow")
+        )
+        memory = plan_clip(manifest)
+        workspace = device.allocate(memory.workspace_bytes)
+        self._fill_zeros(memory, workspace)
+        self._slots = [_Slot(manifest, memory, device, workspace) for _ in range(in_flight)]
+        self._free = deque(self._slots)
+        self._flow_inputs = _Transfer(device, manifest.stage("flow_features").inputs)
+        self._flow_outputs = _Transfer(device, manifest.stage("flow").outputs)
+        self._frame_taken: Event | None = None
+        self._free_features: deque[Mapping[str, DeviceTensor]] = deque()
 
     def features(self, frame: Frame) -> FlowFeatures:
         """Flow features of a frame (3, flow_h, flow_w) float32 RGB in [0, 1]; needed once per frame."""
-        outputs = self._outputs("flow_features")
-        self._sessions["flow_features"].run({"frame": np.ascontiguousarray(frame[None])}, outputs)
-        return FlowFeatures(outputs)
+        if self._frame_taken is not None:
+            self._frame_taken.synchronize()
+        self._flow_inputs.arrays["frame"][...] = frame
+        self._flow_inputs.upload(self._flow)
+        self._frame_taken = self._flow.record()
+        try:
+            tensors = self._free_features.popleft()
+        except IndexError:
+            tensors = _tensors(self._device, self.manifest.stage("flow_features").outputs)
+        self._sessions["flow_features"].enqueue(self._flow_inputs.tensors, tensors, self._flow)
+        features = FlowFeatures(tensors)
+        weakref.finalize(features, self._free_features.append, tensors).atexit = False
+        return features
 
     def flow(self, a: FlowFeatures, b: FlowFeatures) -> tuple[Frame, Frame]:
         """Flows between two neighbouring frames a and b.
@@ -62,12 +109,39 @@ class Network:
             Backward flow, on a and pointing to b, and forward flow, on b and pointing to a; each
             (2, flow_h / 4, flow_w / 4) float32, channel 0 = x, in pixels at 1/4 scale.
         """
-        inputs = {f"{name}_{suffix}": array for suffix, f in (("a", a), ("b", b)) for name, array in f.arrays.items()}
-        outputs = self._outputs("flow")
-        self._sessions["flow"].run(inputs, outputs)
-        return outputs["backward"][0].astype(np.float32), outputs["forward"][0].astype(np.float32)
+        inputs = {
+            f"{name}_{suffix}": tensor for suffix, f in (("a", a), ("b", b)) for name, tensor in f.tensors.items()
+        }
+        self._sessions["flow"].enqueue(inputs, self._flow_outputs.tensors, self._flow)
+        self._flow_outputs.download(self._flow)
+        self._flow.record().synchronize()
+        arrays = self._flow_outputs.arrays
+        return arrays["backward"][0].astype(np.float32), arrays["forward"][0].astype(np.float32)
 
-    def restore(self, clip: Frame, backward: Frame, forward: Frame) -> Frame:
+    def submit(self, clip: Sequence[Frame] | Frame, backward: Frame, forward: Frame) -> RestoredClip:
+        """Start to deblur one clip of one tile; see `restore`.
+
+        Raises:
+            UsageError: `in_flight` results are under way; take one first.
+        """
+        if not self._free:
+            raise UsageError(f"expected at most {self.in_flight} clips in flight, got one more; take a result first")
+        slot = self._free.popleft()
+        restored = slot.owner = RestoredClip(self, slot)
+        for t, frame in enumerate(clip):
+            slot.inputs.arrays["frames"][t] = frame
+        slot.inputs.arrays["backward"][...] = backward
+        slot.inputs.arrays["forward"][...] = forward
+        slot.inputs.upload(self._upload)
+        self._network.wait(self._upload.record())
+        for stage, inputs, outputs in slot.calls:
+            self._sessions[stage].enqueue(inputs, outputs, self._network)
+        self._download.wait(self._network.record())
+        slot.outputs.download(self._download)
+        restored.done = self._download.record()
+        return restored
+
+    def restore(self, clip: Sequence[Frame] | Frame, backward: Frame, forward: Frame) -> Frame:
         """Deblur one clip of one tile.
 
         Args:
@@ -78,32 +152,143 @@ class Network:
         Returns:
             (T, 3, h, w) float32, not clamped.
         """
-        for name, value in (("frames", clip), ("backward", backward), ("forward", forward)):
-            self._tensors[name][...] = value
-        for call in self._calls:
-            self._run(call)
-        return self._tensors["sharp"].astype(np.float32)
+        return self.submit(clip, backward, forward).result()
 
-    def _run(self, call: Call) -> None:
-        self._sessions[call.stage].run(
-            {name: self._view(view) for name, view in call.inputs.items()},
-            {name: self._view(view) for name, view in call.outputs.items()},
-        )
+    def cancel(self) -> None:
+        """Give up everything under way and forget failures; results that were not taken fail. Any thread may call."""
+        self._device.abort()
+        for slot in self._slots:
+            slot.owner = None
+        self._free = deque(self._slots)
+        self._frame_taken = None
 
-    def _view(self, view: View) -> Array:
-        tensor = self._tensors[view.tensor]
-        return tensor if view.frame is None else tensor[view.frame : view.frame + 1]
+    def close(self) -> None:
+        """Give up everything under way and free sessions and device; a second call does nothing."""
+        self._device.abort()
+        for session in self._sessions.values():
+            session.close()
+        self._device.close()
 
-    def _outputs(self, stage: str) -> dict[str, Array]:
-        return {spec.name: _allocate(spec) for spec in self.manifest.stage(stage).outputs}
+    def __enter__(self) -> Network:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    def take(self, slot: _Slot) -> Frame:
+        """Copy a finished result and free its slot."""
+        result = slot.outputs.arrays[OUTPUT].astype(np.float32)
+        slot.owner = None
+        self._free.append(slot)
+        return result
+
+    def _fill_zeros(self, memory: ClipMemory, workspace: Buffer) -> None:
+        spec = memory.tensors[ZEROS]
+        zeros = self._device.host_array(spec.shape, spec.dtype)
+        zeros[...] = 0
+        self._network.upload(zeros, DeviceTensor(workspace, spec.dtype, spec.shape, memory.offsets[View(ZEROS)]))
+        self._network.synchronize()
 
 
-def load_network(path: Path | None = None, *, threads: int = 0) -> Network:
+class RestoredClip:
+    """A clip under way."""
+
+    done: Event
+
+    def __init__(self, network: Network, slot: _Slot) -> None:
+        self._network, self._slot = network, slot
+
+    def result(self) -> Frame:
+        """Wait for the restored clip, (T, 3, h, w) float32, not clamped; may be called once.
+
+        Raises:
+            BsstError: a stage failed, or the clip was cancelled.
+        """
+        self.done.synchronize()
+        if self._slot.owner is not self:
+            raise BsstError("expected a clip under way, got one that was taken or cancelled; submit it again")
+        return self._network.take(self._slot)
+
+
+class _Transfer:
+    """Tensors of the device and arrays of the host to copy them from or to."""
+
+    def __init__(self, device: Device, specs: Iterable[TensorSpec]) -> None:
+        specs = tuple(specs)
+        self.tensors = _tensors(device, specs)
+        self.arrays: dict[str, Array] = {spec.name: device.host_array(spec.shape, spec.dtype) for spec in specs}
+
+    def upload(self, stream: Stream) -> None:
+        for name, array in self.arrays.items():
+            stream.upload(array, self.tensors[name])
+
+    def download(self, stream: Stream) -> None:
+        for name, array in self.arrays.items():
+            stream.download(self.tensors[name], array)
+
+
+class _Slot:
+    """What a clip in flight does not share: inputs, output, and the calls that use them."""
+
+    def __init__(self, manifest: Manifest, memory: ClipMemory, device: Device, workspace: Buffer) -> None:
+        self.owner: RestoredClip | None = None
+        self.inputs = _Transfer(device, (memory.tensors[name] for name in INPUTS))
+        self.outputs = _Transfer(device, (memory.tensors[OUTPUT],))
+        own = self.inputs.tensors | self.outputs.tensors
+
+        def tensor(view: View) -> DeviceTensor:
+            if view.tensor in own:
+                whole = own[view.tensor]
+                return whole if view.frame is None else whole.frame(view.frame)
+            spec = memory.tensors[view.tensor]
+            if view in memory.offsets:
+                shape = spec.shape if view.frame is None else (1, *spec.shape[1:])
+                return DeviceTensor(workspace, spec.dtype, shape, memory.offsets[view])
+            whole = DeviceTensor(workspace, spec.dtype, spec.shape, memory.offsets[View(view.tensor)])
+            return whole if view.frame is None else whole.frame(view.frame)
+
+        self.calls = [
+            (
+                call.stage,
+                {name: tensor(view) for name, view in call.inputs.items()},
+                {name: tensor(view) for name, view in call.outputs.items()},
+            )
+            for call in clip_calls(tuple(manifest.config["branches"]), manifest.frames)
+        ]
+
+
+def host_network(
+    manifest: Manifest,
+    sessions: Mapping[str, Session],
+    *,
+    in_flight: int = 1,
+    take_turns: bool = True,
+    trace: Trace | None = None,
+) -> Network:
+    """Wire sessions that run on arrays together.
+
+    Args:
+        manifest: sizes and tensors of the stages.
+        sessions: one session per stage.
+        in_flight: see `Network`.
+        take_turns: see `HostDevice`.
+        trace: records what each stream does when.
+    """
+    device = HostDevice(take_turns=take_turns, trace=trace)
+    stages = {name: HostSession(name, session) for name, session in sessions.items()}
+    return Network(manifest, device, stages, in_flight=in_flight)
+
+
+def load_network(
+    path: Path | None = None, *, threads: int = 0, in_flight: int = 2, trace: Trace | None = None
+) -> Network:
     """Load a plan for this machine.
 
     Args:
         path: plan file; None for the packaged one.
         threads: CPU threads of ONNX Runtime; 0 for all cores.
+        in_flight: see `Network`; `deblur_frames` works on that many windows at once.
+        trace: records what each stream does when.
 
     Raises:
         PlanError: the plan is damaged or made for another machine.
@@ -114,8 +299,17 @@ def load_network(path: Path | None = None, *, threads: int = 0) -> Network:
     from bsst.runtime.session_ort import OrtSession
 
     make: Callable[[str], Session] = lambda name: OrtSession(name, plan.member(name), threads=threads)  # noqa: E731
-    return Network(plan.manifest, {stage.name: make(stage.name) for stage in plan.manifest.stages})
+    sessions = {stage.name: make(stage.name) for stage in plan.manifest.stages}
+    # A stage uses every core, and all stages share one arena: nothing is won by running two at once.
+    return host_network(plan.manifest, sessions, in_flight=in_flight, take_turns=True, trace=trace)
 
 
-def _allocate(spec: TensorSpec) -> Array:
-    return np.zeros(spec.shape, spec.dtype)
+def _tensors(device: Device, specs: Iterable[TensorSpec]) -> dict[str, DeviceTensor]:
+    """Tensors in one new buffer."""
+    specs = tuple(specs)
+    buffer = device.allocate(sum(map(tensor_bytes, specs)))
+    tensors, offset = {}, 0
+    for spec in specs:
+        tensors[spec.name] = DeviceTensor(buffer, spec.dtype, spec.shape, offset)
+        offset += tensor_bytes(spec)
+    return tensors

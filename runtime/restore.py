@@ -1,14 +1,23 @@
-"""Frames to sharp frames: scenes, windows, tiles and flow around one restorer."""
+"""Frames to sharp frames: scenes, windows, tiles and flow around one restorer.
+
+With two or more clips in flight three windows are under way at once, each in a thread: one is decoded and its flow
+estimated, one is restored and blended, and one is with the caller, who encodes it. Each step is one window ahead of the
+next, never more, and frames leave in order. With one clip in flight everything happens in the caller's thread.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
-from itertools import chain
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from itertools import chain, islice
 
 import numpy as np
 
-from bsst.errors import InputError
-from bsst.runtime.restorer import Restorer
+from bsst.errors import InputError, ModelError, OutOfMemoryError
+from bsst.runtime.ahead import Ahead
+from bsst.runtime.restorer import Restored, Restorer
 from bsst.runtime.scenes import mark_cuts
 from bsst.runtime.tiles import GRID, Blend, TiledFlow, TileGrid, tile_grid
 from bsst.runtime.windows import Window, sliding_windows
@@ -26,11 +35,14 @@ def deblur_frames(
     scene_cuts: bool = True,
     on_work: Callable[[float], None] | None = None,
     on_repair: Callable[[int], None] | None = None,
-) -> Iterator[np.ndarray]:
+) -> Generator[np.ndarray, None, None]:
     """Deblur a stream of frames in bounded memory; as many frames come out as went in, in order.
 
+    Whatever ends the iteration early, an error or `close`, gives up what is under way and ends all threads.
+
     Args:
-        frames: (3, H, W) float32 RGB, nominally in [0, 1]; any size, the same for all.
+        frames: (3, H, W) float32 RGB, nominally in [0, 1]; any size, the same for all. Iterated in another thread if
+            the restorer may have more than one clip in flight.
         restorer: an opened plan.
         window_overlap: frames shared by neighbouring windows; what the plan recommends by default.
         tile_overlap: pixels shared by neighbouring tiles, a multiple of 4; what the plan recommends by default.
@@ -45,6 +57,7 @@ def deblur_frames(
     Raises:
         UsageError: overlaps that do not fit the plan.
         InputError: frames of different sizes.
+        ModelError: a stage failed; the message names the frames.
     """
     iterator = iter(frames)
     first = next(iterator, None)
@@ -60,20 +73,33 @@ def deblur_frames(
         length=restorer.frames,
         overlap=restorer.window_overlap if window_overlap is None else window_overlap,
     )
-    index = 0
-    for window in windows:
-        for source, restored in zip(
-            window.frames[window.keep], _restored(window, restorer, grid, index, on_work), strict=True
-        ):
-            if np.isfinite(restored).all():
-                # The source's own values outside the RGB cube are code values of its video: let them pass.
-                frame = np.clip(restored, np.minimum(source, 0), np.maximum(source, 1))
-            else:
-                frame = source
-                if on_repair is not None:
+    work = on_work or (lambda frames_restored: None)
+    with ExitStack() as stack:
+        stack.callback(restorer.cancel)
+        results: Iterable[_Result | float]
+        if restorer.in_flight == 1:
+            results = _restored(windows, restorer, grid, work)
+        else:
+            results = _in_threads(stack, windows, restorer, grid)
+        for result in results:
+            if isinstance(result, float):
+                work(result)
+                continue
+            if on_repair is not None:
+                for index in result.repaired:
                     on_repair(index)
-            yield grid.crop(frame)
-            index += 1
+            yield from result.frames
+            del result  # before the next one is awaited
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Result:
+    """A window's part of the output."""
+
+    frames: Sequence[np.ndarray]
+    """To output, in order."""
+    repaired: Sequence[int]
+    """Index in the video of each frame that is the source's."""
 
 
 def _of_one_size(frames: Iterable[np.ndarray], shape: tuple[int, ...]) -> Iterator[np.ndarray]:
@@ -86,19 +112,92 @@ def _of_one_size(frames: Iterable[np.ndarray], shape: tuple[int, ...]) -> Iterat
         yield frame
 
 
-def _restored(
-    window: Window, restorer: Restorer, grid: TileGrid, done: int, on_work: Callable[[float], None] | None
-) -> np.ndarray:
-    """Window -> its kept frames (K, 3, *padded)."""
+def _in_threads(
+    stack: ExitStack, windows: Iterator[Window], restorer: Restorer, grid: TileGrid
+) -> Iterable[_Result | float]:
+    """`_restored`, one window ahead of the caller, over windows one ahead of it; progress comes as floats."""
+    ahead = stack.enter_context(Ahead[Window](lambda send: windows, "windows", cancel=restorer.cancel))
 
-    def tiles() -> Iterator[np.ndarray]:
+    def give_up() -> None:
+        ahead.stop()
+        restorer.cancel()
+
+    return stack.enter_context(
+        Ahead[_Result | float](lambda send: _restored(ahead, restorer, grid, send), "restore", cancel=give_up)
+    )
+
+
+def _restored(
+    windows: Iterable[Window], restorer: Restorer, grid: TileGrid, on_work: Callable[[float], None]
+) -> Iterator[_Result]:
+    """Each window -> its kept frames; while a tile is awaited, up to `in_flight` - 1 others follow it."""
+    done = 0  # frames of the windows before
+    tiles = _in_flight(_submitted(windows, restorer, grid), restorer.in_flight)
+    for window, first in tiles:
+        rest = (restored for _, restored in islice(tiles, len(grid) - 1))
+        blended = grid.blend(_results(chain([first], rest), window, grid, done, on_work))
+        result = _checked(window, blended, grid, done)
+        done += len(result.frames)
+        del window, blended
+        yield result
+        del result
+
+
+def _submitted(windows: Iterable[Window], restorer: Restorer, grid: TileGrid) -> Iterator[tuple[Window, Restored]]:
+    """Every tile of every window, row by row."""
+
+    def tiles(window: Window) -> Iterator[tuple[Window, Restored]]:
         clips = zip(*(grid.cut(frame) for frame in window.frames), strict=True)
         flows = zip(*(grid.scaled(GRID).cut(np.stack(pair)) for pair in window.pairs), strict=True)
-        kept = window.keep.stop - window.keep.start
-        for count, (clip, flow) in enumerate(zip(clips, flows, strict=True), start=1):
+        for clip, flow in zip(clips, flows, strict=True):
             backward, forward = np.stack(flow, axis=1)
-            yield restorer.restore(np.stack(clip), backward, forward)[window.keep]
-            if on_work is not None:
-                on_work(done + kept * count / len(grid))
+            yield window, restorer.submit(clip, backward, forward)
 
-    return grid.blend(tiles())
+    for window in windows:
+        yield from tiles(window)
+        del window  # before the next one is awaited
+
+
+def _in_flight(tiles: Iterator[tuple[Window, Restored]], limit: int) -> Iterator[tuple[Window, Restored]]:
+    """The same in order, each only when `limit` are under way; before an error comes what was under way."""
+    pending: deque[tuple[Window, Restored]] = deque()
+    failure: Exception | None = None
+    try:
+        for tile in tiles:
+            pending.append(tile)
+            del tile
+            if len(pending) == limit:
+                yield pending.popleft()
+    except Exception as error:
+        failure = error
+    while pending:
+        yield pending.popleft()
+    if failure is not None:
+        raise failure
+
+
+def _results(
+    tiles: Iterable[Restored], window: Window, grid: TileGrid, done: int, on_work: Callable[[float], None]
+) -> Iterator[np.ndarray]:
+    """Tiles of a window under way -> (K, 3, tile_h, tile_w) each."""
+    kept = window.keep.stop - window.keep.start
+    for count, restored in enumerate(tiles, start=1):
+        try:
+            yield restored.result()[window.keep]
+        except (ModelError, OutOfMemoryError) as error:
+            where = f"frames {done} to {done + kept - 1}, tile {count} of {len(grid)}"
+            raise type(error)(f"{where}: {error}") from error
+        on_work(done + kept * count / len(grid))
+
+
+def _checked(window: Window, blended: np.ndarray, grid: TileGrid, done: int) -> _Result:
+    """Limit the kept frames (K, 3, *padded) of a window in place; frames that are not finite become the source's."""
+    frames, repaired = [], []
+    for index, (source, restored) in enumerate(zip(window.frames[window.keep], blended, strict=True), start=done):
+        if np.isfinite(restored).all():
+            # The source's own values outside the RGB cube are code values of its video: let them pass.
+            frames.append(np.clip(restored, np.minimum(source, 0), np.maximum(source, 1), out=restored))
+        else:
+            frames.append(source)
+            repaired.append(index)
+    return _Result(frames=[grid.crop(frame) for frame in frames], repaired=repaired)

@@ -1,15 +1,16 @@
 """What a plan offers to the frame pipeline: flow between frames and restoration of one tile of one window.
 
-`runtime/network.py` implements it over sessions; tests implement it in a few lines of numpy.
+`runtime/network.py` implements it over streams of a device; tests implement it in a few lines of numpy.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 import numpy as np
 
-__all__ = ["FlowEstimator", "Pair", "Restorer"]
+__all__ = ["FlowEstimator", "Pair", "Restored", "Restorer"]
 
 Pair = tuple[np.ndarray, np.ndarray]
 """Flows between frames t and t + 1: (backward, forward). Each (2, h/4, w/4) float32, channel 0 = x, in pixels at 1/4
@@ -28,8 +29,24 @@ class FlowEstimator(Protocol):
         ...
 
 
+class Restored(Protocol):
+    """One clip under way."""
+
+    def result(self) -> np.ndarray:
+        """Wait for the restored clip, (T, 3, h, w) float32, not clamped; called once."""
+        ...
+
+
 class Restorer(FlowEstimator, Protocol):
-    """One plan, opened. All sizes are static."""
+    """One plan, opened. All sizes are static.
+
+    One thread at a time asks for flow, one thread at a time submits and takes results, and the two may differ.
+    """
+
+    @property
+    def in_flight(self) -> int:
+        """Clips that may be under way at once, at least 1; 1 means that nothing happens beside anything else."""
+        ...
 
     @property
     def frames(self) -> int:
@@ -56,6 +73,13 @@ class Restorer(FlowEstimator, Protocol):
         """Recommended frames shared by neighbouring windows."""
         ...
 
-    def restore(self, clip: np.ndarray, backward: np.ndarray, forward: np.ndarray) -> np.ndarray:
-        """Clip (T, 3, h, w), float32 RGB in [0, 1], and flows (T-1, 2, h/4, w/4) -> (T, 3, h, w), not clamped."""
+    def submit(self, clip: Sequence[np.ndarray], backward: np.ndarray, forward: np.ndarray) -> Restored:
+        """Start on a clip of T frames (3, h, w), float32 RGB in [0, 1], and flows (T-1, 2, h/4, w/4).
+
+        At most `in_flight` results may be outstanding.
+        """
+        ...
+
+    def cancel(self) -> None:
+        """Give up everything under way; threads that wait for it get an error. Called from any thread."""
         ...

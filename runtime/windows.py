@@ -67,7 +67,8 @@ def sliding_windows(
             recent.clear()
             pairs.clear()
             seen = done = 0
-        previous, features = features, flows.features(frame)
+        previous = features  # here, so that features of two frames are held, not of three
+        features = flows.features(frame)
         if not first:
             pairs.append(flows.flow(previous, features))
         recent.append(frame)
@@ -75,8 +76,8 @@ def sliding_windows(
         if last or (seen >= length and (seen - length) % stride == 0):
             end = seen if last else seen - (overlap - overlap // 2)
             start = seen - len(recent)
-            window_frames, window_pairs = _reflected(list(recent), list(pairs), length)
-            yield Window(frames=window_frames, pairs=window_pairs, keep=slice(done - start, end - start))
+            # Held by nobody here while the next one is made.
+            yield _window(list(recent), list(pairs), length, slice(done - start, end - start))
             done = end
 
 
@@ -93,16 +94,16 @@ def _scene_edges(frames: Iterable[tuple[np.ndarray, bool]]) -> Iterator[tuple[np
         yield held, first, True
 
 
-def _reflected(frames: list[np.ndarray], pairs: list[Pair], length: int) -> tuple[list[np.ndarray], list[Pair]]:
+def _window(frames: list[np.ndarray], pairs: list[Pair], length: int, keep: slice) -> Window:
     """Extend a short scene to `length` frames by walking it back and forth; a pair walked backwards is swapped."""
     count = len(frames)
     if count == length:
-        return frames, pairs
+        return Window(frames=frames, pairs=pairs, keep=keep)
     if count == 1:
         _, height, width = frames[0].shape
         still = np.zeros((2, height // 4, width // 4), np.float32)
-        return frames * length, [(still, still)] * (length - 1)
+        return Window(frames=frames * length, pairs=[(still, still)] * (length - 1), keep=keep)
     period = 2 * (count - 1)
     order = [min(i % period, period - i % period) for i in range(length)]
     steps = [pairs[a] if b > a else (pairs[b][1], pairs[b][0]) for a, b in zip(order[:-1], order[1:], strict=True)]
-    return [frames[i] for i in order], steps
+    return Window(frames=[frames[i] for i in order], pairs=steps, keep=keep)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
 from functools import cache
@@ -140,12 +141,23 @@ def _plane(plane: Any, size: int) -> np.ndarray:
     return rows[:, : plane.width * size].copy().view(np.uint16 if size == 2 else np.uint8).astype(int)
 
 
+@dataclass(frozen=True)
+class Done:
+    """A clip under way that is restored when somebody asks for it, in the asking thread."""
+
+    restore: Callable[[], np.ndarray]
+
+    def result(self) -> np.ndarray:
+        return self.restore()
+
+
 class Identity:
     """A restorer that returns its input, and counts what it is asked for."""
 
     def __init__(
         self,
         *,
+        in_flight: int = 2,
         frames: int = 5,
         tile: tuple[int, int] = (64, 64),
         flow_size: tuple[int, int] = (64, 96),
@@ -154,6 +166,7 @@ class Identity:
     ) -> None:
         self.frames, self.tile, self.flow_size = frames, tile, flow_size
         self.tile_overlap, self.window_overlap = tile_overlap, window_overlap
+        self.in_flight = in_flight
         self.clips = 0
 
     def features(self, frame: np.ndarray) -> np.ndarray:
@@ -164,6 +177,16 @@ class Identity:
     def flow(self, a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         zero = np.zeros((2, a.shape[1] // 4, a.shape[2] // 4), np.float32)
         return zero, zero
+
+    def submit(self, clip: Sequence[np.ndarray], backward: np.ndarray, forward: np.ndarray) -> Done:
+        frames = np.stack(clip)
+        return Done(lambda: self.restore(frames, backward, forward))
+
+    def cancel(self) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
 
     def restore(self, clip: np.ndarray, backward: np.ndarray, forward: np.ndarray) -> np.ndarray:
         assert clip.shape == (self.frames, 3, *self.tile)

@@ -15,7 +15,7 @@ from bsst.engines.manifest import Compiler, Manifest, StageSpec, TensorSpec
 from bsst.engines.plan import open_plan, require, write_plan
 from bsst.engines.rebuild import rebuild_plan
 from bsst.errors import BuildError, ExportError, PlanError, UsageError
-from bsst.runtime.network import Network
+from bsst.runtime.network import Network, host_network
 from bsst.runtime.session_ort import OrtSession
 
 from .graphs import warp_and_attend
@@ -115,7 +115,7 @@ def test_a_device_without_torch_rebuilds_a_plan_in_half_precision_and_runs_it(cp
 
 def network(path: Path) -> Network:
     plan = open_plan(path)
-    return Network(
+    return host_network(
         plan.manifest, {s.name: OrtSession(s.name, plan.member(s.name), threads=1) for s in plan.manifest.stages}
     )
 
@@ -204,7 +204,20 @@ def test_half_precision_that_costs_too_much_is_refused(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"target": "cpu", "options": RTX}, "no --sm for target cpu"),
+        ({"target": "cpu", "options": RTX}, "expected --sm with --target tensorrt or tensorrt-rtx only"),
+        (
+            {"target": "ort-cuda", "options": BuildOptions(optimization_level=5)},
+            "--optimization-level with --target tensorrt or tensorrt-rtx only, got --target ort-cuda",
+        ),
+        (
+            {"target": "tensorrt-rtx", "options": BuildOptions(hardware_compatibility="ampere+")},
+            "--hardware-compatibility with --target tensorrt only, got --target tensorrt-rtx",
+        ),
+        (
+            {"target": "tensorrt-rtx", "options": BuildOptions(timing_cache=Path("timings"))},
+            "--timing-cache with --target tensorrt only",
+        ),
+        ({"target": "cpu", "options": BuildOptions(plugins=False)}, "--no-plugins with --target tensorrt only"),
         ({"target": "tensorrt-rtx", "precision": "int8"}, "--fp32 or --fp16, got int8"),
         ({"target": "tpu"}, "expected --target cpu, ort-cuda, ort-tensorrt, tensorrt, tensorrt-rtx, got tpu"),
     ],

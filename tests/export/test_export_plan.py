@@ -20,7 +20,7 @@ from bsst.export.stages import pipeline_stages
 from bsst.reference.bsstnet import BSSTNet
 from bsst.reference.checkpoint import Networks, load_networks
 from bsst.reference.raft import RAFT
-from bsst.runtime.network import DEFAULT_PLAN, Network, load_network
+from bsst.runtime.network import DEFAULT_PLAN, host_network, load_network
 from tests.networks import city, seeded
 
 TINY = Geometry(frames=4, tile=(64, 64), flow_size=(128, 144))
@@ -134,7 +134,7 @@ def test_plan_runs_like_the_modules_it_came_from(tiny_plan) -> None:
     stages = pipeline_stages(networks.network, networks.raft, TINY)
     manifest = open_plan(tiny_plan).manifest
     clip = city(4, 128, 144)
-    expected = restore_clip(Network(manifest, {stage.name: TorchSession(stage) for stage in stages}), clip)
+    expected = restore_clip(host_network(manifest, {stage.name: TorchSession(stage) for stage in stages}), clip)
     assert psnr(expected, restore_clip(load_network(tiny_plan, threads=1), clip), 1.0) >= 80
 
 

@@ -32,7 +32,7 @@ class Loads:
         self.restorer = restorer
         self.calls: list[tuple[Path | None, int]] = []
 
-    def __call__(self, path: Path | None = None, *, threads: int = 0) -> Identity:
+    def __call__(self, path: Path | None = None, *, threads: int = 0, in_flight: int = 2) -> Identity:
         self.calls.append((path, threads))
         return self.restorer
 
@@ -153,7 +153,7 @@ class Slow(Identity):
         print("working", flush=True)
         time.sleep(0.1)
         return super().restore(*arrays)
-bsst.runtime.network.load_network = lambda path, threads: Slow()
+bsst.runtime.network.load_network = lambda path, **options: Slow()
 cli.run(sys.argv[1:])
 """
 

@@ -9,7 +9,7 @@ from bsst.errors import PlanError
 from bsst.export.session_torch import TorchSession
 from bsst.export.stage import Geometry
 from bsst.export.stages import pipeline_stages
-from bsst.runtime.network import Network
+from bsst.runtime.network import Network, host_network
 from bsst.runtime.wiring import View, clip_calls, clip_tensors
 from tests.networks import city, seeded
 
@@ -51,7 +51,7 @@ def torch_network(name: str, geometry: Geometry) -> Network:
         stages=tuple(specs),
         parity={},
     )
-    return Network(manifest, {stage.name: TorchSession(stage) for stage in stages})
+    return host_network(manifest, {stage.name: TorchSession(stage) for stage in stages})
 
 
 def _spec(name, shape, dtype) -> TensorSpec:
