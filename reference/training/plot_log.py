@@ -1,8 +1,8 @@
 """Curves of a training log as a picture, drawn with Pillow: gain with and without motion over time.
 
-    python -m bsst.reference.training.plot_log RUN/deblur.jsonl curves.png
+    python -m bsst.reference.training.plot_log FIRST/deblur.jsonl NEXT/deblur.jsonl --picture curves.png --log joined.jsonl
 
-Gains are those of the validation clips that the training log holds.
+Gains are those of the validation clips that the training logs hold. Several logs are runs that continue each other.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any
 
 from PIL import Image, ImageDraw
 
-__all__ = ["draw_curves"]
+__all__ = ["draw_curves", "join"]
 
 WIDTH, HEIGHT, MARGIN = 900, 520, 70
 CURVES = {
@@ -25,6 +25,15 @@ CURVES = {
     "real_zero_flow": ("real, zero flow", (214, 39, 40, 110)),
     "real_alone": ("real, frame alone", (240, 160, 160)),
 }
+
+
+def join(logs: list[list[dict[str, Any]]]) -> list[dict[str, Any]]:
+    """Entries of runs that continue each other, their minutes counted on, each with its `run`, from 1."""
+    joined: list[dict[str, Any]] = []
+    for run, log in enumerate(logs, start=1):
+        before = joined[-1]["minutes"] if joined else 0.0
+        joined += [{**entry, "run": run, "minutes": round(before + entry["minutes"], 2)} for entry in log]
+    return joined
 
 
 def draw_curves(entries: list[dict[str, Any]]) -> Image.Image:
@@ -57,8 +66,11 @@ def draw_curves(entries: list[dict[str, Any]]) -> Image.Image:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("log", type=Path)
-    parser.add_argument("picture", type=Path)
+    parser.add_argument("logs", type=Path, nargs="+")
+    parser.add_argument("--picture", type=Path, required=True)
+    parser.add_argument("--log", type=Path, help="write the joined log")
     arguments = parser.parse_args()
-    lines = arguments.log.read_text().splitlines()
-    draw_curves([json.loads(line) for line in lines]).save(arguments.picture)
+    entries = join([[json.loads(line) for line in log.read_text().splitlines()] for log in arguments.logs])
+    if arguments.log:
+        arguments.log.write_text("".join(json.dumps(entry) + "\n" for entry in entries))
+    draw_curves(entries).save(arguments.picture)
