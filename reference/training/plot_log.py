@@ -1,6 +1,6 @@
 """Curves of a training log as a picture, drawn with Pillow: gain with and without motion over time.
 
-    python -m bsst.reference.training.plot_log FIRST/deblur.jsonl NEXT/deblur.jsonl --picture curves.png --log joined.jsonl
+    python -m bsst.reference.training.plot_log FIRST/deblur.jsonl NEXT/deblur.jsonl --picture curves.png --log all.jsonl
 
 Gains are those of the validation clips that the training logs hold. Several logs are runs that continue each other.
 """

@@ -16,6 +16,7 @@ from bsst.reference.training.cache import load, save
 from bsst.reference.training.evaluate import Example, gain, gain_alone, psnr
 from bsst.reference.training.initialise import initialise
 from bsst.reference.training.phases import Heads, run_stages
+from bsst.reference.training.plot_log import join
 from bsst.reference.training.real import average
 from bsst.reference.training.simulate import Clip, Kind, simulate
 
@@ -173,3 +174,8 @@ def test_gain_is_zero_for_the_identity_and_scales_the_residual(net: BSSTNet, bat
 
     oracle: BSSTNet = Oracle()  # type: ignore[assignment]
     assert gain(oracle, clip) > gain(oracle, clip, scale=0.5) > 4
+
+
+def test_logs_of_runs_that_continue_each_other_count_their_minutes_on() -> None:
+    joined = join([[{"minutes": 2.0}, {"minutes": 5.0}], [{"minutes": 1.5}]])
+    assert [(entry["run"], entry["minutes"]) for entry in joined] == [(1, 2.0), (1, 5.0), (2, 6.5)]
