@@ -41,14 +41,18 @@ class BuildOptions:
 
     compute_capabilities: tuple[str, ...] = ()
     """GPUs to build for, as in ("8.6", "8.9"); () where the target takes none."""
+    device: str = ""
+    """TensorRT only: product name of the GPU that kernels are timed on."""
     optimization_level: int = 3
     """TensorRT builder effort, 0 to 5."""
     hardware_compatibility: Literal["none", "ampere+", "same-capability"] = "none"
     """TensorRT only: one engine for several GPUs, slower than one for this GPU."""
+    plugins: bool = True
+    """TensorRT only: custom operators as our kernels where version and GPU allow; else as standard operators."""
     plugin_ptx: Mapping[str, bytes] = field(default_factory=dict)
     """Ahead-of-time compiled kernels inside the engine, by operator."""
-    plugin_modules: tuple[str, ...] = ()
-    """TensorRT only: modules that register the plugins of the graph when imported."""
+    plugin_capability: int | None = None
+    """TensorRT only: compute capability times ten for which those kernels are compiled; None: the graph has none."""
     timing_cache: Path | None = None
     """TensorRT only: file of kernel timings kept between builds on the same GPU."""
     time_limit_seconds: float = 3600.0
@@ -92,9 +96,10 @@ def build_key(builder: Builder, stage: StageGraph, options: BuildOptions) -> str
         "compiler": dataclasses.asdict(builder.compiler()),
         "model": hashlib.sha256(stage.model).hexdigest(),
         "compute_capabilities": sorted(options.compute_capabilities),
+        "device": options.device,
         "optimization_level": options.optimization_level,
         "hardware_compatibility": options.hardware_compatibility,
-        "plugin_modules": sorted(options.plugin_modules),
+        "plugin_capability": options.plugin_capability,
         "plugin_ptx": {name: hashlib.sha256(ptx).hexdigest() for name, ptx in options.plugin_ptx.items()},
     }
     return hashlib.sha256(canonical_json(configuration)).hexdigest()

@@ -27,8 +27,10 @@ def compile_file(trt: Any, request: dict[str, Any]) -> None:
     """
     logger = _logger(trt)
     flags = 1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED)
-    for module in request.get("plugin_modules", []):
-        importlib.import_module(module)
+    if (capability := request.get("plugin_capability")) is not None:
+        from bsst.plugins.registry import register_plugins
+
+        register_plugins(capability=capability)  # the parser finds only plugins that are known before it runs
         flags |= 1 << int(trt.NetworkDefinitionCreationFlag.PREFER_AOT_PYTHON_PLUGINS)
     builder = trt.Builder(logger)
     network = builder.create_network(flags)

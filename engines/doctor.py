@@ -15,8 +15,9 @@ from bsst.engines.cuda_driver import Gpu, find_gpus
 from bsst.engines.probe_graphs import GRID_SAMPLE
 from bsst.engines.probe_ort import probe_providers
 from bsst.engines.tensorrt_rtx_trt import RTX_COMPUTE_CAPABILITIES, TensorRTRTXBuilder
-from bsst.engines.tensorrt_trt import TensorRTBuilder, check_tensorrt_version
+from bsst.engines.tensorrt_trt import TensorRTBuilder
 from bsst.errors import BsstError, MissingDependencyError
+from bsst.plugins.tensorrt_version import check_tensorrt_version
 
 __all__ = ["Finding", "diagnose"]
 

@@ -15,20 +15,21 @@ import onnx
 
 from bsst.calibration.clip_parity import moving_texture, psnr, restore_clip
 from bsst.calibration.emulate_half import emulate_half
-from bsst.calibration.half import feature_tensors, precision_shares, to_half
+from bsst.calibration.half import precision_shares
 from bsst.engines.builder import Builder, BuildOptions, StageGraph, build_stage
 from bsst.engines.cache import EngineCache
 from bsst.engines.cpu_ort import OrtBuilder
 from bsst.engines.manifest import DType, Manifest, Precision, StageSpec, Target, TensorSpec, require
 from bsst.engines.plan import Plan, open_plan, write_plan
+from bsst.engines.prepare import plugins_of, prepare_stage
 from bsst.engines.tensorrt_rtx_trt import TensorRTRTXBuilder
 from bsst.engines.tensorrt_trt import TensorRTBuilder
 from bsst.errors import ExportError, UsageError
-from bsst.plugins.registry import lower
+from bsst.plugins.registry import plugin_ptx
 from bsst.runtime.network import host_network
 from bsst.runtime.session_ort import OrtSession
 
-__all__ = ["MINIMUM_FP16_PSNR", "builder_for", "rebuild_plan"]
+__all__ = ["MINIMUM_FP16_PSNR", "builder_for", "rebuild_plan", "stage_spec"]
 
 MINIMUM_FP16_PSNR = 50.0
 """Decibels of a restored clip, float16 against float32, below which `--fp16` is refused."""
@@ -77,25 +78,38 @@ def rebuild_plan(
         raise UsageError(
             f"expected a source plan in fp32, got {plan.manifest.precision}; give the plan it was made from"
         )
-    models = {stage.name: _prepare(plan, stage.name, target, precision) for stage in plan.manifest.stages}
+    capabilities = _compute_capabilities(builder, chosen)
+    kernels = None
+    if isinstance(builder, TensorRTBuilder):
+        kernels = builder.kernel_capability(chosen)
+        progress("custom operators " + (f"as kernels for SM {kernels}" if kernels else "as standard operators"))
+        # Nobody names the GPU of this machine on the command line, but engines in the cache are for one.
+        chosen = dataclasses.replace(chosen, compute_capabilities=capabilities, device=builder.device())
+    sources = {stage.name: onnx.load_from_string(plan.member(stage.name)) for stage in plan.manifest.stages}
+    models = {
+        name: prepare_stage(model, target, precision, compute_capabilities=capabilities, plugins=kernels is not None)
+        for name, model in sources.items()
+    }
     parity = dict(plan.manifest.parity)
     if check and precision == "fp16":
         progress("comparing float16 with float32")
-        parity["fp16"] = _measure_fp16(plan, models)
+        # ONNX Runtime knows no plugins: the same operators as standard ones, rounded at the same places.
+        plain = models if kernels is None else {n: prepare_stage(m, target, precision) for n, m in sources.items()}
+        parity["fp16"] = _measure_fp16(plan, plain)
     stages, members = [], {}
     for index, (name, model) in enumerate(models.items(), start=1):
         progress(f"building {name} ({index} of {len(models)})")
         graph = StageGraph(name=name, model=model.SerializeToString(deterministic=True))
-        built, _ = build_stage(builder, graph, chosen, cache=cache)
-        stages.append(_stage_spec(name, model, target, built.facts))
+        built, _ = build_stage(builder, graph, _with_kernels(chosen, model, kernels), cache=cache)
+        stages.append(stage_spec(name, model, target, built.facts))
         members[stages[-1].member] = built.data
     manifest = dataclasses.replace(
         plan.manifest,
         target=target,
         precision=precision,
         compiler=compiler,
-        compute_capabilities=_compute_capabilities(builder, chosen),
-        plugins=tuple(sorted(chosen.plugin_ptx)),
+        compute_capabilities=capabilities,
+        plugins=tuple(sorted({name for model in models.values() for name in plugins_of(model)})),
         stages=tuple(stages),
         parity=parity,
     )
@@ -121,17 +135,27 @@ def builder_for(target: Target) -> Builder:
 def _check_request(target: Target, precision: Precision, options: BuildOptions) -> None:
     if precision not in ("fp32", "fp16"):
         raise UsageError(f"expected --fp32 or --fp16, got {precision}, which no target is built in")
-    if not target.startswith("tensorrt") and options.compute_capabilities:
-        raise UsageError(f"expected no --sm for target {target}, got {', '.join(options.compute_capabilities)}")
+    compiled, tensorrt = ("tensorrt", "tensorrt-rtx"), ("tensorrt",)
+    default = BuildOptions()
+    for option, targets, given in (
+        ("--sm", compiled, options.compute_capabilities != ()),
+        ("--optimization-level", compiled, options.optimization_level != default.optimization_level),
+        ("--hardware-compatibility", tensorrt, options.hardware_compatibility != "none"),
+        ("--timing-cache", tensorrt, options.timing_cache is not None),
+        ("--no-plugins", tensorrt, not options.plugins),
+    ):
+        if given and target not in targets:
+            raise UsageError(f"expected {option} with --target {' or '.join(targets)} only, got --target {target}")
     if target == "tensorrt-rtx" and precision == "fp32" and "7.5" in options.compute_capabilities:
         raise UsageError("expected --fp16 with --sm 75, which has no fp32 matrix products, got fp32; add --fp16")
 
 
-def _prepare(plan: Plan, stage: str, target: Target, precision: Precision) -> onnx.ModelProto:
-    model = onnx.load_from_string(plan.member(stage))
-    # TensorRT takes the plugin-free graphs here too: plugins need the compilers of the export machine.
-    lowered = lower(model, "tensorrt-rtx" if target.startswith("tensorrt") or precision == "fp16" else "cpu")
-    return lowered if precision == "fp32" else to_half(lowered, "float16", half_tensors=feature_tensors(lowered))
+def _with_kernels(options: BuildOptions, model: onnx.ModelProto, capability: int | None) -> BuildOptions:
+    """Options with the kernels that this stage carries, which are part of its content key."""
+    if capability is None or not plugins_of(model):
+        return options
+    kernels = plugin_ptx(model, capability=capability)
+    return dataclasses.replace(options, plugin_ptx=kernels, plugin_capability=capability)
 
 
 def _compute_capabilities(builder: Builder, options: BuildOptions) -> tuple[str, ...]:
@@ -140,7 +164,8 @@ def _compute_capabilities(builder: Builder, options: BuildOptions) -> tuple[str,
     return tuple(sorted(set(options.compute_capabilities), key=lambda name: tuple(map(int, name.split(".")))))
 
 
-def _stage_spec(name: str, model: onnx.ModelProto, target: Target, facts: Mapping[str, float]) -> StageSpec:
+def stage_spec(name: str, model: onnx.ModelProto, target: Target, facts: Mapping[str, float]) -> StageSpec:
+    """What the manifest says about a stage built from the prepared graph `model`."""
     return StageSpec(
         name=name,
         member=f"{name}.engine" if target.startswith("tensorrt") else f"{name}.onnx",

@@ -8,6 +8,7 @@ Source: NVIDIA TensorRT 10 and 11 Python API; release notes for the versions nam
 from __future__ import annotations
 
 import importlib.metadata
+import importlib.util
 from dataclasses import dataclass
 from typing import Literal
 
@@ -15,16 +16,11 @@ from bsst.engines.builder import BuildOptions, BuiltEngine, StageGraph
 from bsst.engines.compile_stage import compile_stage
 from bsst.engines.cuda_driver import find_gpus
 from bsst.engines.manifest import Compiler
-from bsst.errors import MissingDependencyError, ModelError, UsageError
+from bsst.errors import MissingDependencyError, UsageError
+from bsst.plugins.operator_schema import CAPABILITIES
+from bsst.plugins.tensorrt_version import check_tensorrt_version, supports_plugins
 
-__all__ = ["TensorRTBuilder", "check_tensorrt_version"]
-
-OLDEST = (10, 3)
-"""JetPack 6; opset 19 and strongly typed networks work, our plugins do not."""
-OLDEST_WITH_PLUGINS = (10, 9)
-"""First with plugins compiled ahead of time (`tensorrt.plugin.aot_impl`)."""
-BROKEN = ((10, 14),)
-"""Python plugins fail, and fp32 GridSample inside an fp16 network gives wrong pixels (pytorch/TensorRT#4074)."""
+__all__ = ["TensorRTBuilder"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,14 +50,8 @@ class TensorRTBuilder:
             BuildError: it refused, crashed, or hit a limit.
         """
         compiler = self.compiler()
-        plugins = bool(options.plugin_modules or options.plugin_ptx)
-        check_tensorrt_version(compiler.version, plugins=plugins)
-        here = self.compute_capabilities(options)
-        if options.compute_capabilities and tuple(options.compute_capabilities) != here:
-            raise UsageError(
-                f"expected no --sm or --sm {', '.join(here)} for target tensorrt, which builds for the GPU of this "
-                f"machine, got {', '.join(options.compute_capabilities)}; use --target tensorrt-rtx to choose others"
-            )
+        check_tensorrt_version(compiler.version, plugins=options.plugin_capability is not None)
+        self.compute_capabilities(options)
         return compile_stage(
             stage,
             options,
@@ -70,7 +60,7 @@ class TensorRTBuilder:
                 "library": "tensorrt",
                 "optimization_level": options.optimization_level,
                 "hardware_compatibility": options.hardware_compatibility,
-                "plugin_modules": list(options.plugin_modules),
+                "plugin_capability": options.plugin_capability,
                 "timing_cache": str(options.timing_cache) if options.timing_cache else None,
             },
             compiler=f"TensorRT {compiler.version}",
@@ -80,7 +70,7 @@ class TensorRTBuilder:
         """What the manifest states: the GPU of this machine, or "8.0+" for `hardware_compatibility="ampere+"`.
 
         Raises:
-            UsageError: there is no GPU.
+            UsageError: there is no GPU, or not the one that was asked for.
         """
         gpus = find_gpus()
         if not gpus:
@@ -88,19 +78,31 @@ class TensorRTBuilder:
                 "expected an NVIDIA GPU, on which target tensorrt builds, got none; run this on the machine that will "
                 "run the plan, or use --target tensorrt-rtx, which builds without one"
             )
-        return ("8.0+",) if options.hardware_compatibility == "ampere+" else (gpus[0].compute_capability,)
+        here = ("8.0+",) if options.hardware_compatibility == "ampere+" else (gpus[0].compute_capability,)
+        if options.compute_capabilities and tuple(options.compute_capabilities) != here:
+            raise UsageError(
+                f"expected no --sm or --sm {', '.join(here)} for target tensorrt, which builds for the GPU of this "
+                f"machine, got {', '.join(options.compute_capabilities)}; use --target tensorrt-rtx to choose others"
+            )
+        return here
 
+    def device(self) -> str:
+        """Product name of the GPU: kernels are timed on it, so its engines suit no other."""
+        gpus = find_gpus()
+        return gpus[0].name if gpus else ""
 
-def check_tensorrt_version(version: str, *, plugins: bool) -> None:
-    """Refuse versions that are too old or known to give wrong results.
+    def kernel_capability(self, options: BuildOptions) -> int | None:
+        """Compute capability times ten for which operators become kernels in the engine; None: standard operators.
 
-    Raises:
-        ModelError: with the versions that work.
-    """
-    release = tuple(int(part) for part in version.split(".")[:2])
-    oldest = OLDEST_WITH_PLUGINS if plugins else OLDEST
-    if release < oldest or release in BROKEN:
-        raise ModelError(
-            f"expected TensorRT {'.'.join(map(str, oldest))} or later except 10.14, got {version}; install another "
-            "version" + (" or build the graphs without plugins" if plugins and release < oldest else "")
-        )
+        Raises:
+            UsageError: there is no GPU.
+            MissingDependencyError: TensorRT is not installed, or Triton, which compiles the kernels.
+        """
+        capability = self.compute_capabilities(options)[0].replace(".", "")
+        # A kernel is compiled for one GPU: an engine for several of them takes the standard operators.
+        fits = options.hardware_compatibility == "none" and capability in map(str, CAPABILITIES)
+        if not (options.plugins and fits and supports_plugins(self.compiler().version)):
+            return None
+        if importlib.util.find_spec("triton") is None:
+            raise MissingDependencyError("triton", "tensorrt", "target tensorrt without --no-plugins")
+        return int(capability)

@@ -5,12 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-__all__ = ["DOMAIN", "VERSION", "AttributeSpec", "OperatorSchema", "TensorSpec", "Tolerance"]
+__all__ = ["CAPABILITIES", "DOMAIN", "VERSION", "AttributeSpec", "OperatorSchema", "TensorSpec", "Tolerance"]
 
 DOMAIN = "bsst"
 """ONNX domain, torch.library namespace and TensorRT plugin namespace of every operator."""
 VERSION = 1
 """Opset version of the domain; TensorRT's quickly deployable plugins always carry version "1"."""
+
+CAPABILITIES = (80, 86, 87, 89, 90, 120)
+"""Compute capabilities times ten that kernels are compiled and checked for; PTX of 90 and 120 runs on no other."""
 
 DType = Literal["feature", "float32", "int32"]
 

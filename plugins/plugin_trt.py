@@ -21,13 +21,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from bsst.errors import MissingDependencyError, ModelError, UsageError
+from bsst.errors import MissingDependencyError, UsageError
 from bsst.plugins.operator_schema import DOMAIN, TensorSpec
+from bsst.plugins.tensorrt_version import check_tensorrt_version
 
 if TYPE_CHECKING:
     from bsst.plugins.triton_compile import CompiledKernel
 
-__all__ = ["ATTRIBUTE", "PluginDefinition", "check_plugin_version", "register_plugin"]
+__all__ = ["ATTRIBUTE", "PluginDefinition", "register_plugin"]
 
 ATTRIBUTE = "geometry"
 """The one attribute of every plugin: what its kernel is specialised to, as a row of integers."""
@@ -51,25 +52,6 @@ class PluginDefinition:
     """Blocks along x, y and z, from (geometry, output shape, half, ceiling division of a symbolic size)."""
     compile_for: Callable[[Sequence[int], bool, int], CompiledKernel]
     """From (geometry, half, compute capability times ten)."""
-
-
-def check_plugin_version(version: str) -> None:
-    """Refuse versions of TensorRT without working ahead-of-time plugins.
-
-    Raises:
-        ModelError: older than 10.9, or 10.14.
-    """
-    release = tuple(int(part) for part in version.split(".")[:2])
-    if release < (10, 9):
-        reason = "plugins compiled ahead of time came with 10.9"
-    elif release == (10, 14):
-        reason = "Python plugins are broken in 10.14 and work again in 10.15"
-    else:
-        return
-    raise ModelError(
-        f"expected TensorRT 10.9 or later except 10.14 for plugins, got {version}: {reason}; install another version, "
-        "or lower the graph for target tensorrt-rtx, which needs no plugins"
-    )
 
 
 def register_plugin(definition: PluginDefinition, *, capability: int) -> None:
@@ -131,7 +113,7 @@ def register_plugin(definition: PluginDefinition, *, capability: int) -> None:
 def _tensorrt() -> tuple[Any, Any]:
     try:
         trt = importlib.import_module("tensorrt")
-        check_plugin_version(trt.__version__)
+        check_tensorrt_version(trt.__version__, plugins=True)
         return trt, importlib.import_module("tensorrt.plugin")
     except ModuleNotFoundError as error:
         raise MissingDependencyError("tensorrt", "tensorrt", "a TensorRT plugin") from error

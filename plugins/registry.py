@@ -25,7 +25,16 @@ from bsst.plugins.sparse_window_attention import plugin_node as sparse_window_at
 if TYPE_CHECKING:
     from bsst.plugins.plugin_trt import PluginDefinition
 
-__all__ = ["OPERATORS", "Target", "attach_functions", "lower", "plugin_ptx", "register_plugins", "translation_table"]
+__all__ = [
+    "OPERATORS",
+    "Target",
+    "attach_functions",
+    "lower",
+    "plugin_inputs",
+    "plugin_ptx",
+    "register_plugins",
+    "translation_table",
+]
 
 Target = Literal["cpu", "tensorrt", "tensorrt-rtx"]
 
@@ -108,8 +117,7 @@ def plugin_ptx(model: onnx.ModelProto, *, capability: int) -> dict[str, bytes]:
     """
     plugins = {plugin.name: plugin for plugin in _plugins()}
     inferred = onnx.shape_inference.infer_shapes(model).graph
-    types = {v.name: v.type.tensor_type.elem_type for v in (*inferred.input, *inferred.value_info)}
-    types |= {tensor.name: tensor.data_type for tensor in inferred.initializer}
+    types = _types(inferred)
     kernels = {}
     for node in inferred.node:
         if node.op_type in plugins:
@@ -118,6 +126,11 @@ def plugin_ptx(model: onnx.ModelProto, *, capability: int) -> dict[str, bytes]:
             name = f"{DOMAIN}::{node.op_type}{numbers}{'fp16' if half else 'fp32'}"
             kernels[name] = plugins[node.op_type].compile_for(numbers, half, capability).ptx.encode()
     return kernels
+
+
+def plugin_inputs() -> dict[str, tuple[str, ...]]:
+    """Node type of every plugin -> what each of its inputs holds (`feature`, `float32` or `int32`)."""
+    return {plugin.name: tuple(spec.dtype for spec in plugin.inputs) for plugin in _plugins()}
 
 
 def _plugins() -> tuple[PluginDefinition, ...]:
@@ -160,7 +173,7 @@ def _as_plugins(model: onnx.ModelProto) -> onnx.ModelProto:
     """Nodes with the attributes by which TensorRT's parser finds a plugin; it ignores the domain of such nodes."""
     result = onnx.ModelProto()
     result.CopyFrom(model)
-    shapes = _shapes(model)
+    shapes, types = _shapes(model), _types(model.graph)
     del result.graph.node[:]
     for node in model.graph.node:
         if node.domain != DOMAIN:
@@ -181,6 +194,10 @@ def _as_plugins(model: onnx.ModelProto) -> onnx.ModelProto:
                     "aot": 1,
                 }
                 added.attribute.extend(onnx.helper.make_attribute(*item) for item in attributes.items())
+                if added.output[0] not in shapes:  # shape inference ends at operators that it does not know
+                    result.graph.value_info.append(
+                        onnx.helper.make_tensor_value_info(added.output[0], types[node.input[0]], None)
+                    )
         result.graph.node.extend(nodes)
     return result
 
@@ -194,6 +211,13 @@ def _shapes(model: onnx.ModelProto) -> dict[str, tuple[int, ...]]:
         if value.type.tensor_type.HasField("shape") and all(dim.HasField("dim_value") for dim in dims):
             shapes[value.name] = tuple(dim.dim_value for dim in dims)
     return shapes
+
+
+def _types(graph: onnx.GraphProto) -> dict[str, int]:
+    """Element types by name."""
+    values = (*graph.input, *graph.value_info, *graph.output)
+    stored = {tensor.name: int(tensor.data_type) for tensor in graph.initializer}
+    return stored | {value.name: int(value.type.tensor_type.elem_type) for value in values}
 
 
 def _translation(schema: OperatorSchema) -> Callable[..., Any]:

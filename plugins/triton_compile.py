@@ -23,10 +23,8 @@ from triton.compiler import ASTSource
 
 from bsst.errors import ExportError
 
-__all__ = ["CAPABILITIES", "SHARED_LIMIT_BYTES", "CompiledKernel", "Resources", "assemble", "compile_kernel"]
+__all__ = ["SHARED_LIMIT_BYTES", "CompiledKernel", "Resources", "assemble", "compile_kernel"]
 
-CAPABILITIES = (80, 86, 87, 89, 90, 120)
-"""Compute capabilities the kernels are compiled and checked for; PTX of 90 and 120 runs on no other."""
 SHARED_LIMIT_BYTES = 48 * 1024
 """What every GPU gives a block without opting in, which TensorRT's launcher is not known to do."""
 _POINTER_ALIGNMENT = 16

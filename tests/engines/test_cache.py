@@ -57,12 +57,13 @@ def test_without_a_cache_every_build_builds(tmp_path: Path) -> None:
 KEYED: list[dict[str, Any]] = [
     {"compute_capabilities": ("8.6",)},
     {"compute_capabilities": ()},
+    {"device": "Orin"},
     {"optimization_level": 5},
     {"hardware_compatibility": "ampere+"},
     {"plugin_ptx": {"bsst::X": b"ptx"}},
     {"plugin_ptx": {"bsst::X": b"ptx2"}},
     {"plugin_ptx": {"bsst::Y": b"ptx"}},
-    {"plugin_modules": ("bsst.plugins.x",)},
+    {"plugin_capability": 87},
 ]
 NOT_KEYED: list[dict[str, Any]] = [
     {"time_limit_seconds": 1.0},
@@ -70,6 +71,7 @@ NOT_KEYED: list[dict[str, Any]] = [
     {"work_directory": Path("/elsewhere")},
     {"timing_cache": Path("/elsewhere")},
     {"progress": print},
+    {"plugins": False},  # the graph and its kernels are in the key
     {"compute_capabilities": ("8.9", "8.6")},
 ]
 

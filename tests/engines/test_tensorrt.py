@@ -2,29 +2,44 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import os
 from pathlib import Path
 from typing import Any
 
+import onnx
 import pytest
 
 from bsst.engines.builder import BuildOptions, StageGraph
+from bsst.engines.cache import EngineCache
 from bsst.engines.cuda_driver import Gpu, find_gpus
-from bsst.engines.tensorrt_trt import TensorRTBuilder, check_tensorrt_version
+from bsst.engines.plan import Plan, open_plan, write_plan
+from bsst.engines.rebuild import rebuild_plan
+from bsst.engines.tensorrt_trt import TensorRTBuilder
 from bsst.errors import BuildError, MissingDependencyError, ModelError, UsageError
+from bsst.plugins.registry import plugin_ptx
 
-STAGE = StageGraph(name="flow", model=b"onnx")
+from .graphs import warp_and_attend, with_unknown_node
+
+STAGE = StageGraph(name="flow", model=warp_and_attend())
+ORIN = Gpu(name="Orin", compute_capability="8.7", memory_bytes=1 << 33)
 
 
 @pytest.fixture
 def tensorrt(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """A machine with TensorRT 10.13 and one GPU of compute capability 8.7."""
-    fakes, root = Path(__file__).parent / "fakes", Path(__file__).parents[2]
-    monkeypatch.setenv("PYTHONPATH", f"{fakes}:{root}")
+    fakes, root = Path(__file__).parents[1] / "fakes", Path(__file__).parents[2]
+    others = os.environ.get("PYTHONPATH", "")
+    monkeypatch.setenv("PYTHONPATH", f"{fakes}:{root}:{others}")
     monkeypatch.setenv("BSST_CACHE_DIR", str(tmp_path / "cache"))
-    monkeypatch.setattr("importlib.metadata.version", lambda name: "10.13.3.9")
-    gpu = Gpu(name="Orin", compute_capability="8.7", memory_bytes=1 << 33)
-    monkeypatch.setattr("bsst.engines.tensorrt_trt.find_gpus", lambda: (gpu,))
+    use_version(monkeypatch, "10.13.3.9")
+    monkeypatch.setattr("bsst.engines.tensorrt_trt.find_gpus", lambda: (ORIN,))
+
+
+def use_version(monkeypatch: pytest.MonkeyPatch, version: str) -> None:
+    monkeypatch.setattr("importlib.metadata.version", lambda name: version)
+    monkeypatch.setenv("FAKE_TENSORRT_VERSION", version)
 
 
 def build(**options: Any) -> dict[str, Any]:
@@ -40,10 +55,15 @@ class TestBuild:
             "hardware": "NONE",
             "verbosity": "DETAILED",
             "cache": None,
+            "kernels": [],
         }
 
-    def test_plugins_are_imported_and_compiled_ahead_of_time(self) -> None:
-        assert build(plugin_modules=("json",))["flags"] == (1 << 1) | (1 << 3)
+    def test_plugins_are_registered_and_compiled_ahead_of_time(self) -> None:
+        assert build(plugin_capability=87)["flags"] == (1 << 1) | (1 << 3)
+
+    def test_a_node_that_nobody_knows_is_refused_in_the_words_of_the_parser(self) -> None:
+        with pytest.raises(BuildError, match="parser error: No importer registered for op: Mystery"):
+            TensorRTBuilder().build(StageGraph(name="odd", model=with_unknown_node()), BuildOptions())
 
     @pytest.mark.parametrize(
         ("level", "name"), [("ampere+", "AMPERE_PLUS"), ("same-capability", "SAME_COMPUTE_CAPABILITY")]
@@ -89,17 +109,124 @@ def test_no_gpu_is_refused_with_the_way_out(monkeypatch: pytest.MonkeyPatch) -> 
         TensorRTBuilder().build(STAGE, BuildOptions())
 
 
-@pytest.mark.parametrize("version", ["10.3.0", "10.9.0.34", "10.13.3", "10.15.1", "11.4.1"])
-def test_versions_that_work_pass(version: str) -> None:
-    check_tensorrt_version(version, plugins=False)
+@pytest.fixture(scope="module")
+def three_stages(cpu_plan: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A plan of target `cpu` with one stage of each kind: a convolution kernel, an attention kernel, none."""
+    plan = open_plan(cpu_plan)
+    stages = tuple(plan.manifest.stage(name) for name in ("propagate_forward_1", "attend", "fuse"))
+    path = tmp_path_factory.mktemp("plans") / "three.plan"
+    members: dict[str, Path | bytes] = {stage.member: plan.member(stage.name) for stage in stages}
+    write_plan(path, dataclasses.replace(plan.manifest, stages=stages), members)
+    return path
 
 
-@pytest.mark.parametrize(
-    ("version", "plugins"), [("8.6.1", False), ("10.2.0", False), ("10.14.1.48", False), ("10.8.0", True)]
-)
-def test_versions_that_fail_are_refused(version: str, plugins: bool) -> None:
-    with pytest.raises(ModelError, match=rf"except 10\.14, got {version}"):
-        check_tensorrt_version(version, plugins=plugins)
+@pytest.fixture
+def cache(tmp_path: Path) -> EngineCache:
+    return EngineCache(directory=tmp_path / "engines")
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("tensorrt")
+class TestPlan:
+    """A plan of target `tensorrt`, from a `cpu` plan."""
+
+    OPERATORS = ("bsst::BsstModulatedDeformConvChannelsLast", "bsst::BsstSparseWindowAttentionFused")
+
+    def plan(self, source: Path, cache: EngineCache, **options: Any) -> tuple[Plan, list[str]]:
+        steps: list[str] = []
+        output = cache.directory.parent / "engine.plan"
+        rebuild_plan(
+            source,
+            output,
+            target="tensorrt",
+            precision="fp16",
+            options=BuildOptions(**options),
+            cache=cache,
+            check=False,
+            progress=steps.append,
+        )
+        return open_plan(output), steps
+
+    def test_its_engines_carry_our_kernels(self, three_stages: Path, cache: EngineCache) -> None:
+        plan, steps = self.plan(three_stages, cache)
+        assert plan.manifest.plugins == self.OPERATORS
+        assert plan.manifest.compute_capabilities == ("8.7",)
+        assert "custom operators as kernels for SM 87" in steps
+        carried: dict[str, list[dict[str, Any]]] = {
+            stage.name: json.loads(plan.member(stage.name))["kernels"] for stage in plan.manifest.stages
+        }
+        assert {name for name, kernels in carried.items() if kernels} == {"propagate_forward_1", "attend"}
+        for kernel in (kernel for kernels in carried.values() for kernel in kernels):
+            assert ".target sm_87\n" in kernel["ptx"]
+            assert kernel["types"][0] == kernel["types"][-1] == "FP16"
+        (convolution,) = carried["propagate_forward_1"]
+        assert convolution["types"] == ["FP16", "FP32", "FP32", "FP16", "FP16", "FP16"]
+        assert convolution["output_shape"] == [1, 16, 32, 36]
+        for stage in plan.manifest.stages:
+            assert stage.precision == {"float16": 1.0}
+
+    def test_the_cache_knows_kernels_and_gpu(
+        self, three_stages: Path, cache: EngineCache, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        self.plan(three_stages, cache)
+        before = set(cache.directory.glob("*.engine"))
+        self.plan(three_stages, cache)
+        assert set(cache.directory.glob("*.engine")) == before
+
+        def altered(model: onnx.ModelProto, *, capability: int) -> dict[str, bytes]:
+            return {name: ptx + b"// changed" for name, ptx in plugin_ptx(model, capability=capability).items()}
+
+        with monkeypatch.context() as patch:
+            patch.setattr("bsst.engines.rebuild.plugin_ptx", altered)
+            self.plan(three_stages, cache)
+        assert len(set(cache.directory.glob("*.engine")) - before) == 2
+        other = dataclasses.replace(ORIN, name="AGX Orin")
+        monkeypatch.setattr("bsst.engines.tensorrt_trt.find_gpus", lambda: (other,))
+        self.plan(three_stages, cache)
+        assert len(set(cache.directory.glob("*.engine")) - before) == 2 + 3
+
+    @pytest.mark.parametrize(
+        ("version", "gpu", "options"),
+        [
+            ("10.3.0.30", "8.7", {}),
+            ("11.4.0.106", "7.5", {}),
+            ("11.4.0.106", "8.7", {"plugins": False}),
+            ("11.4.0.106", "8.7", {"hardware_compatibility": "ampere+"}),
+        ],
+        ids=["JetPack 6", "GPU without kernels", "--no-plugins", "several GPUs"],
+    )
+    def test_it_is_plugin_free_where_plugins_cannot_be(
+        self,
+        three_stages: Path,
+        cache: EngineCache,
+        monkeypatch: pytest.MonkeyPatch,
+        version: str,
+        gpu: str,
+        options: dict[str, Any],
+    ) -> None:
+        use_version(monkeypatch, version)
+        here = dataclasses.replace(ORIN, compute_capability=gpu)
+        monkeypatch.setattr("bsst.engines.tensorrt_trt.find_gpus", lambda: (here,))
+        plan, steps = self.plan(three_stages, cache, **options)
+        assert plan.manifest.plugins == ()
+        assert "custom operators as standard operators" in steps
+        for stage in plan.manifest.stages:
+            assert json.loads(plan.member(stage.name))["kernels"] == []
+
+    def test_the_broken_version_is_refused_with_the_reason(
+        self, three_stages: Path, cache: EngineCache, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        use_version(monkeypatch, "10.14.1.48")
+        with pytest.raises(ModelError, match=r"except 10\.14, got 10\.14\.1\.48: Python plugins are broken in 10\.14"):
+            self.plan(three_stages, cache)
+
+
+@pytest.mark.usefixtures("tensorrt")
+def test_kernels_without_their_compiler_are_refused_with_both_ways_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(MissingDependencyError, match=r"without --no-plugins needs triton.*bsst\[tensorrt\]"):
+        TensorRTBuilder().kernel_capability(BuildOptions())
+    assert TensorRTBuilder().kernel_capability(BuildOptions(plugins=False)) is None
 
 
 def test_a_missing_package_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,13 +11,14 @@ import pytest
 
 from bsst.errors import ExportError
 from bsst.plugins.modulated_deform_conv.geometry import Geometry as ConvolutionGeometry
+from bsst.plugins.operator_schema import CAPABILITIES
 from bsst.plugins.sparse_window_attention.geometry import Geometry as AttentionGeometry
 
 pytest.importorskip("triton")
 
 from bsst.plugins.modulated_deform_conv.triton_kernel import compile_for as compile_convolution
 from bsst.plugins.sparse_window_attention.triton_kernel import compile_for as compile_attention
-from bsst.plugins.triton_compile import CAPABILITIES, SHARED_LIMIT_BYTES, assemble
+from bsst.plugins.triton_compile import SHARED_LIMIT_BYTES, assemble
 
 CONVOLUTION = ConvolutionGeometry(
     channels=384,

@@ -1,5 +1,7 @@
-"""The TensorRT contract: lowered graphs, registration and launches, against a strict fake of `tensorrt.plugin`."""
+"""The TensorRT contract: lowered graphs, registration, launches; on NVIDIA's `tensorrt.plugin` and on a strict fake."""
 
+import importlib
+import inspect
 import re
 import types
 
@@ -16,17 +18,17 @@ from bsst.errors import ExportError, ModelError, UsageError
 from bsst.plugins import registry
 from bsst.plugins.modulated_deform_conv.geometry import geometry_from_numbers
 from bsst.plugins.modulated_deform_conv.reference import reference as convolution_reference
-from bsst.plugins.plugin_trt import ATTRIBUTE, check_plugin_version
+from bsst.plugins.plugin_trt import ATTRIBUTE
 from bsst.plugins.sparse_window_attention.geometry import geometry_from_numbers as attention_geometry
 from bsst.plugins.sparse_window_attention.reference import reference as attention_reference
-from tests.plugins import fake_tensorrt
+from bsst.plugins.tensorrt_version import check_tensorrt_version
+from tests.fakes.install import installed_tensorrt, play
 from tests.plugins.cases import ATTENTION_CASES, CONVOLUTION_CASES, WARP_CASES, Case
-from tests.plugins.fake_tensorrt import DataType
 from tests.plugins.node_model import node_model
 
 CASES = CONVOLUTION_CASES + ATTENTION_CASES
 _LABELS = [f"{case.schema.name}-{case.label}" for case in CASES]
-_TRT_TYPE = {torch.float32: DataType.FLOAT, torch.float16: DataType.HALF, torch.int32: DataType.INT32}
+_TRT_TYPE = {torch.float32: "float32", torch.float16: "float16", torch.int32: "int32"}
 
 
 class BsstModulatedDeformConvChannelsLast(OpRun):
@@ -118,18 +120,17 @@ def test_a_graph_without_shapes_is_refused() -> None:
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=["float32", "float16"])
 @pytest.mark.parametrize("case", [CONVOLUTION_CASES[0], ATTENTION_CASES[0]], ids=lambda case: case.schema.name)
-def test_engine_launches_the_kernel_over_everything(case, dtype, monkeypatch) -> None:
-    fake_tensorrt.install(monkeypatch)
+def test_engine_launches_the_kernel_over_everything(case, dtype, tensorrt) -> None:
     registry.register_plugins(capability=89)
     _, node = _plugin_node(case, dtype)
-    shapes = [(tuple(t.shape), _TRT_TYPE[t.dtype]) for t in case.inputs(dtype)]
+    shapes = [(tuple(t.shape), getattr(tensorrt, _TRT_TYPE[t.dtype])) for t in case.inputs(dtype)]
     expected = tuple(case.expected(dtype).shape)
     if case.schema.name == "modulated_deform_conv":
         (n, c, h, w), kind = shapes[0]
         (o, i, kh, kw), _ = shapes[3]
         shapes[0], shapes[3] = ((n, h, w, c), kind), ((kh, kw, i, o), kind)
         expected = (expected[0], expected[2], expected[3], expected[1])
-    launched = fake_tensorrt.build(f"bsst::{node.op_type}", shapes, {ATTRIBUTE: _attributes(node)[ATTRIBUTE]})
+    launched = types.SimpleNamespace(**play(f"bsst::{node.op_type}", shapes, {ATTRIBUTE: _attributes(node)[ATTRIBUTE]}))
     assert launched.output_shape == expected
     parameters = re.findall(rf"\.param \.(u\d+)\b[^\n]*{launched.entry}_param_\d+", launched.ptx)
     assert parameters == ["u64"] * len(shapes) + ["u32"] * len(launched.sizes) + ["u64"]
@@ -154,15 +155,28 @@ def geometry_block(case: Case, dtype: torch.dtype) -> int:
     return constants["BLOCK_QUERIES"]
 
 
-@pytest.mark.parametrize("mixed", [(0, DataType.HALF), (1, DataType.HALF), (4, DataType.HALF)])
-def test_features_of_two_types_or_half_coordinates_have_no_implementation(mixed, monkeypatch) -> None:
-    fake_tensorrt.install(monkeypatch)
+@pytest.mark.parametrize("half", [0, 1, 4])
+def test_features_of_two_types_or_half_coordinates_have_no_implementation(half, tensorrt) -> None:
     registry.register_plugins(capability=80)
     _, node = _plugin_node(CONVOLUTION_CASES[4], torch.float32)
-    shapes = [(shape, DataType.FLOAT) for shape in ((3, 7, 3, 5), (3, 18, 7, 3), (3, 9, 7, 3), (3, 3, 5, 7), (7,))]
-    shapes[mixed[0]] = (shapes[mixed[0]][0], mixed[1])
+    shapes = [(shape, tensorrt.float32) for shape in ((3, 7, 3, 5), (3, 18, 7, 3), (3, 9, 7, 3), (3, 3, 5, 7), (7,))]
+    shapes[half] = (shapes[half][0], tensorrt.float16)
     with pytest.raises(RuntimeError, match="no implementation"):
-        fake_tensorrt.build(f"bsst::{node.op_type}", shapes, {ATTRIBUTE: _attributes(node)[ATTRIBUTE]})
+        play(f"bsst::{node.op_type}", shapes, {ATTRIBUTE: _attributes(node)[ATTRIBUTE]})
+
+
+def test_an_attribute_the_plugin_does_not_know_is_refused(tensorrt) -> None:
+    registry.register_plugins(capability=80)
+    _, node = _plugin_node(CONVOLUTION_CASES[4], torch.float32)
+    fields = {ATTRIBUTE: _attributes(node)[ATTRIBUTE], "deform_groups": [1]}
+    with pytest.raises(AssertionError, match="Unexpected attribute"):
+        play(f"bsst::{node.op_type}", [((3, 7, 3, 5), tensorrt.float32)], fields)
+
+
+def test_registering_twice_is_refused(tensorrt) -> None:
+    registry.register_plugins(capability=80)
+    with pytest.raises(ValueError, match="already has|reserved or used"):
+        registry.register_plugins(capability=80)
 
 
 def test_numbers_of_another_version_are_refused() -> None:
@@ -173,15 +187,28 @@ def test_numbers_of_another_version_are_refused() -> None:
 
 
 @pytest.mark.parametrize(("version", "reason"), [("10.8.0.43", "came with 10.9"), ("10.14.1.48", "broken in 10.14")])
-def test_versions_without_working_plugins_are_refused_with_the_reason(version, reason, monkeypatch) -> None:
-    fake_tensorrt.install(monkeypatch, version=version)
-    with pytest.raises(ModelError, match=reason):
+def test_versions_without_working_plugins_are_refused_with_the_reason(version, reason) -> None:
+    with installed_tensorrt(version=version), pytest.raises(ModelError, match=reason):
         registry.register_plugins(capability=89)
 
 
-@pytest.mark.parametrize("version", ["10.9.0.34", "10.13.3", "10.15.1.29", "11.4.1.2"])
-def test_other_versions_are_accepted(version) -> None:
-    check_plugin_version(version)
+@pytest.mark.parametrize(
+    ("version", "plugins"),
+    [
+        *((version, False) for version in ("10.3.0", "10.9.0.34", "10.13.3", "10.15.1", "11.4.1")),
+        *((version, True) for version in ("10.9.0.34", "10.13.3", "10.15.1.29", "11.4.1.2")),
+    ],
+)
+def test_versions_that_work_pass(version, plugins) -> None:
+    check_tensorrt_version(version, plugins=plugins)
+
+
+@pytest.mark.parametrize(
+    ("version", "plugins"), [("8.6.1", False), ("10.2.0", False), ("10.14.1.48", False), ("10.8.0", True)]
+)
+def test_versions_that_fail_are_refused(version, plugins) -> None:
+    with pytest.raises(ModelError, match=rf"except 10\.14, got {version}"):
+        check_tensorrt_version(version, plugins=plugins)
 
 
 def test_content_key_covers_every_kernel_of_a_graph() -> None:
@@ -203,15 +230,19 @@ def _function(parameters: dict[str, object], result: object) -> object:
     def made(*arguments: object) -> object:
         raise AssertionError
 
-    kind = fake_tensorrt.inspect.Parameter
-    made.__signature__ = fake_tensorrt.inspect.Signature(  # type: ignore[attr-defined]
+    kind = inspect.Parameter
+    made.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
         [kind(name, kind.POSITIONAL_OR_KEYWORD, annotation=a) for name, a in parameters.items()],
         return_annotation=result,
     )
     return made
 
 
-_T = fake_tensorrt.TensorDesc
+_T = "stands for the tensor description of the package"
+
+
+def _plugin(library: types.ModuleType) -> types.ModuleType:
+    return importlib.import_module(f"{library.__name__}.plugin")
 
 
 @pytest.mark.parametrize(
@@ -219,39 +250,38 @@ _T = fake_tensorrt.TensorDesc
     [
         ("trt::p", {"x": _T}, _T),
         ("a.b::p", {"x": _T}, _T),
-        ("bsst::p", {"x": "TensorDesc"}, _T),
-        ("bsst::p", {"x": fake_tensorrt.inspect.Parameter.empty}, _T),
+        ("bsst::p", {"x": inspect.Parameter.empty}, _T),
         ("bsst::p", {"n": _ARRAY, "x": _T}, _T),
         ("bsst::p", {"x": _T, "n": _ARRAY, "y": _T}, _T),
         ("bsst::p", {"x": _T, "stream": int}, _T),
         ("bsst::p", {"x": _T, "n": list}, _T),
         ("bsst::p", {"x": _T}, int),
     ],
-    ids=["reserved", "dot", "postponed", "bare", "attribute-first", "interspersed", "stream", "list", "no-desc"],
+    ids=["reserved", "dot", "bare", "attribute-first", "interspersed", "stream", "list", "no-desc"],
 )
-def test_the_fake_refuses_what_tensorrt_refuses(name, parameters, result, monkeypatch) -> None:
-    fake_tensorrt.install(monkeypatch)
+def test_the_fake_refuses_what_tensorrt_refuses(name, parameters, result, tensorrt) -> None:
+    plugin = _plugin(tensorrt)
+    real = {key: plugin.TensorDesc if kind is _T else kind for key, kind in parameters.items()}
     with pytest.raises((ValueError, TypeError)):
-        fake_tensorrt.register(name)(_function(parameters, result))
+        plugin.register(name)(_function(real, plugin.TensorDesc if result is _T else result))
 
 
-def test_the_fake_refuses_implementations_that_leave_an_argument_or_the_result_open(monkeypatch) -> None:
-    fake_tensorrt.install(monkeypatch)
-    fake_tensorrt.register("bsst::p")(_function({"x": _T, "n": _ARRAY}, _T))
-    outputs = {"outputs": types.GenericAlias(tuple, (_T,))}
-    launch = types.GenericAlias(tuple, (str, str, fake_tensorrt.KernelLaunchParams, fake_tensorrt.SymIntExprs))
-    fake_tensorrt.aot_impl("bsst::p")(_function({"x": _T, "n": _ARRAY, **outputs, "tactic": int}, launch))
-    for parameters, result in (
-        ({"x": _T, "n": _ARRAY, **outputs}, launch),
-        ({"x": _T, "n": int, **outputs, "tactic": int}, launch),
-        ({"x": _T, "n": _ARRAY, **outputs, "tactic": int}, fake_tensorrt.inspect.Parameter.empty),
+def test_the_fake_refuses_implementations_that_leave_an_argument_or_the_result_open(tensorrt) -> None:
+    plugin = _plugin(tensorrt)
+    described = plugin.TensorDesc
+    plugin.register("bsst::p")(_function({"x": described, "n": _ARRAY}, described))
+    outputs = {"outputs": types.GenericAlias(tuple, (described,))}
+    launch = types.GenericAlias(tuple, (str, str, plugin.KernelLaunchParams, plugin.SymIntExprs))
+    plugin.aot_impl("bsst::p")(_function({"x": described, "n": _ARRAY, **outputs, "tactic": int}, launch))
+    for parameters, returned in (
+        ({"x": described, "n": _ARRAY, **outputs}, launch),
+        ({"x": described, "n": int, **outputs, "tactic": int}, launch),
+        ({"x": described, "n": _ARRAY, **outputs, "tactic": int}, inspect.Parameter.empty),
     ):
         with pytest.raises(ValueError, match=r"aot_impl|annotation"):
-            fake_tensorrt.aot_impl("bsst::p")(_function(parameters, result))
+            plugin.aot_impl("bsst::p")(_function(parameters, returned))
 
 
-def test_symbolic_sizes_know_no_reflected_operators_and_no_numpy_integers() -> None:
+def test_symbolic_sizes_know_no_reflected_operators(tensorrt) -> None:
     with pytest.raises(TypeError):
-        2 * fake_tensorrt.ShapeExpr(3)
-    with pytest.raises(TypeError):
-        fake_tensorrt.ShapeExpr(np.int32(3))  # type: ignore[arg-type]
+        2 * _plugin(tensorrt).ShapeExpr(3)

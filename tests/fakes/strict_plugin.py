@@ -1,37 +1,43 @@
-"""A stand-in for `tensorrt` and `tensorrt.plugin` that refuses what the real package refuses.
+"""A stand-in for `tensorrt.plugin` that refuses what the real package refuses, where that is not installed.
 
-`install` puts it where `import tensorrt` finds it; `build` then plays the builder: registration, types and shapes,
-autotuning, and the launch of the kernel, in the order and with the argument passing of the real one. Written from
-the rules of TensorRT 11.1; where the real package would go wrong silently, this one raises.
+`play` asks a registered plugin what the builder asks: types and shapes, autotuning, and the launch of the kernel, in
+the order and with the argument passing of the real one. Written from the rules of TensorRT 11.1; where the real
+package would go wrong silently, this one raises.
 """
 
 from __future__ import annotations
 
-import enum
 import inspect
 import itertools
-import sys
-import types
 import typing
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-import pytest
+from tensorrt.native import DataType, PluginField, PluginFieldType, get_plugin_registry
 
-__all__ = ["Launched", "build", "install"]
+__all__ = [
+    "AutoTuneCombination",
+    "KernelLaunchParams",
+    "ShapeExpr",
+    "ShapeExprs",
+    "SymExprs",
+    "SymInt32",
+    "SymIntExprs",
+    "TensorDesc",
+    "aot_impl",
+    "autotune",
+    "cdiv",
+    "from_shape_expr",
+    "play",
+    "register",
+]
 
 RESERVED_NAMESPACES = ("", "trt", "tensorrt", "std")
 RESERVED_ATTRIBUTES = ("outputs", "stream", "tactic")
 BUILTIN_ATTRIBUTES = (int, float, bytes, bool, str)
 ARRAY_ATTRIBUTES = (np.int8, np.int16, np.int32, np.int64, np.float16, np.float32, np.float64, np.bool_)
-
-
-class DataType(enum.Enum):
-    FLOAT = "FP32"
-    HALF = "FP16"
-    INT32 = "INT32"
 
 
 class SymIntExpr:
@@ -170,6 +176,14 @@ class _Plugin:
     functions: dict[str, Callable[..., Any]] = field(default_factory=dict)
 
 
+class _Creator:
+    plugin_version = "1"
+
+    def __init__(self, name: str, attributes: list[str]) -> None:
+        self.name = name
+        self.field_names = [PluginField(attribute, b"", PluginFieldType.INT32) for attribute in attributes]
+
+
 _REGISTRY: dict[str, _Plugin] = {}
 
 
@@ -197,6 +211,7 @@ def register(plugin_id: str, lazy_register: bool = False) -> Callable[..., Any]:
             raise ValueError("one output is annotated as TensorDesc")
         plugin.functions["register"] = function
         _REGISTRY[plugin_id] = plugin
+        get_plugin_registry().register_creator(_Creator(name, list(plugin.attributes)), namespace)
         return function
 
     return decorate
@@ -261,22 +276,8 @@ autotune = _later("autotune", ["outputs"], _is_combinations)
 aot_impl = _later("aot_impl", ["outputs", "tactic"], _is_launch)
 
 
-@dataclass(frozen=True)
-class Launched:
-    """What the engine would hold and do."""
-
-    entry: str
-    ptx: str
-    grid: tuple[int, int, int]
-    block: tuple[int, int, int]
-    shared_bytes: int
-    sizes: tuple[int, ...]
-    output_shape: tuple[int, ...]
-    types: tuple[DataType, ...]
-
-
-def build(plugin_id: str, inputs: Sequence[tuple[tuple[int, ...], DataType]], fields: dict[str, Any]) -> Launched:
-    """Play the builder on one plugin node; `fields` are the ONNX attributes that the parser hands over, as arrays."""
+def play(plugin_id: str, inputs: Sequence[tuple[tuple[int, ...], DataType]], fields: dict[str, Any]) -> dict[str, Any]:
+    """Ask one plugin what the builder asks; `fields` are the ONNX attributes that the parser hands over, as arrays."""
     plugin = _REGISTRY[plugin_id]
     if set(fields) - set(plugin.attributes):
         raise AssertionError(f"Unexpected attribute {set(fields) - set(plugin.attributes)}")
@@ -301,28 +302,13 @@ def build(plugin_id: str, inputs: Sequence[tuple[tuple[int, ...], DataType]], fi
         raise TypeError("launch parameters and extra arguments are of other types")
     if not all(isinstance(size, SymInt32) for size in extra.items):
         raise TypeError("Extra args must be a 'tensorrt.plugin.SymInt32'")
-    return Launched(
-        entry=entry if isinstance(entry, str) else entry.decode(),
-        ptx=ptx if isinstance(ptx, str) else ptx.decode(),
-        grid=(launch.grid_x(), launch.grid_y(), launch.grid_z()),
-        block=(launch.block_x(), launch.block_y(), launch.block_z()),
-        shared_bytes=launch.shared_mem(),
-        sizes=tuple(size() for size in extra.items),
-        output_shape=tuple(size() for size in output.shape_expr.items),
-        types=types_used,
-    )
-
-
-def install(monkeypatch: pytest.MonkeyPatch, *, version: str = "11.1.0.3") -> None:
-    """Make `import tensorrt` give this module for one test, with nothing registered."""
-    _REGISTRY.clear()
-    library, plugin = types.ModuleType("tensorrt"), types.ModuleType("tensorrt.plugin")
-    library.__dict__.update(__version__=version, float32=DataType.FLOAT, float16=DataType.HALF, int32=DataType.INT32)
-    for member in (TensorDesc, ShapeExpr, ShapeExprs, SymInt32, SymIntExprs, SymExprs, KernelLaunchParams):
-        setattr(plugin, member.__name__, member)
-    for member in (AutoTuneCombination, register, autotune, aot_impl, cdiv, from_shape_expr):
-        setattr(plugin, getattr(member, "__name__", ""), member)
-    plugin.autotune, plugin.aot_impl = autotune, aot_impl
-    library.plugin = plugin
-    monkeypatch.setitem(sys.modules, "tensorrt", library)
-    monkeypatch.setitem(sys.modules, "tensorrt.plugin", plugin)
+    return {
+        "entry": entry if isinstance(entry, str) else entry.decode(),
+        "ptx": ptx if isinstance(ptx, str) else ptx.decode(),
+        "grid": (launch.grid_x(), launch.grid_y(), launch.grid_z()),
+        "block": (launch.block_x(), launch.block_y(), launch.block_z()),
+        "shared_bytes": launch.shared_mem(),
+        "sizes": tuple(size() for size in extra.items),
+        "output_shape": tuple(size() for size in output.shape_expr.items),
+        "types": types_used,
+    }

@@ -1,25 +1,31 @@
-"""Strict stand-in for the documented TensorRT Python API: any name or attribute not listed here fails.
+"""Strict stand-in for TensorRT's library: any name or attribute not listed here fails.
 
-`build_serialized_network` returns a JSON record of everything it was told, as the "engine".
+`tensorrt.plugin` on top of it is NVIDIA's own Python package where the wheel `tensorrt-cu13-bindings` (or -cu12-) is
+installed, and `tests/fakes/strict_plugin.py` elsewhere; FAKE_TENSORRT_PLUGIN=nvidia or strict chooses one.
+`build_serialized_network` returns a JSON record of everything it was told, as the "engine"; with FAKE_TENSORRT=runnable
+an engine that `runtime.py` executes.
 """
 
 import enum
+import importlib
+import importlib.util
 import json
 import os
+import sys
 
+from .graph import parse
+from .native import *  # noqa: F403
+from .native import ILogger
+from .runtime import (  # noqa: F401
+    ExecutionContextAllocationStrategy,
+    Runtime,
+    TensorIOMode,
+    TensorLocation,
+    init_libnvinfer_plugins,
+    serialize,
+)
 
-class ILogger:
-    class Severity(enum.IntEnum):
-        INTERNAL_ERROR = 0
-        ERROR = 1
-        WARNING = 2
-        INFO = 3
-        VERBOSE = 4
-
-    INFO = Severity.INFO
-
-    def __init__(self) -> None:
-        pass
+__version__ = os.environ.get("FAKE_TENSORRT_VERSION", "11.4.0.106")
 
 
 class IProgressMonitor:
@@ -82,6 +88,8 @@ class BuilderConfig:
 class Network:
     def __init__(self, flags: int) -> None:
         self.flags = flags
+        self.kernels: list[dict[str, object]] = []
+        self.model = b""
 
 
 class Builder:
@@ -105,21 +113,55 @@ class Builder:
         if os.environ.get("FAKE_TENSORRT") == "refuse":
             self.logger.log(ILogger.Severity.ERROR, "Error Code 10: no tactic for node_7")
             return None
+        if os.environ.get("FAKE_TENSORRT") == "runnable":
+            return serialize(network.model)
         record = {
             "flags": network.flags,
             "level": config.builder_optimization_level,
             "hardware": config.hardware_compatibility_level.name,
             "verbosity": config.profiling_verbosity.name,
             "cache": config._cache.data.decode() if config._cache else None,
+            "kernels": network.kernels,
         }
         return json.dumps(record).encode()
 
 
-class OnnxParser:
-    num_errors = 0
+class _ParserError:
+    def __init__(self, text: str) -> None:
+        self.text = text
 
+    def desc(self) -> str:
+        return self.text
+
+
+class OnnxParser:
     def __init__(self, network: Network, logger: ILogger) -> None:
-        pass
+        self._network = network
+        self._errors: list[_ParserError] = []
+
+    @property
+    def num_errors(self) -> int:
+        return len(self._errors)
+
+    def get_error(self, index: int) -> _ParserError:
+        return self._errors[index]
 
     def parse(self, model: bytes) -> bool:
-        return True
+        self._network.model = model
+        self._network.kernels, errors = parse(model)
+        self._errors = [_ParserError(error) for error in errors]
+        return not errors
+
+
+def _choose_plugin_package() -> None:
+    wheel = importlib.util.find_spec("tensorrt_bindings")
+    choice = os.environ.get("FAKE_TENSORRT_PLUGIN", "strict" if wheel is None else "nvidia")
+    if choice == "nvidia":
+        if wheel is None or not wheel.submodule_search_locations:
+            raise ImportError("tensorrt-cu13-bindings is not installed")
+        sys.modules[__name__].__path__.insert(0, wheel.submodule_search_locations[0])
+    else:
+        sys.modules[f"{__name__}.plugin"] = importlib.import_module("tests.fakes.strict_plugin")
+
+
+_choose_plugin_package()

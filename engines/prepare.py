@@ -1,0 +1,53 @@
+"""A stage as a `cpu` plan carries it -> the graph that a target compiles: what `--fp16` and plugins mean, in one place.
+
+TensorRT-RTX, TensorRT without plugins and float16 take the portable function bodies; float32 on ONNX Runtime takes
+`DeformConv`; TensorRT with plugins keeps the operators that have a kernel as nodes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import onnx
+
+from bsst.calibration.half import feature_tensors, to_half
+from bsst.engines.manifest import Precision, Target
+from bsst.engines.widen_groups import widen_groups
+from bsst.plugins.operator_schema import DOMAIN
+from bsst.plugins.registry import lower, plugin_inputs
+
+__all__ = ["plugins_of", "prepare_stage"]
+
+
+def prepare_stage(
+    model: onnx.ModelProto,
+    target: Target,
+    precision: Precision,
+    *,
+    compute_capabilities: Sequence[str] = (),
+    plugins: bool = False,
+) -> onnx.ModelProto:
+    """Lower one stage and set its precision.
+
+    Args:
+        model: stage in float32 with every custom operator as a node and a function.
+        target: what will run it.
+        precision: fp32 or fp16.
+        compute_capabilities: GPUs the engine is for, as in "8.6".
+        plugins: keep operators that have a TensorRT plugin as nodes; for target `tensorrt` alone.
+
+    Raises:
+        ExportError: a graph without types or shapes, or constants beyond float16.
+    """
+    if plugins:
+        lowered = lower(model, "tensorrt")
+    else:
+        lowered = lower(model, "tensorrt-rtx" if target.startswith("tensorrt") or precision != "fp32" else "cpu")
+    if precision == "fp16":
+        lowered = to_half(lowered, "float16", half_tensors=feature_tensors(lowered), operators=plugin_inputs())
+    return widen_groups(lowered) if "7.5" in compute_capabilities and target == "tensorrt-rtx" else lowered
+
+
+def plugins_of(model: onnx.ModelProto) -> tuple[str, ...]:
+    """Plugins left in a prepared graph, as `domain::name`."""
+    return tuple(sorted({f"{DOMAIN}::{node.op_type}" for node in model.graph.node if node.domain == DOMAIN}))
