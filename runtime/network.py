@@ -115,6 +115,7 @@ class Network:
         self._sessions["flow"].enqueue(inputs, self._flow_outputs.tensors, self._flow)
         self._flow_outputs.download(self._flow)
         self._flow.record().synchronize()
+        self._frame_taken = None  # the upload came before
         arrays = self._flow_outputs.arrays
         return arrays["backward"][0].astype(np.float32), arrays["forward"][0].astype(np.float32)
 
