@@ -13,7 +13,8 @@
     ├── OutOfMemoryError         exit 6   still too large after the smallest tile
     └── VerificationError        exit 7   a finished result that fails its own check
 
-Exit 8 means finished with repaired frames; exit 130 means interrupted and resumable.
+Exit 8 means finished with repaired frames; exit 9 means measured, and a figure is outside its budget; exit 130 means
+interrupted and resumable.
 Every message says what was expected, what was found, and what to do about it.
 """
 
@@ -33,6 +34,7 @@ __all__ = [
 ]
 
 EXIT_REPAIRED = 8
+EXIT_OVER_BUDGET = 9
 EXIT_INTERRUPTED = 130
 
 

@@ -1,0 +1,152 @@
+"""GoPro and DVD test sets in the folder layout of the released evaluation, cut into its sub-sequences.
+
+    ROOT/test/blur/<clip>/<frame>      ROOT/test/GT/<clip>/<frame>
+
+Clips and frames are paired by the sorted order of both listings; every file that is not hidden is a frame. Clips are
+restored in sub-sequences of 48 frames that share 4, each on its own; every frame of a clip but the first and last two
+is scored exactly once.
+
+    100 frames   start 0 keeps 2..45   start 44 keeps 46..89   start 52 keeps 90..97
+
+Source: data loaders and option files of the released BSSTNet code (reference/SPECIFICATION.md, section 15).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bsst.errors import InputError, MissingDependencyError
+
+__all__ = ["DVD", "GOPRO", "LENGTH", "ClipFolder", "SubSequence", "read_image", "read_layout", "sub_sequences"]
+
+LENGTH, OVERLAP, EDGE = 48, 4, 2
+"""Frames of a sub-sequence, frames it shares with the next one, and frames at its ends that are not scored."""
+
+GOPRO = {
+    "GOPR0384_11_00": 100,
+    "GOPR0384_11_05": 100,
+    "GOPR0385_11_01": 100,
+    "GOPR0396_11_00": 100,
+    "GOPR0410_11_00": 134,
+    "GOPR0854_11_00": 100,
+    "GOPR0862_11_00": 77,
+    "GOPR0868_11_00": 100,
+    "GOPR0869_11_00": 100,
+    "GOPR0871_11_00": 100,
+    "GOPR0881_11_01": 100,
+}
+"""Clips of the published GoPro test set and their frames."""
+
+DVD = dict.fromkeys(
+    ("720p_240fps_2", *(f"IMG_00{number:02}" for number in (3, 21, 30, 31, 32, 33, 37, 39, 49))),
+    100,
+)
+"""Clips of the published DVD test set and their frames."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClipFolder:
+    """One clip on disk."""
+
+    name: str
+    """Folder under `test/blur`."""
+    blurry: tuple[Path, ...]
+    """Frames in order."""
+    sharp: tuple[Path, ...]
+    """Ground truth of each frame."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SubSequence:
+    """Frames `start` to `stop - 1` of a clip, restored on their own."""
+
+    start: int
+    stop: int
+    keep: slice
+    """Frames to score, counted from `start`."""
+
+
+def read_layout(root: Path) -> tuple[ClipFolder, ...]:
+    """Clips of a data set folder, sorted by name.
+
+    Raises:
+        InputError: another layout, no clips, or blurry and sharp frames that do not pair up.
+    """
+    blur, sharp = root / "test" / "blur", root / "test" / "GT"
+    for folder in (blur, sharp):
+        if not folder.is_dir():
+            raise InputError(
+                f"expected clips in {blur} and {sharp}, found no folder {folder}; arrange the data set as "
+                "ROOT/test/blur/CLIP/FRAME and ROOT/test/GT/CLIP/FRAME"
+            )
+    blurry_clips, sharp_clips = _listing(blur), _listing(sharp)
+    if not blurry_clips or len(blurry_clips) != len(sharp_clips):
+        raise InputError(
+            f"expected as many clips in {blur} as in {sharp}, at least one, got {len(blurry_clips)} and "
+            f"{len(sharp_clips)}; complete the data set"
+        )
+    return tuple(_clip(*pair) for pair in zip(blurry_clips, sharp_clips, strict=True))
+
+
+def sub_sequences(frames: int, *, length: int = LENGTH, overlap: int = OVERLAP) -> tuple[SubSequence, ...]:
+    """Sub-sequences of a clip.
+
+    Clips of at most `length` frames, which the released code does not handle, are one sub-sequence; without their
+    first and last two frames where that leaves any.
+
+    Args:
+        frames: frames of the clip, at least 1.
+        length: frames of a sub-sequence.
+        overlap: frames that neighbouring sub-sequences share.
+    """
+    if frames <= length:
+        keep = slice(EDGE, frames - EDGE) if frames > 2 * EDGE else slice(0, frames)
+        return (SubSequence(start=0, stop=frames, keep=keep),)
+    starts = [*range(0, frames - length, length - overlap), frames - length]
+    scored = EDGE  # first frame of the clip that no earlier sub-sequence scores
+    result = []
+    for start in starts:
+        result.append(
+            SubSequence(start=start, stop=start + length, keep=slice(max(EDGE, scored - start), length - EDGE))
+        )
+        scored = start + length - EDGE
+    return tuple(result)
+
+
+def read_image(path: Path) -> NDArray[np.uint8]:
+    """Image file -> (3, H, W) uint8 RGB; JPEG is decoded by libjpeg, like OpenCV in the released evaluation.
+
+    Raises:
+        InputError: not an image.
+    """
+    try:
+        from PIL import Image, UnidentifiedImageError
+    except ImportError as error:
+        raise MissingDependencyError("pillow", "parity", "reading images") from error
+    try:
+        with Image.open(path) as image:
+            pixels = np.asarray(image.convert("RGB"))
+    except (OSError, UnidentifiedImageError) as error:
+        raise InputError(f"{path}: expected an image, got {error}; copy the data set again") from error
+    return np.ascontiguousarray(pixels.transpose(2, 0, 1))
+
+
+def _clip(blurry: Path, sharp: Path) -> ClipFolder:
+    frames = {folder: tuple(_listing(folder)) for folder in (blurry, sharp)}
+    if not frames[blurry] or len(frames[blurry]) != len(frames[sharp]):
+        raise InputError(
+            f"expected as many frames in {blurry} as in {sharp}, at least one, got {len(frames[blurry])} and "
+            f"{len(frames[sharp])}; complete the data set"
+        )
+    return ClipFolder(name=blurry.name, blurry=frames[blurry], sharp=frames[sharp])
+
+
+def _listing(folder: Path) -> list[Path]:
+    try:
+        return sorted(entry for entry in folder.iterdir() if not entry.name.startswith("."))
+    except OSError as error:
+        raise InputError(f"expected a folder, got {error}; complete the data set") from error
