@@ -13,6 +13,7 @@ from bsst.cli_common import EXIT_STATUS, Command
 from bsst.errors import MissingDependencyError, UsageError
 
 if TYPE_CHECKING:
+    from bsst.engines.builder import BuildOptions
     from bsst.engines.manifest import Target
 
 __all__ = ["export"]
@@ -27,6 +28,7 @@ Examples:
   bsst-export --frames 8 --tile 512x512 -o edge8.plan
   bsst-export --fp16 --target tensorrt-rtx --sm 86,89,120 -o rtx.plan
   bsst-export --from edge.plan --fp16 --target tensorrt -o engine.plan
+  bsst-export --fp16 --target tensorrt --timing-cache timings.bin --optimization-level 5 -o engine.plan
 
 """
 
@@ -65,6 +67,17 @@ class Size(click.ParamType[tuple[int, int]]):
 @click.option("--flow-size", type=Size(), help="Area whose flow is computed in one run.  [default: the tile]")
 @click.option("--tile-overlap", type=int, help=f"Pixels shared by neighbouring tiles.  [default: {TILE_OVERLAP}]")
 @click.option("--window-overlap", type=int, help=f"Frames shared by windows.  [default: {WINDOW_OVERLAP}]")
+@click.option("--optimization-level", type=click.IntRange(0, 5), metavar="0-5",
+              help="Effort of TensorRT and TensorRT-RTX.  [default: 3]")  # fmt: skip
+@click.option("--hardware-compatibility", type=click.Choice(["ampere+", "same-capability"]),
+              help="TensorRT: engines for several GPUs; slower, and without our kernels.")  # fmt: skip
+@click.option("--timing-cache", metavar="FILE", type=click.Path(path_type=Path, dir_okay=False),
+              help="TensorRT: kernel timings kept between builds on this GPU.")  # fmt: skip
+@click.option("--no-plugins", is_flag=True, help="TensorRT: custom operators as standard ones, not as our kernels.")
+@click.option("--time-limit", type=click.FloatRange(min=0, min_open=True), metavar="SECONDS",
+              help="Stop a stage that compiles longer.  [default: 3600]")  # fmt: skip
+@click.option("--memory-limit", type=click.FloatRange(min=0, min_open=True), metavar="GIB",
+              help="Stop a stage whose compiler takes more memory.  [default: 16]")  # fmt: skip
 @click.option("--no-check", is_flag=True, help="Skip the comparison with the reference.")
 @click.option("--no-cache", is_flag=True, help="Build every engine again.")
 @click.option("-q", "--quiet", is_flag=True, help="Print errors only.")
@@ -83,6 +96,12 @@ def export(
     flow_size: tuple[int, int] | None,
     tile_overlap: int | None,
     window_overlap: int | None,
+    optimization_level: int | None,
+    hardware_compatibility: Literal["ampere+", "same-capability"] | None,
+    timing_cache: Path | None,
+    no_plugins: bool,
+    time_limit: float | None,
+    memory_limit: float | None,
     no_check: bool,
     no_cache: bool,
     quiet: bool,
@@ -107,11 +126,28 @@ def export(
     given = [option for option, value in traced.items() if value is not None]
     if source is not None and given:
         raise UsageError(f"expected --from alone, got {', '.join(given)} too; these are fixed in {source}")
-    capabilities = _compute_capabilities(sm)
+    compiling: dict[str, tuple[str, Any]] = {
+        "--sm": ("compute_capabilities", _compute_capabilities(sm) or None),
+        "--optimization-level": ("optimization_level", optimization_level),
+        "--hardware-compatibility": ("hardware_compatibility", hardware_compatibility),
+        "--timing-cache": ("timing_cache", timing_cache),
+        "--no-plugins": ("plugins", False if no_plugins else None),
+        "--time-limit": ("time_limit_seconds", time_limit),
+        "--memory-limit": ("memory_limit_bytes", None if memory_limit is None else int(memory_limit * 2**30)),
+    }
+    chosen = {option: entry for option, entry in compiling.items() if entry[1] is not None}
+    precision: Literal["fp32", "fp16"] = "fp16" if fp16 else "fp32"
+    options: BuildOptions | None = None
+    if source is not None or target != "cpu" or fp16:
+        options = _build_options(target, precision, dict(chosen.values()))
+    elif chosen:
+        raise UsageError(
+            f"expected {', '.join(chosen)} with --target, --from or --fp16, got a plain cpu plan, for which nothing is "
+            "compiled; name a target, as in --target tensorrt-rtx"
+        )
     with tempfile.TemporaryDirectory(prefix="bsst-export-") as folder:
-        rebuild = source is not None or target != "cpu" or fp16
         if source is None:
-            source = Path(folder) / "cpu.plan" if rebuild else output
+            source = output if options is None else Path(folder) / "cpu.plan"
             tile = tile or TILE
             _export_cpu(
                 source,
@@ -124,8 +160,8 @@ def export(
                 check=not no_check,
                 show=show,
             )
-        if rebuild:
-            _rebuild(source, output, target, "fp16" if fp16 else "fp32", capabilities, not no_cache, not no_check, show)
+        if options is not None:
+            _rebuild(source, output, target, precision, options, not no_cache, not no_check, show)
     click.echo(f"{output}: {output.stat().st_size / 1e6:.1f} MB")
 
 
@@ -170,18 +206,13 @@ def _rebuild(
     output: Path,
     target: Target,
     precision: Literal["fp32", "fp16"],
-    capabilities: tuple[str, ...],
+    options: BuildOptions,
     cached: bool,
     check: bool,
     show: Callable[[str], None],
 ) -> None:
-    try:
-        import onnx  # noqa: F401
-        import onnxscript  # noqa: F401
-    except ImportError as error:
-        raise MissingDependencyError(error.name or "onnx", "export", "building engines") from error
-    from bsst.engines.builder import BuildOptions
     from bsst.engines.cache import EngineCache, cache_directory
+    from bsst.engines.inspect_plan import memory_lines
     from bsst.engines.rebuild import rebuild_plan
 
     manifest = rebuild_plan(
@@ -189,13 +220,31 @@ def _rebuild(
         output,
         target=target,
         precision=precision,
-        options=BuildOptions(compute_capabilities=capabilities),
+        options=options,
         cache=EngineCache(directory=cache_directory() / "engines") if cached else None,
         check=check,
         progress=show,
     )
     if "fp16" in manifest.parity:
         show(f"{'float16':24} {manifest.parity['fp16']['clip']:6.1f} dB against float32 on a clip, emulated on the CPU")
+    for name, figure in memory_lines(manifest):
+        show(f"{name:24} {figure}")
+
+
+def _build_options(target: Target, precision: Literal["fp32", "fp16"], chosen: dict[str, Any]) -> BuildOptions:
+    """Options of the compiler, after a look at whether they fit: before minutes of tracing, not after."""
+    extra = target if target.startswith("tensorrt") else "export"
+    try:
+        import onnx  # noqa: F401
+        import onnxscript  # noqa: F401
+    except ImportError as error:
+        raise MissingDependencyError(error.name or "onnx", extra, f"building for target {target}") from error
+    from bsst.engines.builder import BuildOptions
+    from bsst.engines.rebuild import check_request
+
+    options = BuildOptions(**chosen)
+    check_request(target, precision, options)
+    return options
 
 
 def _compute_capabilities(text: str) -> tuple[str, ...]:

@@ -13,7 +13,7 @@ from bsst.engines.memory import device_memory
 from bsst.engines.plan import Plan
 from bsst.errors import OutputError
 
-__all__ = ["describe_plan", "extract_plan", "plan_table"]
+__all__ = ["describe_plan", "extract_plan", "memory_lines", "plan_table"]
 
 
 def describe_plan(plan: Plan) -> dict[str, Any]:
@@ -79,11 +79,12 @@ def _facts(plan: Plan) -> Iterator[tuple[str, str]]:
     yield "precision", manifest.precision
     yield "window", f"{manifest.frames} frames, {manifest.window_overlap} shared with the next"
     yield "tile", f"{_side(manifest.tile)} pixels, {manifest.tile_overlap} shared; flow {_side(manifest.flow_size)}"
-    yield from _memory(manifest)
+    yield from memory_lines(manifest)
     yield from _parity(manifest.parity, "parity")
 
 
-def _memory(manifest: Manifest) -> Iterator[tuple[str, str]]:
+def memory_lines(manifest: Manifest) -> Iterator[tuple[str, str]]:
+    """Names and values of what one clip of one tile needs on the device."""
     memory = device_memory(manifest)
     yield "tensors", f"{_size(memory.clip_bytes)} for one clip, of which {_size(memory.live_bytes)} are live at once"
     if memory.total_bytes is not None:

@@ -29,7 +29,7 @@ from bsst.plugins.registry import plugin_ptx
 from bsst.runtime.network import host_network
 from bsst.runtime.session_ort import OrtSession
 
-__all__ = ["MINIMUM_FP16_PSNR", "builder_for", "rebuild_plan", "stage_spec"]
+__all__ = ["MINIMUM_FP16_PSNR", "builder_for", "check_request", "rebuild_plan", "stage_spec"]
 
 MINIMUM_FP16_PSNR = 50.0
 """Decibels of a restored clip, float16 against float32, below which `--fp16` is refused."""
@@ -69,8 +69,8 @@ def rebuild_plan(
         BuildError: a stage cannot be built.
         ExportError: float16 costs too much, or a stage did not become float16.
     """
-    builder, chosen = builder_for(target), options or BuildOptions()
-    _check_request(target, precision, chosen)
+    chosen = options or BuildOptions()
+    builder = check_request(target, precision, chosen)
     compiler = builder.compiler()
     plan = open_plan(source)
     require(plan.manifest, targets=["cpu"])
@@ -78,7 +78,9 @@ def rebuild_plan(
         raise UsageError(
             f"expected a source plan in fp32, got {plan.manifest.precision}; give the plan it was made from"
         )
-    capabilities = _compute_capabilities(builder, chosen)
+    capabilities = (
+        builder.compute_capabilities(chosen) if isinstance(builder, TensorRTBuilder | TensorRTRTXBuilder) else ()
+    )
     kernels = None
     if isinstance(builder, TensorRTBuilder):
         kernels = builder.kernel_capability(chosen)
@@ -132,7 +134,14 @@ def builder_for(target: Target) -> Builder:
     raise UsageError(f"expected --target {', '.join(get_args(Target))}, got {target}")
 
 
-def _check_request(target: Target, precision: Precision, options: BuildOptions) -> None:
+def check_request(target: Target, precision: Precision, options: BuildOptions) -> Builder:
+    """Refuse what cannot be built here, before anything is traced or opened; the builder of the target.
+
+    Raises:
+        UsageError: target, precision and options do not fit together, or the machine has not the GPU.
+        MissingDependencyError: the compiler is not installed.
+    """
+    builder = builder_for(target)
     if precision not in ("fp32", "fp16"):
         raise UsageError(f"expected --fp32 or --fp16, got {precision}, which no target is built in")
     compiled, tensorrt = ("tensorrt", "tensorrt-rtx"), ("tensorrt",)
@@ -148,6 +157,10 @@ def _check_request(target: Target, precision: Precision, options: BuildOptions) 
             raise UsageError(f"expected {option} with --target {' or '.join(targets)} only, got --target {target}")
     if target == "tensorrt-rtx" and precision == "fp32" and "7.5" in options.compute_capabilities:
         raise UsageError("expected --fp16 with --sm 75, which has no fp32 matrix products, got fp32; add --fp16")
+    builder.compiler()
+    if isinstance(builder, TensorRTBuilder | TensorRTRTXBuilder):
+        builder.compute_capabilities(options)
+    return builder
 
 
 def _with_kernels(options: BuildOptions, model: onnx.ModelProto, capability: int | None) -> BuildOptions:
@@ -156,12 +169,6 @@ def _with_kernels(options: BuildOptions, model: onnx.ModelProto, capability: int
         return options
     kernels = plugin_ptx(model, capability=capability)
     return dataclasses.replace(options, plugin_ptx=kernels, plugin_capability=capability)
-
-
-def _compute_capabilities(builder: Builder, options: BuildOptions) -> tuple[str, ...]:
-    if isinstance(builder, TensorRTBuilder):
-        return builder.compute_capabilities(options)
-    return tuple(sorted(set(options.compute_capabilities), key=lambda name: tuple(map(int, name.split(".")))))
 
 
 def stage_spec(name: str, model: onnx.ModelProto, target: Target, facts: Mapping[str, float]) -> StageSpec:

@@ -48,13 +48,7 @@ class TensorRTRTXBuilder:
             UsageError: compute capabilities that the library does not take.
             BuildError: it refused, crashed, or hit a limit.
         """
-        capabilities = sorted(set(options.compute_capabilities))
-        unknown = [name for name in capabilities if name not in RTX_COMPUTE_CAPABILITIES]
-        if unknown or not capabilities or (len(capabilities) > 1 and "7.5" in capabilities):
-            raise UsageError(
-                f"expected compute capabilities for TensorRT-RTX among {', '.join(RTX_COMPUTE_CAPABILITIES)} "
-                f"(7.5 only alone), got {', '.join(capabilities) or 'none'}; choose them with --sm, as in --sm 86,89"
-            )
+        capabilities = self.compute_capabilities(options)
         compiler = self.compiler()
         return compile_stage(
             stage,
@@ -62,8 +56,23 @@ class TensorRTRTXBuilder:
             module="bsst.engines.compile_trt",
             request={
                 "library": "tensorrt_rtx",
-                "compute_capabilities": capabilities,
+                "compute_capabilities": list(capabilities),
                 "optimization_level": options.optimization_level,
             },
             compiler=f"TensorRT-RTX {compiler.version}",
         )
+
+    def compute_capabilities(self, options: BuildOptions) -> tuple[str, ...]:
+        """What the manifest states: the GPUs asked for, in order.
+
+        Raises:
+            UsageError: none, or some that the library does not take.
+        """
+        capabilities = sorted(set(options.compute_capabilities))
+        unknown = [name for name in capabilities if name not in RTX_COMPUTE_CAPABILITIES]
+        if unknown or not capabilities or (len(capabilities) > 1 and "7.5" in capabilities):
+            raise UsageError(
+                f"expected compute capabilities for TensorRT-RTX among {', '.join(RTX_COMPUTE_CAPABILITIES)} "
+                f"(7.5 only alone), got {', '.join(capabilities) or 'none'}; choose them with --sm, as in --sm 86,89"
+            )
+        return tuple(sorted(capabilities, key=lambda name: tuple(map(int, name.split(".")))))

@@ -24,6 +24,16 @@ def run(*arguments: object):
         (["--config", "release"], "expected --weights CHECKPOINT"),
         (["--frames", "9"], "use 8 or 10"),
         (["--target", "vulkan"], "'vulkan' is not one of"),
+        (
+            ["--sm", "86", "--time-limit", "9"],
+            "expected --sm, --time-limit with --target, --from or --fp16, got a plain",
+        ),
+        (["--fp16", "--sm", "86"], "expected --sm with --target tensorrt or tensorrt-rtx only, got --target cpu"),
+        (["--target", "tensorrt-rtx", "--timing-cache", "t"], "expected --timing-cache with --target tensorrt only"),
+        (["--target", "tensorrt-rtx", "--no-plugins"], "expected --no-plugins with --target tensorrt only"),
+        (["--target", "tensorrt-rtx", "--sm", "75"], "expected --fp16 with --sm 75"),
+        (["--target", "tensorrt", "--optimization-level", "6"], "6 is not in the range 0<=x<=5"),
+        (["--target", "ort-cuda", "--optimization-level", "5"], "with --target tensorrt or tensorrt-rtx only"),
     ],
 )
 def test_wrong_usage_is_one_line_and_status_2(arguments, message, tmp_path) -> None:
@@ -32,6 +42,30 @@ def test_wrong_usage_is_one_line_and_status_2(arguments, message, tmp_path) -> N
     assert message in " ".join(result.output.split())
     assert "Traceback" not in result.output
     assert not (tmp_path / "x.plan").exists()
+
+
+@pytest.mark.needs_rtx
+@pytest.mark.parametrize("sm", ["", "75,86", "90"])
+def test_compute_capabilities_are_looked_at_before_anything_is_traced(sm, tmp_path) -> None:
+    result = run("-o", tmp_path / "x.plan", "--target", "tensorrt-rtx", "--fp16", "--sm", sm)
+    assert result.exit_code == 2
+    assert "choose them with --sm, as in --sm 86,89" in " ".join(result.output.split())
+    assert "tracing" not in result.output
+
+
+@pytest.mark.needs_rtx
+@pytest.mark.slow
+def test_limits_of_the_compiler_reach_it(tmp_path, monkeypatch) -> None:
+    monkeypatch.setenv("BSST_CACHE_DIR", str(tmp_path / "cache"))
+    arguments = ["--from", DEFAULT_PLAN, "--target", "tensorrt-rtx", "--fp16", "--sm", "86", "--no-check"]
+    for option, value, words in (
+        ("--memory-limit", "0.01", "memory limit of 0.01 GiB"),
+        ("--time-limit", "0.01", "time limit of 0.01 s"),
+    ):
+        result = run("-o", tmp_path / "x.plan", *arguments, option, value)
+        assert result.exit_code == 5
+        assert words in " ".join(result.output.split())
+        assert not (tmp_path / "x.plan").exists()
 
 
 def test_missing_weights_are_status_5(tmp_path) -> None:
