@@ -1,5 +1,6 @@
 """The TensorRT contract: lowered graphs, registration, launches; on NVIDIA's `tensorrt.plugin` and on a strict fake."""
 
+import dataclasses
 import importlib
 import inspect
 import re
@@ -14,6 +15,8 @@ import torch
 from onnx.reference import ReferenceEvaluator
 from onnx.reference.op_run import OpRun
 
+from bsst.engines.builder import BuildOptions, StageGraph
+from bsst.engines.tensorrt_trt import TensorRTBuilder
 from bsst.errors import ExportError, ModelError, UsageError
 from bsst.plugins import registry
 from bsst.plugins.modulated_deform_conv.geometry import geometry_from_numbers
@@ -285,3 +288,17 @@ def test_the_fake_refuses_implementations_that_leave_an_argument_or_the_result_o
 def test_symbolic_sizes_know_no_reflected_operators(tensorrt) -> None:
     with pytest.raises(TypeError):
         2 * _plugin(tensorrt).ShapeExpr(3)
+
+
+@pytest.mark.needs_tensorrt
+@pytest.mark.needs_cuda
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=["float32", "float16"])
+@pytest.mark.parametrize("case", [CONVOLUTION_CASES[0], ATTENTION_CASES[0]], ids=lambda case: case.schema.name)
+def test_tensorrt_itself_builds_an_engine_with_the_kernel(case, dtype, tmp_path) -> None:
+    builder, options = TensorRTBuilder(), BuildOptions(work_directory=tmp_path)
+    capability = builder.kernel_capability(options)
+    assert capability is not None
+    lowered, _ = _plugin_node(case, dtype)
+    ptx = registry.plugin_ptx(lowered, capability=capability)
+    options = dataclasses.replace(options, plugin_capability=capability, plugin_ptx=ptx)
+    assert builder.build(StageGraph(name=case.schema.name, model=lowered.SerializeToString()), options).data
