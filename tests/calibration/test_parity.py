@@ -165,8 +165,8 @@ def test_ground_truth_that_does_not_pair_up_is_refused() -> None:
     for count, message in ((6, "got fewer"), (8, "got more")):
         with pytest.raises(InputError, match=message):
             compare([footage(7, sharp=shortened(count))], Identity(), Identity())
+    wrong = footage(7, sharp=lambda: iter(np.zeros((7, 3, 50, 60), np.uint8)))
     with pytest.raises(InputError, match="ground truth of 70x50, got 60x50"):
-        wrong = footage(7, sharp=lambda: iter(np.zeros((7, 3, 50, 60), np.uint8)))
         compare([wrong], Identity(), Identity())
 
 
