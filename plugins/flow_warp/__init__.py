@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from bsst.plugins.flow_warp.schema import SCHEMA
+from bsst.plugins.lazy import lazy_names
 
 if TYPE_CHECKING:
+    from bsst.plugins.flow_warp.onnx_function import cpu, portable
     from bsst.plugins.flow_warp.torch_operator import flow_warp
 
-__all__ = ["SCHEMA", "flow_warp"]
+__all__ = ["SCHEMA", "cpu", "flow_warp", "portable"]
 
-
-def __getattr__(name: str) -> Any:
-    """Load torch only where the PyTorch operator is used: a device that rebuilds a plan has none."""
-    if name == "flow_warp":
-        from bsst.plugins.flow_warp.torch_operator import flow_warp
-
-        return flow_warp
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+__getattr__ = lazy_names(
+    __name__,
+    {"flow_warp": "torch_operator", "cpu": "onnx_function", "portable": "onnx_function"},
+)

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from bsst.plugins.lazy import lazy_names
 from bsst.plugins.modulated_deform_conv.schema import SCHEMA
 
 if TYPE_CHECKING:
+    from bsst.plugins.modulated_deform_conv.onnx_function import cpu, portable
     from bsst.plugins.modulated_deform_conv.torch_operator import modulated_deform_conv
+    from bsst.plugins.modulated_deform_conv.trt_plugin import register_tensorrt
 
-__all__ = ["SCHEMA", "modulated_deform_conv"]
+__all__ = ["SCHEMA", "cpu", "modulated_deform_conv", "portable", "register_tensorrt"]
 
-
-def __getattr__(name: str) -> Any:
-    """Load torch only where the PyTorch operator is used: a device that rebuilds a plan has none."""
-    if name == "modulated_deform_conv":
-        from bsst.plugins.modulated_deform_conv.torch_operator import modulated_deform_conv
-
-        return modulated_deform_conv
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+__getattr__ = lazy_names(
+    __name__,
+    {
+        "modulated_deform_conv": "torch_operator",
+        "cpu": "onnx_function",
+        "portable": "onnx_function",
+        "register_tensorrt": "trt_plugin",
+    },
+)

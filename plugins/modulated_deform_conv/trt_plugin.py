@@ -13,12 +13,12 @@ from bsst.plugins.modulated_deform_conv.geometry import geometry_from_numbers
 from bsst.plugins.modulated_deform_conv.plugin_node import PLUGIN_NAME
 from bsst.plugins.modulated_deform_conv.schema import SCHEMA
 from bsst.plugins.operator_schema import TensorSpec
-from bsst.plugins.plugin_trt import PluginDefinition
+from bsst.plugins.plugin_trt import PluginDefinition, register_plugin
 
 if TYPE_CHECKING:
     from bsst.plugins.triton_compile import CompiledKernel
 
-__all__ = ["PLUGIN"]
+__all__ = ["PLUGIN", "register_tensorrt"]
 
 _x, _offset, _mask, _weight, _bias = SCHEMA.inputs
 
@@ -61,3 +61,8 @@ PLUGIN = PluginDefinition(
     grid=_grid,
     compile_for=_compile_for,
 )
+
+
+def register_tensorrt(*, capability: int) -> None:
+    """Make this operator alone known to TensorRT in this process; see `bsst.plugins.plugin_trt.register_plugin`."""
+    register_plugin(PLUGIN, capability=capability)

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from bsst.plugins.lazy import lazy_names
 from bsst.plugins.sparse_window_attention.schema import SCHEMA
 
 if TYPE_CHECKING:
+    from bsst.plugins.sparse_window_attention.onnx_function import portable
     from bsst.plugins.sparse_window_attention.torch_operator import sparse_window_attention
+    from bsst.plugins.sparse_window_attention.trt_plugin import register_tensorrt
 
-__all__ = ["SCHEMA", "sparse_window_attention"]
+__all__ = ["SCHEMA", "portable", "register_tensorrt", "sparse_window_attention"]
 
-
-def __getattr__(name: str) -> Any:
-    """Load torch only where the PyTorch operator is used: a device that rebuilds a plan has none."""
-    if name == "sparse_window_attention":
-        from bsst.plugins.sparse_window_attention.torch_operator import sparse_window_attention
-
-        return sparse_window_attention
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+__getattr__ = lazy_names(
+    __name__,
+    {"sparse_window_attention": "torch_operator", "portable": "onnx_function", "register_tensorrt": "trt_plugin"},
+)

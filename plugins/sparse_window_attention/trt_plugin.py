@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from bsst.plugins.plugin_trt import PluginDefinition
+from bsst.plugins.plugin_trt import PluginDefinition, register_plugin
 from bsst.plugins.sparse_window_attention.geometry import geometry_from_numbers
 from bsst.plugins.sparse_window_attention.plugin_node import PLUGIN_NAME
 from bsst.plugins.sparse_window_attention.schema import SCHEMA
@@ -13,7 +13,7 @@ from bsst.plugins.sparse_window_attention.schema import SCHEMA
 if TYPE_CHECKING:
     from bsst.plugins.triton_compile import CompiledKernel
 
-__all__ = ["PLUGIN"]
+__all__ = ["PLUGIN", "register_tensorrt"]
 
 
 def _output_shape(shapes: Sequence[Any]) -> tuple[Any, ...]:
@@ -48,3 +48,8 @@ PLUGIN = PluginDefinition(
     grid=_grid,
     compile_for=_compile_for,
 )
+
+
+def register_tensorrt(*, capability: int) -> None:
+    """Make this operator alone known to TensorRT in this process; see `bsst.plugins.plugin_trt.register_plugin`."""
+    register_plugin(PLUGIN, capability=capability)
