@@ -19,7 +19,7 @@ class Ahead(Generic[T]):
     """Iterates in a thread: the next item is made while the caller works on the last one it took.
 
     The thread starts on an item when the one before was taken, so at most one finished item waits. An error in the
-    thread is raised to the caller in its place. Use as a context manager: leaving it ends the thread.
+    thread is raised to the caller after the items before it. Use as a context manager: leaving it ends the thread.
 
     Args:
         items: called with a function that passes something on at once, such as progress; the iterator it returns is

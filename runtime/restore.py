@@ -1,8 +1,8 @@
 """Frames to sharp frames: scenes, windows, tiles and flow around one restorer.
 
-With two or more clips in flight three windows are under way at once, each in a thread: one is decoded and its flow
-estimated, one is restored and blended, and one is with the caller, who encodes it. Each step is one window ahead of the
-next, never more, and frames leave in order. With one clip in flight everything happens in the caller's thread.
+With two or more clips in flight a thread decodes, one frame ahead of a thread that estimates flow, which is one window
+ahead of a thread that restores and blends, which is one window ahead of the caller, who encodes; frames leave in order.
+With one clip in flight everything happens in the caller's thread, one thing after another.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import chain, islice
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -23,6 +24,8 @@ from bsst.runtime.tiles import GRID, Blend, TiledFlow, TileGrid, tile_grid
 from bsst.runtime.windows import Window, sliding_windows
 
 __all__ = ["deblur_frames"]
+
+T = TypeVar("T")
 
 
 def deblur_frames(
@@ -59,28 +62,42 @@ def deblur_frames(
         InputError: frames of different sizes.
         ModelError: a stage failed; the message names the frames.
     """
-    iterator = iter(frames)
-    first = next(iterator, None)
-    if first is None:
-        return
-    overlap = restorer.tile_overlap if tile_overlap is None else tile_overlap
-    grid = tile_grid(first.shape[1], first.shape[2], tile=restorer.tile, overlap=overlap, blend=blend)
-    stream = _of_one_size(chain([first], iterator), first.shape)
-    marked = mark_cuts(stream) if scene_cuts else ((frame, False) for frame in stream)
-    windows = sliding_windows(
-        ((grid.pad(frame), cut) for frame, cut in marked),
-        TiledFlow(restorer, size=restorer.flow_size, frame=grid.padded),
-        length=restorer.frames,
-        overlap=restorer.window_overlap if window_overlap is None else window_overlap,
-    )
     work = on_work or (lambda frames_restored: None)
     with ExitStack() as stack:
+        steps: list[Ahead[Any]] = []
+
+        def give_up() -> None:
+            for step in steps:
+                step.stop()
+            restorer.cancel()
+
+        def ahead(items: Callable[[Callable[[T], None]], Iterator[T]], name: str) -> Iterator[T]:
+            """Iterate in a thread; started here, ended with the stack."""
+            steps.append(stack.enter_context(Ahead(items, name, cancel=give_up)))
+            return iter(steps[-1])
+
         stack.callback(restorer.cancel)
-        results: Iterable[_Result | float]
-        if restorer.in_flight == 1:
-            results = _restored(windows, restorer, grid, work)
+        threaded = restorer.in_flight > 1
+        iterator = ahead(lambda send: iter(frames), "decode") if threaded else iter(frames)
+        first = next(iterator, None)
+        if first is None:
+            return
+        overlap = restorer.tile_overlap if tile_overlap is None else tile_overlap
+        grid = tile_grid(first.shape[1], first.shape[2], tile=restorer.tile, overlap=overlap, blend=blend)
+        stream = _of_one_size(chain([first], iterator), first.shape)
+        marked = mark_cuts(stream) if scene_cuts else ((frame, False) for frame in stream)
+        windows = sliding_windows(
+            ((grid.pad(frame), cut) for frame, cut in marked),
+            TiledFlow(restorer, size=restorer.flow_size, frame=grid.padded),
+            length=restorer.frames,
+            overlap=restorer.window_overlap if window_overlap is None else window_overlap,
+        )
+        results: Iterator[_Result | float]
+        if threaded:
+            following = ahead(lambda send: windows, "windows")
+            results = ahead(lambda send: _restored(following, restorer, grid, send), "restore")
         else:
-            results = _in_threads(stack, windows, restorer, grid)
+            results = _restored(windows, restorer, grid, work)
         for result in results:
             if isinstance(result, float):
                 work(result)
@@ -110,21 +127,6 @@ def _of_one_size(frames: Iterable[np.ndarray], shape: tuple[int, ...]) -> Iterat
                 f"{frame.shape[1]} at frame {index}; split or scale the video first"
             )
         yield frame
-
-
-def _in_threads(
-    stack: ExitStack, windows: Iterator[Window], restorer: Restorer, grid: TileGrid
-) -> Iterable[_Result | float]:
-    """`_restored`, one window ahead of the caller, over windows one ahead of it; progress comes as floats."""
-    ahead = stack.enter_context(Ahead[Window](lambda send: windows, "windows", cancel=restorer.cancel))
-
-    def give_up() -> None:
-        ahead.stop()
-        restorer.cancel()
-
-    return stack.enter_context(
-        Ahead[_Result | float](lambda send: _restored(ahead, restorer, grid, send), "restore", cancel=give_up)
-    )
 
 
 def _restored(
