@@ -1,5 +1,6 @@
 """Training data is what it claims to be, and training starts where motion can pay."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -179,3 +180,11 @@ def test_gain_is_zero_for_the_identity_and_scales_the_residual(net: BSSTNet, bat
 def test_logs_of_runs_that_continue_each_other_count_their_minutes_on() -> None:
     joined = join([[{"minutes": 2.0}, {"minutes": 5.0}], [{"minutes": 1.5}]])
     assert [(entry["run"], entry["minutes"]) for entry in joined] == [(1, 2.0), (1, 5.0), (2, 6.5)]
+
+
+def test_clips_without_visible_blur_are_drawn_seldom(clips: dict[Kind, Clip], tmp_path: Path) -> None:
+    save(clips["mild"], tmp_path / "000000.npz")
+    save(replace(clips["mild"], blurry=clips["mild"].sharp), tmp_path / "000001.npz")
+    pool, rng = Pool(tmp_path), np.random.default_rng(0)
+    drawn = [pool.pick(rng) is pool.clips["000001.npz"] for _ in range(600)]
+    assert 0.1 < np.mean(drawn) < 0.25
