@@ -16,7 +16,7 @@ __all__ = ["Batch", "Pool", "draw"]
 
 VISIBLE_DB = 41.0
 FAINT_SHARE = 0.2
-"""Clips blurred so little that their PSNR exceeds `VISIBLE_DB` teach restraint, and a few teach it well enough: they are
+"""Clips blurred so little that their PSNR exceeds `VISIBLE_DB` teach restraint; a few teach it well enough: they are
 taken this often, relative to the others. Almost half of the real clips are such."""
 
 
