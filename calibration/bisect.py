@@ -52,19 +52,20 @@ class NodeFault:
     """Tensors that the plan's graph and the trusted graph have in common."""
 
 
-def first_bad_stage(stages: Sequence[StageFigures], minimum: float) -> Culprit | None:
+def first_bad_stage(stages: Sequence[StageFigures], minimum: float, *, exact_tables: bool = True) -> Culprit | None:
     """First stage, in the order in which a clip meets them, that fails on the reference's inputs; if none does, the
     first that fails on the plan's.
 
     Args:
         stages: figures of every stage.
-        minimum: budget of every stage in dB; changed tables and values that are not finite are never within.
+        minimum: budget of every stage in dB; values that are not finite are never within.
+        exact_tables: changed integer tables are not within either.
     """
     for stage in stages:
-        if not stage.isolated.within(minimum):
+        if not stage.isolated.within(minimum, exact_tables=exact_tables):
             return Culprit(stage=stage.name, inputs="reference", error=stage.isolated)
     for stage in stages:
-        if not stage.accumulated.within(minimum):
+        if not stage.accumulated.within(minimum, exact_tables=exact_tables):
             return Culprit(stage=stage.name, inputs="plan", error=stage.accumulated)
     return None
 
@@ -75,6 +76,7 @@ def first_bad_node(
     inputs: Mapping[str, Array],
     *,
     minimum: float,
+    exact_tables: bool = True,
     threads: int = 0,
 ) -> NodeFault | None:
     """First node of a stage whose output leaves the budget.
@@ -84,6 +86,7 @@ def first_bad_node(
         trusted: float32 graphs of the same stage; the one that shares most tensors with the plan's, by name, is used.
         inputs: what the reference gave the stage, where the error showed.
         minimum: budget in dB.
+        exact_tables: see `first_bad_stage`.
         threads: of ONNX Runtime.
 
     Returns:
@@ -100,7 +103,7 @@ def first_bad_node(
         for position, name in chunk:
             compared += 1
             error = _error(expected[name], got[name])
-            if not error.within(minimum):
+            if not error.within(minimum, exact_tables=exact_tables):
                 node = judged.graph.node[position]
                 return NodeFault(
                     name=node.name,

@@ -59,11 +59,6 @@ class Parity:
         """Every check passed."""
         return all(check.within for check in self.checks)
 
-    @property
-    def worst_stage(self) -> StageFigures:
-        """The stage with the largest error of its own."""
-        return min(self.stages, key=lambda stage: stage.isolated.rank)
-
 
 def judge_plan(
     path: Path,
@@ -102,7 +97,7 @@ def judge_plan(
     stages = compare_stages(manifest, graph_sessions(plan, threads=threads), reference.sessions, clip)
     culprit = node = None
     if bisect:
-        culprit = first_bad_stage(stages, budgets.stage)
+        culprit = first_bad_stage(stages, budgets.stage, exact_tables=budgets.exact_tables)
     if culprit is not None and culprit.inputs == "reference":
         progress(f"looking for the first bad node of {culprit.stage}")
         node = first_bad_node(
@@ -110,6 +105,7 @@ def judge_plan(
             reference.graphs(culprit.stage),
             next(stage.worst_inputs for stage in stages if stage.name == culprit.stage),
             minimum=budgets.stage,
+            exact_tables=budgets.exact_tables,
             threads=threads,
         )
     return Parity(
@@ -119,7 +115,7 @@ def judge_plan(
         comparison=comparison,
         stages=stages,
         budgets=budgets,
-        checks=verdict(comparison, budgets),
+        checks=verdict(comparison, stages, budgets),
         culprit=culprit,
         node=node,
     )

@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,7 +21,15 @@ from bsst.errors import PlanError
 from bsst.runtime.network import host_network
 from bsst.runtime.session import Array, Session
 
-__all__ = ["StageError", "StageFigures", "compare_stages", "graph_sessions", "single_precision", "tensor_error"]
+__all__ = [
+    "StageError",
+    "StageFigures",
+    "compare_stages",
+    "graph_sessions",
+    "single_precision",
+    "tensor_error",
+    "worst_stage",
+]
 
 
 @dataclass(frozen=True)
@@ -37,12 +45,12 @@ class StageError:
 
     @property
     def rank(self) -> tuple[int, float]:
-        """Smaller is worse: broken values and changed tables before decibels."""
-        return -(self.entries_changed + self.not_finite), self.psnr
+        """Smaller is worse: broken values before decibels."""
+        return -self.not_finite, self.psnr
 
-    def within(self, minimum: float) -> bool:
-        """No table changed, everything finite, and at least `minimum` dB."""
-        return not self.entries_changed and not self.not_finite and self.psnr >= minimum
+    def within(self, minimum: float, *, exact_tables: bool = True) -> bool:
+        """At least `minimum` dB, everything finite, and with `exact_tables` no table changed."""
+        return self.psnr >= minimum and not self.not_finite and not (exact_tables and self.entries_changed)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -127,6 +135,11 @@ def tensor_error(expected: Array, got: Array) -> StageError:
     if broken:
         return StageError(float("-inf"), not_finite=broken)
     return StageError(psnr(expected, got, float(np.abs(expected).max(initial=0)) or 1.0))
+
+
+def worst_stage(stages: Sequence[StageFigures]) -> StageFigures:
+    """The stage with the largest error of its own."""
+    return min(stages, key=lambda stage: stage.isolated.rank)
 
 
 class _Probe:

@@ -16,7 +16,7 @@ import numpy as np
 
 from bsst.calibration.parity import KINDS, Image, Mean, Score, WorstFrame
 from bsst.calibration.parity_plan import Parity
-from bsst.calibration.parity_stages import StageError
+from bsst.calibration.parity_stages import StageError, worst_stage
 from bsst.calibration.report_plot import Line, drift_plot
 from bsst.errors import MissingDependencyError
 from bsst.runtime.metrics import to_uint8
@@ -64,7 +64,7 @@ def parity_summary(
             "frame": comparison.worst.figures.index,
             "psnr": comparison.worst.figures.psnr,
         },
-        "worst_stage": parity.worst_stage.name,
+        "worst_stage": worst_stage(parity.stages).name,
         "stages": [
             {
                 "name": stage.name,
@@ -124,12 +124,12 @@ def parity_text(summary: dict[str, Any]) -> str:
             f"{stage['name']:24} {number(isolated['psnr'], 1):>9} {number(accumulated['psnr'], 1):>12}{remark}"
         )
     if summary["ground_truth"]:
-        lines += ["", f"{'against ground truth':30} {'PSNR':>9} {'SSIM':>8} {'SSIM (scikit-image)':>20}"]
+        lines += ["", f"{'against ground truth':33} {'PSNR':>9} {'SSIM':>8} {'SSIM (scikit-image)':>20}"]
         for mean in MEANS:
             for kind, scores in summary["ground_truth"].items():
                 score = scores[mean]
                 lines.append(
-                    f"{kind + ', mean of ' + mean:30} {number(score['psnr'], 4):>9} {number(score['ssim'], 5):>8} "
+                    f"{kind + ', mean of ' + mean:33} {number(score['psnr'], 4):>9} {number(score['ssim'], 5):>8} "
                     f"{number(score['ssim_skimage'], 5):>20}"
                 )
     if summary["protocol_deviations"] is not None:
@@ -179,8 +179,8 @@ def parity_html(summary: dict[str, Any], worst: WorstFrame) -> str:
 
 
 def number(value: float | str, digits: int) -> str:
-    """Fixed digits; "inf" and "nan" as they are."""
-    return value if isinstance(value, str) else f"{value:.{digits}f}"
+    """Fixed digits; counts, "inf" and "nan" as they are."""
+    return f"{value:.{digits}f}" if isinstance(value, float) else str(value)
 
 
 def _error(error: StageError) -> dict[str, Any]:

@@ -73,6 +73,19 @@ def test_the_sabotaged_node_is_named(stage: str, node: str, change: Callable[[on
     assert 1 <= fault.compared <= fault.tensors
 
 
+def test_graphs_traced_from_pytorch_name_the_node_of_a_plan() -> None:
+    from bsst.calibration.parity_torch import torch_reference
+    from bsst.reference.checkpoint import load_networks
+
+    reference = torch_reference(load_networks(), open_plan(DEFAULT_PLAN).manifest)
+    broken = copy(graph("encode"))
+    scale_weights(broken.graph, "node_conv2d_3", 1.01)
+    fault = first_bad_node(broken, reference.graphs("encode"), inputs("encode"), minimum=80, threads=1)
+    assert fault is not None
+    assert fault.name == "node_conv2d_3"
+    assert fault.tensors == len(broken.graph.node)
+
+
 def test_a_healthy_stage_has_no_bad_node() -> None:
     assert find(graph("encode"), "encode", 80) is None
 
@@ -117,9 +130,11 @@ def test_a_stage_broken_by_itself_comes_before_earlier_drift() -> None:
     assert first_bad_stage(stages[:2], 50) is None
 
 
-def test_changed_tables_and_broken_values_are_never_within() -> None:
+def test_changed_tables_count_in_single_precision_and_broken_values_always() -> None:
     tables = figures("refine", StageError(200.0, entries_changed=1), GOOD)
-    assert first_bad_stage((figures("encode", GOOD, GOOD), tables), 0).stage == "refine"  # type: ignore[union-attr]
+    stages = (figures("encode", GOOD, GOOD), tables)
+    assert first_bad_stage(stages, 0).stage == "refine"  # type: ignore[union-attr]
+    assert first_bad_stage(stages, 0, exact_tables=False) is None
     assert not tensor_error(np.ones(3, np.float32), np.array([1, np.inf, 1], np.float32)).within(-1000)
     assert tensor_error(np.arange(4), np.array([0, 1, 3, 3])).entries_changed == 1
     assert tensor_error(np.zeros(3, np.float32), np.zeros(3, np.float32)).psnr == 200
@@ -127,7 +142,9 @@ def test_changed_tables_and_broken_values_are_never_within() -> None:
 
 def test_graphs_cast_inputs_and_results_to_the_types_around_them() -> None:
     lowered = lower(graph("restore"), "tensorrt-rtx")
-    half = GraphSession(to_half(lowered, "float16", half_tensors=feature_tensors(lowered)).SerializeToString(), threads=1)
+    half = GraphSession(
+        to_half(lowered, "float16", half_tensors=feature_tensors(lowered)).SerializeToString(), threads=1
+    )
     whole = GraphSession(graph("restore").SerializeToString(), threads=1)
     results = {}
     for name, session in (("half", half), ("whole", whole)):

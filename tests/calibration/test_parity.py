@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -14,6 +15,7 @@ from bsst.calibration.datasets import ClipFolder, read_layout
 from bsst.calibration.parity import Comparison, Footage, FrameFigures, Score, Tiling, compare, skimage_ssim
 from bsst.calibration.parity_budget import Budgets, default_budgets, verdict
 from bsst.calibration.parity_footage import dataset_footages, video_footage, worst_clip
+from bsst.calibration.parity_stages import StageError, StageFigures
 from bsst.errors import InputError
 from bsst.runtime.metrics import psnr, ssim, to_uint8
 from tests.golden_inputs import video
@@ -21,6 +23,10 @@ from tests.media import Identity
 from tests.networks import CITY
 
 DATA = Path(__file__).parents[1] / "data"
+STAGES = tuple(
+    StageFigures(name=name, isolated=StageError(psnr), accumulated=StageError(10), steps=(), worst_inputs={})
+    for name, psnr in (("encode", 120.0), ("decode", 90.0))
+)
 LOOSE = Budgets(psnr=10, loss=1, stage=10)
 
 
@@ -116,7 +122,7 @@ def test_broken_values_are_counted_on_the_side_that_made_them() -> None:
     sizes = {"frames": 4, "window_overlap": 0, "tile": (64, 128), "flow_size": (64, 128)}
     result = compare([footage(8)], Offset(poison, **sizes), Identity(**sizes))
     assert result.not_finite == {"plan": 4, "reference": 0}
-    assert not verdict(result, LOOSE)[1].within
+    assert not verdict(result, STAGES, LOOSE)[2].within
     assert compare([footage(8)], Identity(**sizes), Offset(poison, **sizes)).not_finite == {"plan": 0, "reference": 4}
 
 
@@ -201,18 +207,25 @@ def test_budgets_are_judged_one_by_one() -> None:
     darker = Offset(lambda x: x - np.float32(0.002))  # away from the ground truth or towards it, 54 dB from its source
     result = compare([footage()], darker, Identity())
     lost = result.scores("reference", mean="frames").psnr - result.scores("plan", mean="frames").psnr  # type: ignore[union-attr]
-    by_name = {check.name: check for check in verdict(result, Budgets(psnr=50, loss=lost + 0.01, stage=0))}
+    by_name = {check.name: check for check in verdict(result, STAGES, Budgets(psnr=50, loss=lost + 0.01, stage=0))}
     assert all(check.within for check in by_name.values())
-    assert len(by_name) == 3
-    assert not all(check.within for check in verdict(result, Budgets(psnr=60, loss=9, stage=0)))
-    assert not all(check.within for check in verdict(result, Budgets(psnr=50, loss=lost - 0.01, stage=0)))
+    assert len(by_name) == 5
+    assert not all(check.within for check in verdict(result, STAGES, Budgets(psnr=60, loss=9, stage=0)))
+    assert not all(check.within for check in verdict(result, STAGES, Budgets(psnr=50, loss=lost - 0.01, stage=0)))
+    stage_checks = [verdict(result, STAGES, Budgets(psnr=0, loss=9, stage=limit))[1] for limit in (80, 91)]
+    assert [check.within for check in stage_checks] == [True, False]
+    assert "decode" in stage_checks[0].name
+    changed = dataclasses.replace(STAGES[0], isolated=StageError(200, entries_changed=2))
+    for exact in (True, False):
+        judged = verdict(result, (changed,), Budgets(psnr=0, loss=9, stage=80, exact_tables=exact))
+        assert all(check.within for check in judged) is not exact
     perfect = compare([footage(sharp=lambda: map(to_uint8, footage().blurry()))], Identity(), Identity())
     assert math.isinf(perfect.scores("plan", mean="frames").psnr)  # type: ignore[union-attr]
-    assert all(check.within for check in verdict(perfect, Budgets(psnr=80, loss=0, stage=80)))
+    assert all(check.within for check in verdict(perfect, STAGES, Budgets(psnr=80, loss=0, stage=80)))
 
 
 def test_default_budgets_are_the_published_ones() -> None:
     assert default_budgets("fp32", ground_truth=True).psnr == 80
-    assert default_budgets("fp16", ground_truth=True) == Budgets(psnr=50, loss=0.02, stage=40)
+    assert default_budgets("fp16", ground_truth=True) == Budgets(psnr=50, loss=0.02, stage=40, exact_tables=False)
     assert default_budgets("int8", ground_truth=False).psnr == 45
     assert default_budgets("int8", ground_truth=True).loss == 0.1
