@@ -8,7 +8,12 @@ from bsst.engines.probe_graphs import DEFORM_CONV, EXPECTED, GRID_SAMPLE, deform
 
 __all__ = ["probe_providers"]
 
-PROVIDERS = ("CPUExecutionProvider", "CUDAExecutionProvider", "TensorrtExecutionProvider")
+PROVIDERS = (
+    "CPUExecutionProvider",
+    "CUDAExecutionProvider",
+    "TensorrtExecutionProvider",
+    "NvTensorRTRTXExecutionProvider",
+)
 """Those that a target of bsst uses."""
 
 

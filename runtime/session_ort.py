@@ -1,16 +1,24 @@
-"""Sessions of ONNX Runtime, bound to caller-owned arrays: nothing is copied and nothing allocated per call."""
+"""Sessions of ONNX Runtime, bound to caller-owned memory: nothing is copied and nothing allocated per call.
+
+`OrtSession` runs on arrays; `OrtGpuSession` runs in stream order on a GPU. The latter is not run here for want of one;
+its binding and its order are tested with the CPU provider.
+Source: https://onnxruntime.ai/docs/api/python/api_summary.html; onnxruntime_run_options_config_keys.h
+(disable_synchronize_execution_providers); pages of the execution providers for `user_compute_stream`.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import cache
 
+import numpy as np
 import onnxruntime as ort
 
 from bsst.errors import ModelError, OutOfMemoryError
+from bsst.runtime.device import DeviceTensor, Stream
 from bsst.runtime.session import Array
 
-__all__ = ["OrtSession"]
+__all__ = ["OrtGpuSession", "OrtSession"]
 
 
 class OrtSession:
@@ -50,15 +58,91 @@ class OrtSession:
             binding.bind_input(name, "cpu", 0, array.dtype.type, array.shape, array.ctypes.data)
         for name, array in outputs.items():
             binding.bind_output(name, "cpu", 0, array.dtype.type, array.shape, array.ctypes.data)
+        _run(self._name, self._session, binding, None)
+
+
+class OrtGpuSession:
+    """One stage on an execution provider of the GPU; see `StreamSession`.
+
+    A session runs on one CUDA stream for life. It gets one of its own, and events tie that to the caller's.
+
+    Args:
+        name: stage name, for messages.
+        model: serialized ONNX graph.
+        provider: execution provider, which has been seen to work.
+        options: of the provider, besides device and stream.
+        stream: for this session, or shared with sessions that run after one another.
+        device_id: CUDA device index.
+
+    Raises:
+        ModelError: ONNX Runtime refuses the graph, or does not start the provider.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        model: bytes,
+        *,
+        provider: str,
+        stream: Stream,
+        options: Mapping[str, str] | None = None,
+        device_id: int = 0,
+    ) -> None:
+        settings = ort.SessionOptions()
+        settings.log_severity_level = 3
+        self._name, self._stream, self._device_id = name, stream, device_id
+        self._memory = "cpu" if provider == "CPUExecutionProvider" else "cuda"
+        chosen: dict[str, str] = dict(options or {})
+        if self._memory == "cuda":
+            chosen |= {
+                "device_id": str(device_id),
+                "has_user_compute_stream": "1",
+                "user_compute_stream": str(stream.handle),
+            }
+        self._options = ort.RunOptions()
+        # Otherwise every call waits for the GPU at its end.
+        self._options.add_run_config_entry("disable_synchronize_execution_providers", "1")
         try:
-            self._session.run_with_iobinding(binding)
+            self._session = ort.InferenceSession(model, settings, providers=[(provider, chosen)])
         except Exception as error:  # see above
-            reason = _first_line(error)
-            if "alloc" in reason.lower():
-                raise OutOfMemoryError(
-                    f"stage {self._name}: expected enough memory, got {reason}; use a smaller tile"
-                ) from error
-            raise ModelError(f"stage {self._name}: expected a result, got {reason}") from error
+            raise ModelError(
+                f"stage {name}: expected {provider} of ONNX Runtime {ort.__version__} to load it, got "
+                f"{_first_line(error)}; run bsst-doctor"
+            ) from error
+        if provider not in self._session.get_providers():
+            raise ModelError(
+                f"stage {name}: expected {provider}, got {', '.join(self._session.get_providers())}; run bsst-doctor"
+            )
+
+    def enqueue(self, inputs: Mapping[str, DeviceTensor], outputs: Mapping[str, DeviceTensor], stream: Stream) -> None:
+        """Append one run; see `StreamSession.enqueue`."""
+        binding = self._session.io_binding()
+        for tensors, bind in ((inputs, binding.bind_input), (outputs, binding.bind_output)):
+            for name, tensor in tensors.items():
+                element = np.dtype(tensor.dtype).type
+                bind(name, self._memory, self._device_id, element, tensor.shape, tensor.address)
+        self._stream.wait(stream.record())
+        self._stream.submit(
+            self._name,
+            lambda: _run(self._name, self._session, binding, self._options),
+            reads=tuple(inputs.values()),
+            writes=tuple(outputs.values()),
+        )
+        stream.wait(self._stream.record())
+
+    def close(self) -> None:
+        """Free the session; see `StreamSession.close`."""
+        self._session = None
+
+
+def _run(name: str, session: ort.InferenceSession, binding: ort.IOBinding, options: ort.RunOptions | None) -> None:
+    try:
+        session.run_with_iobinding(binding, options)
+    except Exception as error:  # ONNX Runtime raises bare subclasses of Exception
+        reason = _first_line(error)
+        if "alloc" in reason.lower():
+            raise OutOfMemoryError(f"stage {name}: expected enough memory, got {reason}; use a smaller tile") from error
+        raise ModelError(f"stage {name}: expected a result, got {reason}") from error
 
 
 @cache

@@ -1,0 +1,372 @@
+"""One simulated GPU: memory at made-up addresses, streams, events, stream capture, and checks that a GPU lacks.
+
+What CUDA reports becomes a `CudaFailure` with its result code, as the driver would return it. What CUDA leaves
+undefined becomes a `Misuse`: an access outside live memory, a host copy from memory that is not page-locked, and a
+race, two accesses of the same bytes that no event puts in order (checked with vector clocks when work is enqueued).
+Fresh memory holds NaN.
+
+`mode` decides when work happens: "eager" at once, "lazy" as late as a synchronisation allows. A result that needs one
+of the two was not ordered.
+
+Sources: CUDA Driver API (https://docs.nvidia.com/cuda/cuda-driver-api/), "Stream Management", "Event Management",
+"Graph Management"; CUDA C++ Programming Guide, "Stream capture", "Prohibited and unhandled operations".
+"""
+
+from __future__ import annotations
+
+import ctypes
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+INVALID_VALUE, OUT_OF_MEMORY, INVALID_CONTEXT, INVALID_HANDLE, ILLEGAL_ADDRESS = 1, 2, 201, 400, 700
+CAPTURE_UNSUPPORTED, CAPTURE_INVALIDATED, CAPTURE_ISOLATION = 900, 901, 905
+NAMES = {
+    INVALID_VALUE: "invalid argument",
+    OUT_OF_MEMORY: "out of memory",
+    INVALID_CONTEXT: "invalid device context",
+    INVALID_HANDLE: "invalid resource handle",
+    ILLEGAL_ADDRESS: "an illegal memory access was encountered",
+    CAPTURE_UNSUPPORTED: "operation not permitted when stream is capturing",
+    CAPTURE_INVALIDATED: "operation failed due to a previous error during capture",
+    CAPTURE_ISOLATION: "dependency created on uncaptured work in another stream",
+}
+GUARD = 1 << 12
+
+
+class Misuse(AssertionError):
+    """A GPU would do anything here."""
+
+
+class CudaFailure(Exception):
+    """A result code other than CUDA_SUCCESS."""
+
+    def __init__(self, call: str, code: int) -> None:
+        super().__init__(f"{call} failed: {NAMES[code]}")
+        self.code = code
+
+
+@dataclass(frozen=True)
+class Access:
+    """Bytes that an operation reads or writes."""
+
+    address: int
+    nbytes: int
+    writes: bool
+
+
+@dataclass
+class Operation:
+    """Work in a stream; `wait` makes it a wait instead."""
+
+    work: Callable[[], None] | None
+    accesses: tuple[Access, ...] = ()
+    wait: Point | None = None
+
+
+@dataclass(frozen=True)
+class Point:
+    """An event that was recorded: after how many operations of which stream, and what those had waited for."""
+
+    stream: StreamState
+    count: int
+    clock: dict[int, int]
+    captured: bool
+
+
+@dataclass(eq=False)
+class StreamState:
+    handle: int
+    operations: list[Operation] = field(default_factory=list)
+    done: int = 0
+    clock: dict[int, int] = field(default_factory=dict)
+    capture: list[Operation] | None = None
+    capturing_thread: int = 0
+    invalidated: int = 0
+    destroyed: bool = False
+
+
+@dataclass(frozen=True)
+class Past:
+    access: Access
+    stream: int
+    count: int
+
+
+class Gpu:
+    """State of the simulated machine; a fresh one for every test."""
+
+    def __init__(self, *, mode: str = "lazy", total: int = 1 << 30, devices: int = 1) -> None:
+        assert mode in ("lazy", "eager")
+        self.mode, self.total, self.devices = mode, total, devices
+        self.lock = threading.RLock()
+        self.memory: dict[int, np.ndarray] = {}
+        self.freed: list[tuple[int, int]] = []
+        self.pinned: dict[int, int] = {}
+        self.streams: dict[int, StreamState] = {}
+        self.graphs: dict[int, list[Operation]] = {}
+        self.executables: dict[int, list[Operation]] = {}
+        self.past: list[Past] = []
+        self.host_clock: dict[int, int] = {}
+        """What any thread has waited for; work enqueued afterwards comes after it."""
+        self.stacks: dict[int, list[object]] = {}
+        self.retained = 0
+        self.leaks: list[str] = []
+        self.live = {"stream": 0, "event": 0, "memory": 0, "pinned": 0}
+        self.calls: list[str] = []
+        self.broken: CudaFailure | None = None
+        self._next_address, self._next_handle = 0x7F00_0000_0000, 0x5500
+
+    # contexts
+
+    def stack(self) -> list[object]:
+        return self.stacks.setdefault(threading.get_ident(), [])
+
+    def require_context(self, call: str) -> None:
+        self.calls.append(call)
+        if not self.stack():
+            raise CudaFailure(call, INVALID_CONTEXT)
+        if self.broken is not None:
+            raise self.broken
+
+    def handle(self) -> int:
+        self._next_handle += 0x10
+        return self._next_handle
+
+    # memory
+
+    def allocate(self, nbytes: int) -> int:
+        with self.lock:
+            self.refuse_while_capturing("cuMemAlloc")
+            if nbytes <= 0:
+                raise CudaFailure("cuMemAlloc", INVALID_VALUE)
+            if nbytes > self.free_bytes():
+                raise CudaFailure("cuMemAlloc", OUT_OF_MEMORY)
+            address = self._next_address
+            self._next_address += -(-nbytes // 256) * 256 + GUARD
+            self.memory[address] = np.full(nbytes, 0xFF, np.uint8)
+            return address
+
+    def release(self, address: int) -> None:
+        with self.lock:
+            if address not in self.memory:
+                raise Misuse(f"memory at {address:#x} is freed twice")
+            self.freed.append((address, self.memory.pop(address).nbytes))
+
+    def free_bytes(self) -> int:
+        return self.total - sum(array.nbytes for array in self.memory.values())
+
+    def bytes_at(self, address: int, nbytes: int) -> np.ndarray:
+        for start, array in self.memory.items():
+            if start <= address and address + nbytes <= start + array.nbytes:
+                return array[address - start : address - start + nbytes]
+        was = any(start <= address < start + size for start, size in self.freed)
+        raise Misuse(f"{nbytes} bytes at {address:#x} are {'freed' if was else 'outside'} memory")
+
+    def check_pinned(self, array: np.ndarray) -> None:
+        start, end = array.ctypes.data, array.ctypes.data + array.nbytes
+        if not any(base <= start and end <= base + size for base, size in self.pinned.items()):
+            raise Misuse("an asynchronous copy of host memory that is not page-locked, or no longer")
+
+    # streams
+
+    def stream_of(self, handle: int, call: str) -> StreamState:
+        stream = self.streams.get(int(handle))
+        if stream is None or stream.destroyed:
+            raise CudaFailure(call, INVALID_HANDLE)
+        return stream
+
+    def enqueue(self, handle: int, work: Callable[[], None], accesses: Sequence[Access], call: str) -> None:
+        with self.lock:
+            stream = self.stream_of(handle, call)
+            for access in accesses:
+                self.bytes_at(access.address, access.nbytes)
+            operation = Operation(work, tuple(accesses))
+            if stream.capture is not None:
+                stream.capture.append(operation)
+                return
+            self._append(stream, operation)
+
+    def record(self, handle: int) -> Point:
+        with self.lock:
+            stream = self.stream_of(handle, "cuEventRecord")
+            clock = {**stream.clock, stream.handle: len(stream.operations)}
+            return Point(stream, len(stream.operations), clock, stream.capture is not None)
+
+    def wait(self, handle: int, point: Point | None) -> None:
+        with self.lock:
+            stream = self.stream_of(handle, "cuStreamWaitEvent")
+            if point is None:  # an event that was never recorded counts as passed
+                return
+            if stream.capture is not None:
+                if not point.captured:
+                    self.invalidate(stream, CAPTURE_ISOLATION, "cuStreamWaitEvent")
+                return
+            _merge(stream.clock, point.clock)
+            self._append(stream, Operation(None, wait=point))
+
+    def synchronize(self, point: Point | None, call: str) -> None:
+        with self.lock:
+            self.refuse_while_capturing(call)
+            if point is not None:
+                self._advance(point.stream, point.count)
+                _merge(self.host_clock, point.clock)
+            if self.broken is not None:
+                raise self.broken
+
+    def _append(self, stream: StreamState, operation: Operation) -> None:
+        stream.operations.append(operation)
+        _merge(stream.clock, self.host_clock)
+        for access in operation.accesses:
+            self._check_race(stream, access, len(stream.operations))
+        if self.mode == "eager":
+            self._advance(stream, len(stream.operations))
+
+    def _check_race(self, stream: StreamState, access: Access, count: int) -> None:
+        kept = []
+        for past in self.past:
+            apart = (
+                past.access.address + past.access.nbytes <= access.address
+                or access.address + access.nbytes <= past.access.address
+            )
+            ordered = past.stream == stream.handle or past.count <= stream.clock.get(past.stream, 0)
+            if not apart and (access.writes or past.access.writes) and not ordered:
+                raise Misuse(f"a race: {access} in stream {stream.handle:#x} and {past}")
+            covered = (
+                access.address <= past.access.address
+                and past.access.address + past.access.nbytes <= access.address + access.nbytes
+            )
+            if not (ordered and covered and (access.writes or not past.access.writes)):
+                kept.append(past)
+        self.past = [*kept, Past(access, stream.handle, count)]
+
+    def _advance(self, stream: StreamState, count: int) -> None:
+        goals = [(stream, count)]
+        while goals and self.broken is None:
+            at, goal = goals[-1]
+            if at.done >= goal:
+                goals.pop()
+                continue
+            operation = at.operations[at.done]
+            if operation.wait is not None and operation.wait.stream.done < operation.wait.count:
+                goals.append((operation.wait.stream, operation.wait.count))
+                continue
+            at.done += 1
+            at.operations[at.done - 1] = Operation(None)
+            if operation.work is not None:
+                try:
+                    operation.work()
+                except CudaFailure as error:  # sticky, as in CUDA
+                    self.broken = error
+
+    # capture
+
+    def refuse_while_capturing(self, call: str) -> None:
+        """Calls that a thread-local capture forbids in its own thread."""
+        for stream in self.streams.values():
+            if stream.capture is not None and stream.capturing_thread == threading.get_ident():
+                self.invalidate(stream, CAPTURE_UNSUPPORTED, call)
+
+    def invalidate(self, stream: StreamState, code: int, call: str) -> None:
+        stream.invalidated = code
+        raise CudaFailure(call, code)
+
+    # what a test asks at the end
+
+    def leftovers(self) -> dict[str, object]:
+        """Everything that a closed device must not leave behind."""
+        left: dict[str, object] = {name: count for name, count in self.live.items() if count}
+        if stacks := [stack for stack in self.stacks.values() if stack]:
+            left["contexts on a stack"] = len(stacks)
+        if self.retained:
+            left["retained contexts"] = self.retained
+        if self.executables:
+            left["graphs"] = len(self.executables)
+        if self.leaks:
+            left["leaks"] = self.leaks
+        return left
+
+
+def _merge(clock: dict[int, int], other: dict[int, int]) -> None:
+    for stream, count in other.items():
+        clock[stream] = max(count, clock.get(stream, 0))
+
+
+GPU = Gpu()
+
+
+def reset(**options: object) -> Gpu:
+    """A fresh machine."""
+    GPU.__init__(**options)  # type: ignore[misc,arg-type]
+    return GPU
+
+
+class Libcuda:
+    """The few functions of libcuda.so.1 that pycuda does not wrap; results are CUresult codes."""
+
+    @staticmethod
+    def _guard(call: str, work: Callable[[], None]) -> int:
+        with GPU.lock:
+            try:
+                GPU.require_context(call)
+                work()
+            except CudaFailure as error:
+                return error.code
+            return 0
+
+    def cuStreamBeginCapture_v2(self, stream: ctypes.c_void_p, mode: ctypes.c_int) -> int:  # noqa: N802
+        def work() -> None:
+            if mode.value not in (0, 1, 2):
+                raise CudaFailure("cuStreamBeginCapture", INVALID_VALUE)
+            state = GPU.stream_of(stream.value or 0, "cuStreamBeginCapture")
+            if state.capture is not None:
+                raise CudaFailure("cuStreamBeginCapture", INVALID_VALUE)
+            state.capture, state.capturing_thread, state.invalidated = [], threading.get_ident(), 0
+
+        return self._guard("cuStreamBeginCapture", work)
+
+    def cuStreamEndCapture(self, stream: ctypes.c_void_p, graph: object) -> int:  # noqa: N802
+        def work() -> None:
+            state = GPU.stream_of(stream.value or 0, "cuStreamEndCapture")
+            if state.capture is None or state.capturing_thread != threading.get_ident():
+                raise CudaFailure("cuStreamEndCapture", INVALID_VALUE)
+            operations, state.capture = state.capture, None
+            if state.invalidated:
+                raise CudaFailure("cuStreamEndCapture", CAPTURE_INVALIDATED)
+            graph._obj.value = GPU.handle()  # type: ignore[attr-defined]
+            GPU.graphs[graph._obj.value] = operations  # type: ignore[attr-defined]
+
+        return self._guard("cuStreamEndCapture", work)
+
+    def cuGraphInstantiateWithFlags(  # noqa: N802
+        self, executable: object, graph: ctypes.c_void_p, flags: ctypes.c_ulonglong
+    ) -> int:
+        def work() -> None:
+            if graph.value not in GPU.graphs or flags.value:
+                raise CudaFailure("cuGraphInstantiate", INVALID_VALUE)
+            executable._obj.value = GPU.handle()  # type: ignore[attr-defined]
+            GPU.executables[executable._obj.value] = list(GPU.graphs[graph.value])  # type: ignore[attr-defined]
+
+        return self._guard("cuGraphInstantiate", work)
+
+    def cuGraphLaunch(self, executable: ctypes.c_void_p, stream: ctypes.c_void_p) -> int:  # noqa: N802
+        def work() -> None:
+            if executable.value not in GPU.executables:
+                raise CudaFailure("cuGraphLaunch", INVALID_HANDLE)
+            for operation in GPU.executables[executable.value]:
+                assert operation.work is not None
+                GPU.enqueue(stream.value or 0, operation.work, operation.accesses, "cuGraphLaunch")
+
+        return self._guard("cuGraphLaunch", work)
+
+    def cuGraphDestroy(self, graph: ctypes.c_void_p) -> int:  # noqa: N802
+        return self._guard("cuGraphDestroy", lambda: GPU.graphs.pop(graph.value or 0) and None)
+
+    def cuGraphExecDestroy(self, executable: ctypes.c_void_p) -> int:  # noqa: N802
+        return self._guard("cuGraphExecDestroy", lambda: GPU.executables.pop(executable.value or 0) and None)
+
+    def cuGetErrorString(self, status: ctypes.c_int, text: object) -> int:  # noqa: N802
+        text._obj.value = NAMES[status.value].encode()  # type: ignore[attr-defined]
+        return 0

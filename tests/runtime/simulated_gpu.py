@@ -1,0 +1,75 @@
+"""Fixtures and helpers around the simulated GPU: what it is and is not, see `fakes/pycuda/simulated.py`."""
+
+from __future__ import annotations
+
+import dataclasses
+import gc
+import importlib
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from bsst.engines.manifest import Compiler, Target
+from bsst.engines.plan import Plan, open_plan, write_plan
+
+HERE = Path(__file__).parent
+FAKES = (HERE.parent / "fakes", HERE / "fakes")
+VERSIONS = {"tensorrt": "11.4.0.106", "tensorrt-rtx": "1.7.1.116"}
+
+
+@contextmanager
+def simulated_gpu(**options: Any) -> Iterator[Any]:
+    """`import pycuda`, `tensorrt` and `tensorrt_rtx` give the fakes, over a fresh GPU; nothing may be left behind."""
+    with pytest.MonkeyPatch.context() as patch:
+        for folder in FAKES:
+            patch.syspath_prepend(folder)
+        patch.setenv("FAKE_TENSORRT_VERSION", VERSIONS["tensorrt"])
+        patch.setenv("FAKE_TENSORRT_PLUGIN", "strict")
+        _forget()
+        simulated = importlib.import_module("pycuda.simulated")
+        patch.setattr("bsst.runtime.graph_cuda.load_driver", lambda: LIBCUDA)
+        LIBCUDA = simulated.Libcuda()
+        gpu = simulated.reset(**options)
+        try:
+            yield gpu
+            gc.collect()
+            assert gpu.leftovers() == {}
+        finally:
+            _forget()
+
+
+def gpu_plan(source: Path, target: Target, folder: Path, **facts: Any) -> Plan:
+    """A plan of fake engines that compute what the graphs of a plan of target `cpu` compute."""
+    from tensorrt import serialize
+
+    plan = open_plan(source)
+    stages = tuple(dataclasses.replace(stage, member=f"{stage.name}.engine") for stage in plan.manifest.stages)
+    facts = {"library": target, "version": VERSIONS[target], **facts}
+    manifest = dataclasses.replace(
+        plan.manifest,
+        target=target,
+        compiler=Compiler(name=target, version=VERSIONS[target]),
+        compute_capabilities=("8.6", "8.9"),
+        stages=stages,
+    )
+    path = folder / f"{target}.plan"
+    write_plan(path, manifest, {s.member: serialize(plan.member(s.name), **facts) for s in stages})
+    return open_plan(path)
+
+
+def tensor(device: Any, array: np.ndarray) -> Any:
+    """A tensor of a device, allocated like an array; its contents are undefined."""
+    from bsst.runtime.device import DeviceTensor
+
+    return DeviceTensor(device.allocate(array.nbytes), array.dtype.name, array.shape)
+
+
+def _forget() -> None:
+    packages = {"pycuda", "tensorrt", "tensorrt_rtx"}
+    for name in [n for n in sys.modules if n.split(".")[0] in packages or n == "tests.fakes.strict_plugin"]:
+        del sys.modules[name]
