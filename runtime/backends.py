@@ -32,7 +32,7 @@ _PROVIDERS = {
 
 @dataclass(frozen=True, kw_only=True)
 class Backend:
-    """What runs a plan; whoever gets it closes the sessions, then the device."""
+    """What runs a plan; whoever gets it closes it, or closes the sessions and then the device."""
 
     device: Device
     """Where tensors live."""
@@ -40,6 +40,12 @@ class Backend:
     """One per stage."""
     line: str
     """What is used, for messages and reports."""
+
+    def close(self) -> None:
+        """Free the sessions, then the device."""
+        for session in self.sessions.values():
+            session.close()
+        self.device.close()
 
 
 def open_backend(plan: Plan, *, threads: int = 0, graphs: bool = True, trace: Trace | None = None) -> Backend:

@@ -14,15 +14,16 @@ from __future__ import annotations
 
 import weakref
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from bsst.engines.manifest import Manifest, TensorSpec
-from bsst.engines.plan import open_plan, require
+from bsst.engines.plan import open_plan
 from bsst.errors import BsstError, UsageError
+from bsst.runtime.backends import open_backend
 from bsst.runtime.device import Buffer, Device, DeviceTensor, Event, Stream
 from bsst.runtime.device_host import HostDevice
 from bsst.runtime.memory_plan import INPUTS, OUTPUT, ZEROS, ClipMemory, plan_clip, tensor_bytes
@@ -293,16 +294,16 @@ def load_network(
 
     Raises:
         PlanError: the plan is damaged or made for another machine.
-        ModelError: the runtime refuses an engine.
+        ModelError: the runtime refuses an engine, or what the target needs is not here.
+        OutOfMemoryError: the device has too little memory.
     """
     plan = open_plan(path or DEFAULT_PLAN)
-    require(plan.manifest, targets=["cpu"])
-    from bsst.runtime.session_ort import OrtSession
-
-    make: Callable[[str], Session] = lambda name: OrtSession(name, plan.member(name), threads=threads)  # noqa: E731
-    sessions = {stage.name: make(stage.name) for stage in plan.manifest.stages}
-    # A stage uses every core, and all stages share one arena: nothing is won by running two at once.
-    return host_network(plan.manifest, sessions, in_flight=in_flight, take_turns=True, trace=trace)
+    backend = open_backend(plan, threads=threads, trace=trace)
+    try:
+        return Network(plan.manifest, backend.device, backend.sessions, in_flight=in_flight)
+    except BaseException:
+        backend.close()
+        raise
 
 
 def _tensors(device: Device, specs: Iterable[TensorSpec]) -> dict[str, DeviceTensor]:
