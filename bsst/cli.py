@@ -10,15 +10,18 @@ from __future__ import annotations
 import json
 import signal
 import sys
+from contextlib import ExitStack
 from pathlib import Path
 
 import click
 
+from bsst.cli_calibrate import calibrate
 from bsst.cli_common import EXIT_STATUS, Command
 from bsst.cli_export import export
+from bsst.cli_parity import parity
 from bsst.errors import EXIT_REPAIRED, UsageError
 
-__all__ = ["doctor", "export", "inspect", "main", "run"]
+__all__ = ["calibrate", "doctor", "export", "inspect", "main", "parity", "run"]
 
 RUN_EXAMPLES = """\b
 Examples:
@@ -53,6 +56,12 @@ def main() -> None:
 @click.option("--tile-overlap", type=int, metavar="PIXELS", help="Shared by neighbouring tiles.  [default: plan]")
 @click.option("--no-scene-cuts", is_flag=True, help="Treat the video as one scene.")
 @click.option("--threads", default=0, show_default="all cores", help="Threads of the network.")
+@click.option("--in-flight", type=click.IntRange(1, 8), default=2, show_default=True,
+              help="Clips under way at once; 1 takes the least memory.")  # fmt: skip
+@click.option("--max-memory", metavar="SIZE", help="Choose --in-flight to fit, such as 2GB; measures one clip first.")
+@click.option("--dry-run", is_flag=True, help="Measure one clip, print what the job takes, and stop.")
+@click.option("--trace", metavar="FILE", type=click.Path(path_type=Path),
+              help="Write what happened when as JSON for ui.perfetto.dev.")  # fmt: skip
 @click.option("-q", "--quiet", is_flag=True, help="Print warnings and errors only.")
 @click.option("--log-json", is_flag=True, help="Print progress and result as JSON lines on standard output.")
 @click.option("--debug", is_flag=True, help="Show tracebacks.")
@@ -66,6 +75,10 @@ def run(
     tile_overlap: int | None,
     no_scene_cuts: bool,
     threads: int,
+    in_flight: int,
+    max_memory: str | None,
+    dry_run: bool,
+    trace: Path | None,
     quiet: bool,
     log_json: bool,
     debug: bool,
@@ -80,7 +93,18 @@ def run(
     plan, video = files if len(files) == 2 else (None, files[0])
     from bsst import progress
     from bsst.runtime.job import deblur
+    from bsst.runtime.trace import Trace
 
+    if dry_run or max_memory is not None:
+        from bsst.dry_run import Job, parse_bytes
+
+        limit = None if max_memory is None else parse_bytes(max_memory)
+        job = Job(video, plan, threads=threads, window_overlap=window_overlap, tile_overlap=tile_overlap)
+        in_flight = in_flight if limit is None else job.in_flight(limit, in_flight)
+        if dry_run:
+            click.echo(job.table(in_flight))
+            return
+    recorded = None if trace is None else Trace()
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # leave no unfinished file behind on `kill`
     display: progress.Quiet
     if log_json:
@@ -89,7 +113,9 @@ def run(
         display = progress.Quiet()
     else:
         display = progress.Bar() if sys.stderr.isatty() else progress.Lines()
-    with display:
+    with display, ExitStack() as stack:
+        if trace is not None and recorded is not None:
+            stack.callback(recorded.write, trace)  # also of a job that fails
         result = deblur(
             video,
             output,
@@ -101,6 +127,8 @@ def run(
             tile_overlap=tile_overlap,
             scene_cuts=not no_scene_cuts,
             threads=threads,
+            in_flight=in_flight,
+            trace=recorded,
             on_progress=display.progress,
             on_warning=display.warning,
         )
@@ -148,7 +176,9 @@ def doctor(debug: bool) -> None:
         click.get_current_context().exit(1)
 
 
+main.add_command(calibrate)
 main.add_command(export)
+main.add_command(parity)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,10 @@ from numpy.typing import NDArray
 from bsst.runtime.network import Network
 from bsst.runtime.session import Array
 
-__all__ = ["moving_texture", "psnr", "restore_clip"]
+__all__ = ["Flows", "clip_flows", "moving_texture", "psnr", "restore_clip", "restore_crop"]
+
+Flows = tuple[NDArray[np.float32], NDArray[np.float32]]
+"""Backward and forward flow, see `Network.restore`."""
 
 
 def psnr(expected: Array, got: Array, peak: float) -> float:
@@ -37,12 +40,23 @@ def moving_texture(frames: int, height: int, width: int) -> NDArray[np.float32]:
 
 def restore_clip(network: Network, clip: NDArray[np.float32]) -> NDArray[np.float32]:
     """Flows of the top left area of a clip, then restoration of its top left tile."""
+    return restore_crop(network, clip, clip_flows(network, clip))
+
+
+def restore_crop(network: Network, clip: NDArray[np.float32], flows: Flows) -> NDArray[np.float32]:
+    """Restoration of the top left tile of a clip with given flows of that tile."""
+    height, width = network.tile
+    return network.restore(clip[:, :, :height, :width], *flows)
+
+
+def clip_flows(network: Network, clip: NDArray[np.float32]) -> Flows:
+    """Flows of the top left area of a clip, cut or extended to the top left tile."""
     (flow_h, flow_w), (tile_h, tile_w) = network.flow_size, network.tile
     features = [network.features(frame[:, :flow_h, :flow_w]) for frame in clip]
     pairs = [network.flow(a, b) for a, b in zip(features, features[1:], strict=False)]
     crop = (slice(None), slice(None), slice(tile_h // 4), slice(tile_w // 4))
     backward, forward = (_fit(np.stack(flows), tile_h // 4, tile_w // 4)[crop] for flows in zip(*pairs, strict=True))
-    return network.restore(clip[:, :, :tile_h, :tile_w], backward, forward)
+    return backward, forward
 
 
 def _fit(flow: NDArray[np.float32], height: int, width: int) -> NDArray[np.float32]:

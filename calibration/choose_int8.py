@@ -1,0 +1,200 @@
+"""Which stages of a plan become int8: as many as the loss on real clips allows, chosen one by one.
+
+Every stage that may be quantised is measured alone; then, from the least to the most costly, each joins those chosen
+before if the clips stay within the budget, and otherwise keeps the fallback precision.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import onnx
+
+from bsst.calibration.calibrate import sample_size
+from bsst.calibration.clip_parity import clip_flows, psnr, restore_crop
+from bsst.calibration.emulate_half import emulate_half
+from bsst.calibration.half import HalfType, feature_tensors, to_half
+from bsst.calibration.int8 import to_int8
+from bsst.calibration.int8_placement import INT8_STAGES, int8_sites, plain_graph
+from bsst.calibration.ranges import Ranges, require_plan
+from bsst.calibration.samples import Sample, read_samples
+from bsst.engines.plan import Plan
+from bsst.errors import ExportError
+from bsst.runtime import metrics
+from bsst.runtime.network import host_network
+from bsst.runtime.session_ort import OrtSession
+
+__all__ = ["Budget", "Figures", "choose_int8", "decision_table"]
+
+Progress = Callable[[str], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Budget:
+    """What int8 may cost on every window measured."""
+
+    loss_db: float = 0.1
+    """PSNR lost against the ground truth, where there is one."""
+    psnr_db: float = 45.0
+    """PSNR against the same plan in fp32, where there is none."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Figures:
+    """The worst window of all."""
+
+    psnr: float
+    """Against fp32, dB."""
+    loss: float | None
+    """Against ground truth, dB lost; None where no clip has one."""
+    within: bool
+    """Whether every window keeps to the budget."""
+
+
+def choose_int8(
+    plan: Plan,
+    ranges: Ranges,
+    fallback: Mapping[str, onnx.ModelProto],
+    *,
+    half: HalfType | None,
+    budget: Budget,
+    progress: Progress = lambda step: None,
+) -> tuple[dict[str, onnx.ModelProto], dict[str, Any]]:
+    """Quantise what the budget allows.
+
+    Args:
+        plan: fp32 plan of target `cpu`.
+        ranges: measured on this plan.
+        fallback: every stage in the precision it has unless it becomes int8.
+        half: type of the products that stay floating point, None for float32; the same as in `fallback`.
+        budget: what all chosen stages together may cost.
+        progress: told about every measurement.
+
+    Returns:
+        All stages, quantised or from `fallback`, and the decisions for the manifest, see `decision_table`.
+
+    Raises:
+        UsageError: ranges of another plan.
+        InputError: a clip that was calibrated on is missing or changed.
+        ModelError: an activation without a range.
+        ExportError: no stage can be quantised within the budget.
+    """
+    require_plan(ranges, plan.manifest)
+    quantised = {}
+    for name in INT8_STAGES:
+        model = plain_graph(onnx.load_from_string(plan.member(name)))
+        if int8_sites(model):
+            integer = to_int8(model, ranges.tensors.get(name, {}), stage=name)
+            quantised[name] = to_half(integer, half, half_tensors=feature_tensors(integer)) if half else integer
+    bench = _Bench(plan, fallback, quantised, ranges, budget)
+    base = bench.measure(())
+    alone: dict[str, Figures] = {}
+    for name in quantised:
+        progress(f"measuring {name} in int8 alone")
+        alone[name] = bench.measure((name,))
+    chosen: list[str] = []
+    together = base
+    rows = {}
+    for name in sorted(alone, key=lambda name: -alone[name].psnr):
+        if chosen:
+            progress(f"measuring {name} in int8 with {', '.join(chosen)}")
+        joint = bench.measure((*chosen, name)) if chosen else alone[name]
+        rows[name] = {"int8": joint.within, "alone": _row(alone[name]), "together": _row(joint)}
+        if joint.within:
+            chosen.append(name)
+            together = joint
+    decisions: dict[str, Any] = {
+        "budget": dataclasses.asdict(budget),
+        "ranges": {"method": ranges.method, "windows": len(bench.samples)},
+        "without": _row(base),
+        "clip": _row(together),
+        "stages": rows,
+    }
+    if not chosen:
+        for line in decision_table(decisions):
+            progress(line)
+        raise ExportError(
+            f"expected at least one stage in int8 within {budget.loss_db} dB of ground truth or {budget.psnr_db} dB of "
+            "fp32, got none, see the table; allow more with --int8-loss or --int8-psnr, or export without --int8"
+        )
+    return {name: quantised[name] if name in chosen else model for name, model in fallback.items()}, decisions
+
+
+def decision_table(decisions: Mapping[str, Any]) -> list[str]:
+    """Decisions of `choose_int8` as lines of text."""
+
+    def cells(row: Mapping[str, float]) -> tuple[str, str]:
+        return f"{row['psnr']:.1f} dB", f"{row['loss']:+.3f} dB" if "loss" in row else "-"
+
+    rows = [("stage", "alone to fp32", "lost", "together to fp32", "lost", "int8")]
+    rows.append(("none", *cells(decisions["without"]), *cells(decisions["without"]), ""))
+    for name, row in decisions["stages"].items():
+        rows.append((name, *cells(row["alone"]), *cells(row["together"]), "yes" if row["int8"] else "no"))
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+
+
+def _row(figures: Figures) -> dict[str, float]:
+    return {"psnr": figures.psnr} | ({} if figures.loss is None else {"loss": figures.loss})
+
+
+class _Bench:
+    """The same windows through any mixture of stages; flow is computed once, because it is never quantised."""
+
+    def __init__(
+        self,
+        plan: Plan,
+        fallback: Mapping[str, onnx.ModelProto],
+        quantised: Mapping[str, onnx.ModelProto],
+        ranges: Ranges,
+        budget: Budget,
+    ) -> None:
+        self._manifest = plan.manifest
+        self._budget = budget
+        self._fallback = {name: _session(name, model) for name, model in fallback.items()}
+        self._quantised = {name: _session(name, model) for name, model in quantised.items()}
+        size = sample_size(plan.manifest)
+        self.samples = tuple(read_samples(ranges.clips, frames=plan.manifest.frames, size=size, windows=ranges.windows))
+        exact = {
+            stage.name: OrtSession(stage.name, plan.member(stage.name), threads=0) for stage in plan.manifest.stages
+        }
+        with host_network(plan.manifest, exact) as network:
+            self._expected = [
+                restore_crop(network, sample.blurry, clip_flows(network, sample.blurry)) for sample in self.samples
+            ]
+        with host_network(plan.manifest, self._fallback) as network:
+            self._flows = [clip_flows(network, sample.blurry) for sample in self.samples]
+
+    def measure(self, stages: Collection[str]) -> Figures:
+        """Figures with `stages` in int8."""
+        sessions = self._fallback | {name: self._quantised[name] for name in stages}
+        found = []
+        with host_network(self._manifest, sessions) as network:
+            for sample, flows, expected in zip(self.samples, self._flows, self._expected, strict=True):
+                got = restore_crop(network, sample.blurry, flows)
+                found.append((psnr(expected, got, 1.0), self._loss(sample, expected, got)))
+        losses = [loss for _, loss in found if loss is not None]
+        return Figures(
+            psnr=min(figure for figure, _ in found),
+            loss=max(losses, default=None),
+            # Written so that NaN is not within.
+            within=all(
+                figure >= self._budget.psnr_db if loss is None else loss <= self._budget.loss_db
+                for figure, loss in found
+            ),
+        )
+
+    def _loss(self, sample: Sample, expected: Any, got: Any) -> float | None:
+        if sample.sharp is None:
+            return None
+        height, width = self._manifest.tile
+        truth = metrics.to_uint8(sample.sharp[..., :height, :width])
+        return metrics.psnr(truth, metrics.to_uint8(expected)) - metrics.psnr(truth, metrics.to_uint8(got))
+
+
+def _session(name: str, model: onnx.ModelProto) -> OrtSession:
+    """What ONNX Runtime would hide is emulated, see `emulate_half`; a graph without 16-bit values stays as it is."""
+    return OrtSession(name, emulate_half(model).SerializeToString(), threads=0)
