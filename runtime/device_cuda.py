@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 
+from bsst.engines.cuda_driver import find_gpus
 from bsst.errors import BsstError, MissingDependencyError, ModelError, OutOfMemoryError, UsageError
 from bsst.runtime.device import DeviceTensor, Event
 from bsst.runtime.session import Array
@@ -66,7 +67,8 @@ class CudaDevice:
         self._streams: list[CudaStream] = []
         self._buffers: list[CudaBuffer] = []
         self._host: list[Array] = []
-        self._events: list[Any] = []
+        self._events: list[list[Any]] = []
+        self._free_events: list[list[Any]] = []
 
     @contextmanager
     def current(self) -> Iterator[None]:
@@ -137,7 +139,7 @@ class CudaDevice:
             try:
                 stream.synchronize()
             except BsstError as error:
-                _LOG.warning("stream %s: %s", stream.name, error)
+                _LOG.warning("stream %s: %s", stream.name, str(error))
 
     def close(self) -> None:
         """Wait for every stream, then free everything; arrays of `host_array` must not be touched any more."""
@@ -154,7 +156,9 @@ class CudaDevice:
                 array.base.free()  # type: ignore[union-attr]  # once the context is gone, pycuda cannot
             for stream in self._streams:
                 stream.release()
-            self._streams, self._buffers, self._host, self._events = [], [], [], []
+            for event in self._events:
+                event.clear()
+            self._streams, self._buffers, self._host = [], [], []
         finally:
             self._context.detach()  # releases it here because it is current, and takes it off the stack
 
@@ -164,18 +168,22 @@ class CudaDevice:
     def __exit__(self, *error: object) -> None:
         self.close()
 
-    def take_event(self) -> Any:
-        """An event of pycuda that nobody uses, so that none is made per frame; the context must be current."""
+    def take_event(self) -> list[Any]:
+        """An event of pycuda that nobody uses, so that none is made per frame; the context must be current.
+
+        It comes in a list, which `close` empties: whoever still holds the list keeps no event alive.
+        """
         try:
-            return self._events.pop()
+            return self._free_events.pop()
         except IndexError:
             flags = self.cuda.event_flags
-            return self.cuda.Event(flags.BLOCKING_SYNC | flags.DISABLE_TIMING)
-
-    def return_event(self, event: Any) -> None:
-        """Give an event back from any thread; waits that were queued on it keep the point they were queued for."""
-        if not self._closed:
+            event = [self.cuda.Event(flags.BLOCKING_SYNC | flags.DISABLE_TIMING)]
             self._events.append(event)
+            return event
+
+    def return_event(self, event: list[Any]) -> None:
+        """Give an event back from any thread; waits that were queued on it keep the point they were queued for."""
+        self._free_events.append(event)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -191,14 +199,14 @@ class CudaBuffer:
 class CudaEvent:
     """A recorded event; see `Event`."""
 
-    def __init__(self, device: CudaDevice, event: Any) -> None:
+    def __init__(self, device: CudaDevice, event: list[Any]) -> None:
         self._device = device
         self.event = event
 
     def synchronize(self) -> None:
         """Block without spinning and without the GIL until the event has passed."""
         with self._device.current():
-            self.event.synchronize()
+            self.event[0].synchronize()
 
     def __del__(self) -> None:
         self._device.return_event(self.event)
@@ -237,7 +245,7 @@ class CudaStream:
         """Event at the present end of the queue."""
         with self._lock, self.device.current():
             event = self.device.take_event()
-            event.record(self._stream)
+            event[0].record(self._stream)
         return CudaEvent(self.device, event)
 
     def wait(self, event: Event) -> None:
@@ -245,7 +253,7 @@ class CudaStream:
         if not isinstance(event, CudaEvent):
             raise UsageError(f"expected an event of a CUDA stream, got {type(event).__name__}; use one device")
         with self._lock, self.device.current():
-            self._stream.wait_for_event(event.event)
+            self._stream.wait_for_event(event.event[0])
 
     def synchronize(self) -> None:
         """Wait for the end of the queue; through an event, because waiting for a stream spins."""
@@ -267,9 +275,14 @@ def _check_copy(host: Array, tensor: DeviceTensor) -> None:
 def _pycuda() -> Any:
     try:
         return importlib.import_module("pycuda.driver")
-    except ModuleNotFoundError as error:
+    except ImportError as error:
+        if not find_gpus():
+            raise ModelError(
+                "expected an NVIDIA GPU and its driver, found none; check nvidia-smi, or run a plan of target cpu"
+            ) from error
+        if not isinstance(error, ModuleNotFoundError):
+            raise ModelError(
+                f"expected pycuda to fit the driver, got {error}; "
+                "run: pip install --no-cache-dir --force-reinstall pycuda"
+            ) from error
         raise MissingDependencyError("pycuda", "gpu", "running on an NVIDIA GPU") from error
-    except ImportError as error:  # the driver library is not there
-        raise ModelError(
-            f"expected the NVIDIA driver, got {error}; install it and check nvidia-smi, or run a plan of target cpu"
-        ) from error

@@ -123,6 +123,8 @@ class _Owned:
         GPU.live[self._kind] += 1
 
     def _gone(self) -> bool:
+        if "_context" not in self.__dict__:  # it was never made
+            return False
         GPU.live[self._kind] -= 1
         current = bool(GPU.stack()) and GPU.stack()[-1] is self._context
         if not self._context._valid or current or self._context._thread == threading.get_ident():

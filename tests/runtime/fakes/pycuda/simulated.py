@@ -116,7 +116,7 @@ class Gpu:
         self.leaks: list[str] = []
         self.live = {"stream": 0, "event": 0, "memory": 0, "pinned": 0}
         self.calls: list[str] = []
-        self.broken: CudaFailure | None = None
+        self.broken: int | None = None
         self._next_address, self._next_handle = 0x7F00_0000_0000, 0x5500
 
     # contexts
@@ -129,7 +129,7 @@ class Gpu:
         if not self.stack():
             raise CudaFailure(call, INVALID_CONTEXT)
         if self.broken is not None:
-            raise self.broken
+            raise CudaFailure(call, self.broken)
 
     def handle(self) -> int:
         self._next_handle += 0x10
@@ -214,7 +214,7 @@ class Gpu:
                 self._advance(point.stream, point.count)
                 _merge(self.host_clock, point.clock)
             if self.broken is not None:
-                raise self.broken
+                raise CudaFailure(call, self.broken)
 
     def _append(self, stream: StreamState, operation: Operation) -> None:
         stream.operations.append(operation)
@@ -259,7 +259,7 @@ class Gpu:
                 try:
                     operation.work()
                 except CudaFailure as error:  # sticky, as in CUDA
-                    self.broken = error
+                    self.broken = error.code
 
     # capture
 
