@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Self, TextIO
 if TYPE_CHECKING:
     from bsst.runtime.job import Progress, Result
 
-__all__ = ["Bar", "JsonLines", "Lines", "Quiet"]
+__all__ = ["Bar", "JsonLines", "Lines", "Quiet", "clock"]
 
 
 class Quiet:
@@ -51,13 +51,13 @@ class Lines(Quiet):
             return
         self._next = now + self._seconds
         total = "" if state.total is None else f" of {state.total}"
-        left = "" if state.eta_seconds is None else f", {_clock(state.eta_seconds)} left"
+        left = "" if state.eta_seconds is None else f", {clock(state.eta_seconds)} left"
         print(f"{state.frames}{total} frames, {state.fps:.2f} fps{left}", file=sys.stderr)
 
     def result(self, result: Result) -> None:
         """Print what was written."""
         print(
-            f"{result.output}: {result.frames} frames in {_clock(result.seconds)}, {result.fps:.2f} fps",
+            f"{result.output}: {result.frames} frames in {clock(result.seconds)}, {result.fps:.2f} fps",
             file=sys.stderr,
         )
 
@@ -92,7 +92,7 @@ class Bar(Lines):
 
     def progress(self, state: Progress) -> None:
         """Move the bar."""
-        left = "" if state.eta_seconds is None else f"  {_clock(state.eta_seconds)} left"
+        left = "" if state.eta_seconds is None else f"  {clock(state.eta_seconds)} left"
         frames = f"{state.frames}/{state.total or '?'} frames  {state.fps:.2f} fps{left}"
         self._bar.update(self._task, completed=state.work, total=state.total, speed=frames)
 
@@ -139,7 +139,7 @@ class JsonLines(Quiet):
         print(json.dumps({"event": event, **values}), file=self._stream, flush=True)
 
 
-def _clock(seconds: float) -> str:
+def clock(seconds: float) -> str:
     """83.2 -> "1:23"; 5000 -> "1:23:20"; below a minute "12.3 s"."""
     if seconds < 60:
         return f"{seconds:.1f} s"

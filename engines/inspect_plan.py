@@ -86,7 +86,7 @@ def _facts(plan: Plan) -> Iterator[tuple[str, str]]:
 def memory_lines(manifest: Manifest) -> Iterator[tuple[str, str]]:
     """Names and values of what one clip of one tile needs on the device."""
     memory = device_memory(manifest)
-    yield "tensors", f"{_size(memory.clip_bytes)} for one clip, of which {_size(memory.live_bytes)} are live at once"
+    yield "tensors", f"{_size(memory.clip_bytes)} for one clip; {_size(memory.live_bytes)} are needed at once"
     if memory.total_bytes is not None:
         parts = f"weights {_size(memory.weight_bytes)}, scratch {_size(memory.scratch_bytes)}, tensors"
         yield "memory", f"{_size(memory.total_bytes)} on the device: {parts}"

@@ -19,7 +19,7 @@ import numpy as np
 from bsst.errors import BsstError, OutOfMemoryError
 from bsst.runtime.device import DeviceTensor, Event
 from bsst.runtime.session import Array
-from bsst.runtime.trace import Trace
+from bsst.runtime.trace import Trace, span
 
 __all__ = ["HostBuffer", "HostDevice", "HostStream", "host_view"]
 
@@ -159,7 +159,7 @@ class _Worker:
         if operation.name is None:
             operation.work()
             return
-        with self._turns, self._trace.span(self._name, operation.name) if self._trace else nullcontext():
+        with self._turns, span(self._trace, self._name, operation.name):
             operation.work()
 
 

@@ -24,6 +24,7 @@ from bsst.runtime.reader_av import VideoReader, packet_times
 from bsst.runtime.restore import deblur_frames
 from bsst.runtime.restorer import Restorer
 from bsst.runtime.tiles import Blend
+from bsst.runtime.trace import Trace, span
 from bsst.runtime.writer_av import CONTAINERS, VideoWriter
 
 __all__ = ["Progress", "Result", "deblur", "deblur_frames"]
@@ -74,6 +75,7 @@ def deblur(
     scene_cuts: bool = True,
     threads: int = 0,
     in_flight: int = 2,
+    trace: Trace | None = None,
     on_progress: Callable[[Progress], None] | None = None,
     on_warning: Callable[[str], None] | None = None,
 ) -> Result:
@@ -94,6 +96,7 @@ def deblur(
         scene_cuts: see `deblur_frames`.
         threads: threads of the network; 0 for all cores.
         in_flight: clips under way at once; 1 for the least memory. Like `threads`, ignored for an opened plan.
+        trace: records what happens when; with an opened plan, decoding and encoding alone.
         on_progress: called after each tile and each frame.
         on_warning: called with each warning as soon as it is known.
 
@@ -121,7 +124,8 @@ def deblur(
         if restorer is None:
             from bsst.runtime.network import load_network  # not needed for an opened plan
 
-            network = load_network(None if plan is None else Path(plan), threads=threads, in_flight=in_flight)
+            path = None if plan is None else Path(plan)
+            network = load_network(path, threads=threads, in_flight=in_flight, trace=trace)
             restorer = stack.enter_context(closing(network))
         # In the same folder, so that the rename is atomic; hidden and without a video suffix, so that nothing plays it.
         unfinished = out.with_name(f".{out.name}.{os.getpid()}.tmp")
@@ -129,7 +133,12 @@ def deblur(
         timings: deque[tuple[int, int]] = deque()
 
         def sources() -> Iterator[np.ndarray]:
-            for frame in reader:
+            frames = iter(reader)
+            while True:
+                with span(trace, "decode", "frame"):
+                    frame = next(frames, None)
+                if frame is None:
+                    return
                 timings.append((frame.pts, frame.duration))
                 yield frame.rgb
 
@@ -149,7 +158,8 @@ def deblur(
                 with closing(restored):  # its threads use the reader
                     for frame in restored:
                         pts, duration = timings.popleft()
-                        writer.write(frame, pts=pts, duration=duration)
+                        with span(trace, "encode", "frame"):
+                            writer.write(frame, pts=pts, duration=duration)
                         meter.wrote(pts)
             _verify(unfinished, meter.times, reader.info.time_base, earliest=writer.earliest)
             _publish(unfinished, out, overwrite=overwrite)

@@ -8,11 +8,11 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
-__all__ = ["Span", "Trace"]
+__all__ = ["Span", "Trace", "span"]
 
 
 @dataclass(frozen=True)
@@ -61,3 +61,8 @@ class Trace:
             for s in self.spans
         ]
         path.write_text(json.dumps({"traceEvents": names + events}))
+
+
+def span(trace: Trace | None, track: str, name: str) -> AbstractContextManager[None]:
+    """Time the body if there is a trace."""
+    return nullcontext() if trace is None else trace.span(track, name)

@@ -25,7 +25,7 @@ import numpy as np
 from bsst.errors import UsageError
 from bsst.runtime.restorer import FlowEstimator, Pair
 
-__all__ = ["Window", "sliding_windows"]
+__all__ = ["Window", "sliding_windows", "window_count"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,10 +54,7 @@ def sliding_windows(
     Raises:
         UsageError: length and overlap do not fit together.
     """
-    if length < 2 or not 0 <= overlap < length:
-        raise UsageError(f"expected a window overlap below the window length of the plan ({length} frames), "
-                         f"got {overlap}; try --window-overlap {length // 3}")  # fmt: skip
-    stride = length - overlap
+    stride = _stride(length, overlap)
     recent: deque[np.ndarray] = deque(maxlen=length)
     pairs: deque[Pair] = deque(maxlen=length - 1)
     features = None
@@ -79,6 +76,23 @@ def sliding_windows(
             # Held by nobody here while the next one is made.
             yield _window(list(recent), list(pairs), length, slice(done - start, end - start))
             done = end
+
+
+def window_count(frames: int, *, length: int, overlap: int) -> int:
+    """Windows that `sliding_windows` makes of one scene.
+
+    Raises:
+        UsageError: length and overlap do not fit together.
+    """
+    stride = _stride(length, overlap)
+    return min(frames, 1 + max(0, -(-(frames - length) // stride)))
+
+
+def _stride(length: int, overlap: int) -> int:
+    if length < 2 or not 0 <= overlap < length:
+        raise UsageError(f"expected a window overlap below the window length of the plan ({length} frames), "
+                         f"got {overlap}; try --window-overlap {length // 3}")  # fmt: skip
+    return length - overlap
 
 
 def _scene_edges(frames: Iterable[tuple[np.ndarray, bool]]) -> Iterator[tuple[np.ndarray, bool, bool]]:

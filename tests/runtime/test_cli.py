@@ -32,7 +32,7 @@ class Loads:
         self.restorer = restorer
         self.calls: list[tuple[Path | None, int]] = []
 
-    def __call__(self, path: Path | None = None, *, threads: int = 0, in_flight: int = 2) -> Identity:
+    def __call__(self, path: Path | None = None, *, threads: int = 0, **options: object) -> Identity:
         self.calls.append((path, threads))
         return self.restorer
 
@@ -127,6 +127,35 @@ def test_repaired_frames_are_counted_and_change_the_status(clip: Path, loads: Lo
     assert result.exit_code == 8
     assert "warning: 12 of 12 frames could not be restored" in result.stderr
     assert len(decode(clip.with_name("clip.deblurred.mp4")).seconds) == 12
+
+
+def test_a_dry_run_tells_frames_windows_tiles_memory_and_time_and_writes_nothing(clip: Path) -> None:
+    result = invoke(clip, "--dry-run", "--in-flight", 1)
+    assert (result.exit_code, result.stderr) == (0, "")
+    rows = dict(line.split(maxsplit=1) for line in result.stdout.splitlines())
+    assert rows["frames"] == "12"
+    assert rows["windows"].startswith("1, of 12 frames")
+    assert rows["tiles"].startswith("1 of 256x256")
+    assert "1 in flight" in rows["planned"]
+    assert rows["time"].startswith("about ")
+    assert [path.name for path in clip.parent.iterdir()] == ["clip.mp4"]
+
+
+def test_sizes_are_read_and_nonsense_is_refused(clip: Path) -> None:
+    from bsst.dry_run import parse_bytes
+
+    assert [parse_bytes(text) for text in ("800MB", "2g", "1.5 GiB", "7")] == [800_000_000, 2 * 10**9, 3 * 2**29, 7]
+    assert invoke(clip, "--max-memory", "plenty").exit_code == 2
+    assert invoke(clip, "--in-flight", 0).exit_code == 2
+
+
+def test_a_trace_shows_decoding_and_encoding(clip: Path, loads: Loads) -> None:
+    path = clip.with_name("trace.json")
+    assert invoke(clip, "--trace", path, "--in-flight", 1).exit_code == 0
+    events = json.loads(path.read_text())["traceEvents"]
+    tracks = {event["tid"]: event["args"]["name"] for event in events if event["ph"] == "M"}
+    counts = {name: sum(e["ph"] == "X" and e["tid"] == tid for e in events) for tid, name in tracks.items()}
+    assert counts == {"decode": 13, "encode": 12}  # the thirteenth finds the end
 
 
 def test_help_shows_examples_and_every_status() -> None:

@@ -1,0 +1,196 @@
+"""What a job will take, before it runs: windows, tiles, memory and time."""
+
+from __future__ import annotations
+
+import resource
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from bsst.engines.manifest import Manifest
+from bsst.engines.memory import device_memory
+from bsst.errors import OutOfMemoryError
+from bsst.runtime.memory_plan import plan_clip, tensor_bytes
+from bsst.runtime.network import Network
+from bsst.runtime.tiles import tile_grid
+from bsst.runtime.windows import window_count
+
+__all__ = ["Measured", "Need", "Workload", "choose_in_flight", "measure", "need_bytes", "plan_workload"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Workload:
+    """How a plan cuts up a video."""
+
+    frames: int | None
+    """Frames that the file announces; None when unknown."""
+    windows: int | None
+    """Windows of T frames, more where there are hard cuts; None when the frames are unknown."""
+    tiles: int
+    """Tiles of a window."""
+    flow_tiles: int
+    """Areas of a frame that flow is computed on."""
+    frame_bytes: int
+    """A padded frame, float32."""
+    stride: int
+    """Frames from one window to the next."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Need:
+    """Bytes, without engines and decoders; on a CPU all of it is memory of the process."""
+
+    device: int
+    """Tensors of clips and flow on the device, planned."""
+    copies: int
+    """Arrays of the host that the device copies from and to."""
+    frames: int
+    """Frames of the windows under way on the host, at most."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measured:
+    """One clip of one tile, on this machine."""
+
+    features_seconds: float
+    flow_seconds: float
+    clip_seconds: float
+    peak_bytes: int
+    """Memory that the process had taken at most until then."""
+
+    def seconds(self, work: Workload) -> float | None:
+        """The network's time for a workload, without decoding and encoding; None when the frames are unknown."""
+        if work.frames is None or work.windows is None:
+            return None
+        flow = work.flow_tiles * (work.frames * self.features_seconds + (work.frames - 1) * self.flow_seconds)
+        return flow + work.windows * work.tiles * self.clip_seconds
+
+
+def plan_workload(
+    manifest: Manifest,
+    *,
+    frames: int | None,
+    height: int,
+    width: int,
+    window_overlap: int | None = None,
+    tile_overlap: int | None = None,
+) -> Workload:
+    """Cut up a video as `deblur_frames` does.
+
+    Args:
+        manifest: of the plan.
+        frames: number of frames; None when unknown.
+        height: of a frame.
+        width: of a frame.
+        window_overlap: see `deblur_frames`.
+        tile_overlap: see `deblur_frames`.
+
+    Raises:
+        UsageError: overlaps that do not fit the plan.
+    """
+    shared = manifest.window_overlap if window_overlap is None else window_overlap
+    overlap = manifest.tile_overlap if tile_overlap is None else tile_overlap
+    grid = tile_grid(height, width, tile=manifest.tile, overlap=overlap)
+    windows = window_count(frames or 1, length=manifest.frames, overlap=shared)
+    return Workload(
+        frames=frames,
+        windows=None if frames is None else windows,
+        tiles=len(grid),
+        flow_tiles=len(tile_grid(*grid.padded, tile=manifest.flow_size)),
+        frame_bytes=12 * grid.padded[0] * grid.padded[1],
+        stride=manifest.frames - shared,
+    )
+
+
+def need_bytes(manifest: Manifest, work: Workload, *, in_flight: int) -> Need:
+    """Memory of a job.
+
+    Args:
+        manifest: of the plan.
+        work: the job.
+        in_flight: clips under way at once.
+    """
+    clip, features = plan_clip(manifest), manifest.stage("flow_features")
+    flow = sum(map(tensor_bytes, (*features.inputs, *manifest.stage("flow").outputs)))
+    transfer = in_flight * clip.transfer_bytes + flow
+    # A window that is restored and its result; in threads also one that fills, one that starts, and one that leaves.
+    frames = manifest.frames + work.stride if in_flight == 1 else manifest.frames + 4 * work.stride
+    return Need(
+        device=clip.workspace_bytes + transfer + 2 * work.flow_tiles * sum(map(tensor_bytes, features.outputs)),
+        copies=transfer,
+        frames=frames * work.frame_bytes,
+    )
+
+
+def measure(network: Network) -> Measured:
+    """Restore one clip of noise, which takes as long as that takes."""
+    generator = np.random.default_rng(0)
+    frame = generator.random((3, *network.flow_size), dtype=np.float32)
+    height, width = network.tile
+    clip = generator.random((network.frames, 3, height, width), dtype=np.float32)
+    still = np.zeros((network.frames - 1, 2, height // 4, width // 4), np.float32)
+    features = network.features(frame)
+    network.flow(features, features)  # the first run of a stage allocates
+    times = [time.perf_counter()]
+    network.flow(features, features)
+    times.append(time.perf_counter())
+    network.flow(network.features(frame), features)
+    times.append(time.perf_counter())
+    network.restore(clip, still, still)
+    times.append(time.perf_counter())
+    flow, both, restored = map(float, np.diff(times))
+    return Measured(
+        features_seconds=max(both - flow, 0),
+        flow_seconds=flow,
+        clip_seconds=restored,
+        peak_bytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+    )
+
+
+def choose_in_flight(manifest: Manifest, work: Workload, *, limit: int, wanted: int, peak_bytes: int | None) -> int:
+    """As many clips in flight as fit into the memory of whatever runs the plan.
+
+    Args:
+        manifest: of the plan.
+        work: the job.
+        limit: bytes of the process on a CPU, of the GPU elsewhere.
+        wanted: the most that are worth having.
+        peak_bytes: `Measured.peak_bytes` with one clip in flight, where engines do not tell what they take (ONNX
+            Runtime); None where the manifest tells.
+
+    Raises:
+        OutOfMemoryError: not even one fits; the message says which export would.
+    """
+    engines = device_memory(manifest)
+    one = need_bytes(manifest, work, in_flight=1)
+
+    def total(in_flight: int) -> int:
+        need = need_bytes(manifest, work, in_flight=in_flight)
+        if peak_bytes is None:
+            return need.device + (engines.weight_bytes or 0) + (engines.scratch_bytes or 0)
+        return peak_bytes + need.frames + (need.device - one.device) + (need.copies - one.copies)
+
+    for in_flight in range(wanted, 0, -1):
+        if total(in_flight) <= limit:
+            return in_flight
+    options = (option for option, share in _smaller_exports(manifest) if share * total(1) <= limit)
+    raise OutOfMemoryError(
+        f"expected to run within {limit / 1e6:.0f} MB, got {total(1) / 1e6:.0f} MB with one clip in flight; "
+        f"by proportion a plan made by bsst-export {next(options, '--frames 4 --tile 64x64')} comes close"
+    )
+
+
+def _smaller_exports(manifest: Manifest) -> Iterator[tuple[str, float]]:
+    """Options of smaller exports and their share of the memory, the largest first."""
+    height, width = manifest.tile
+    lengths = [t for t in (4, 5, 6, 7, 8, 10, *range(12, manifest.frames, 4)) if t < manifest.frames]
+    sides = range(64, min(height, width), 64)
+    options = [
+        (f"--frames {t} --tile {side}x{side}", t * side * side / (manifest.frames * height * width))
+        for t in (*lengths, manifest.frames)
+        for side in sides
+    ]
+    options += [(f"--frames {t} --tile {height}x{width}", t / manifest.frames) for t in lengths]
+    return iter(sorted(options, key=lambda option: -option[1]))

@@ -1,0 +1,95 @@
+"""What a job takes is told before it runs, and told right."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bsst.engines.memory import device_memory
+from bsst.engines.plan import open_plan
+from bsst.errors import OutOfMemoryError, UsageError
+from bsst.runtime.estimate import Measured, choose_in_flight, measure, need_bytes, plan_workload
+from bsst.runtime.memory_plan import plan_clip
+from bsst.runtime.network import DEFAULT_PLAN
+from bsst.runtime.restore import deblur_frames
+from bsst.runtime.windows import sliding_windows, window_count
+from tests.media import Identity
+from tests.runtime.fake_stages import fake_manifest
+from tests.runtime.recording import RecordingDevice
+from tests.runtime.test_order import network_on
+
+EDGE = open_plan(DEFAULT_PLAN).manifest
+
+
+@given(frames=st.integers(1, 60), length=st.integers(2, 12), overlap=st.integers(0, 11))
+def test_windows_are_counted_as_they_are_made(frames: int, length: int, overlap: int) -> None:
+    if overlap >= length:
+        with pytest.raises(UsageError, match="window overlap"):
+            window_count(frames, length=length, overlap=overlap)
+        return
+    pixels = np.zeros((3, 4, 4), np.float32)
+    identity = Identity(flow_size=(4, 4))
+    made = list(sliding_windows([(pixels, False)] * frames, identity, length=length, overlap=overlap))
+    assert window_count(frames, length=length, overlap=overlap) == len(made)
+
+
+@given(count=st.integers(1, 14), height=st.integers(1, 30), width=st.integers(1, 40))
+def test_clips_and_flow_areas_are_counted_as_they_are_run(count: int, height: int, width: int) -> None:
+    manifest = fake_manifest(4, ("forward_1",), window_overlap=2)
+    work = plan_workload(manifest, frames=count, height=height, width=width)
+    identity = Identity(frames=4, tile=manifest.tile, flow_size=manifest.flow_size, tile_overlap=4, in_flight=1)
+    areas: list[int] = []
+    genuine = identity.features
+    identity.features = lambda frame: (areas.append(1), genuine(frame))[1]  # type: ignore[method-assign]
+    assert len(list(deblur_frames([np.zeros((3, height, width), np.float32)] * count, identity))) == count
+    assert work.windows is not None
+    assert identity.clips == work.windows * work.tiles
+    assert len(areas) == count * work.flow_tiles
+
+
+@pytest.mark.parametrize("in_flight", [1, 2, 3])
+def test_the_device_is_asked_for_what_was_planned(in_flight: int) -> None:
+    manifest = fake_manifest(5, ("backward_1", "forward_1"))
+    work = plan_workload(manifest, frames=9, height=20, width=30)
+    device = RecordingDevice()
+    with network_on(device, manifest, in_flight) as network:
+        list(deblur_frames([np.zeros((3, 20, 30), np.float32)] * 9, network))
+        copies = sum(
+            array.nbytes for array in (reference() for reference in device._arrays.values()) if array is not None
+        )
+    need = need_bytes(manifest, work, in_flight=in_flight)
+    assert sum(buffer.nbytes for buffer in device.buffers) == need.device
+    assert need.copies * 0.5 < copies <= need.copies  # arrays of the host need no alignment
+
+
+def test_memory_picks_the_clips_in_flight_or_names_a_smaller_export() -> None:
+    work = plan_workload(EDGE, frames=None, height=720, width=1280)
+    assert (work.windows, work.tiles) == (None, 24)
+    one, two = (1_000_000_000 + need_bytes(EDGE, work, in_flight=n).frames for n in (1, 2))
+    two += 2 * plan_clip(EDGE).transfer_bytes
+    for limit, expected in ((two, 2), (two - 1, 1), (one, 1)):
+        chosen = choose_in_flight(EDGE, work, limit=limit, wanted=2, peak_bytes=1_000_000_000)
+        assert chosen == expected
+    with pytest.raises(
+        OutOfMemoryError, match=r"got 12\d\d MB with one clip in flight.*bsst-export --frames 10 --tile"
+    ):
+        choose_in_flight(EDGE, work, limit=one - 1, wanted=2, peak_bytes=1_000_000_000)
+    with pytest.raises(OutOfMemoryError, match="--frames 4 --tile 64x64"):
+        choose_in_flight(EDGE, work, limit=1, wanted=2, peak_bytes=1_000_000_000)
+    planned = need_bytes(EDGE, work, in_flight=1).device
+    assert choose_in_flight(EDGE, work, limit=planned, wanted=2, peak_bytes=None) == 1
+    assert planned > device_memory(EDGE).clip_bytes
+
+
+def test_a_measurement_becomes_seconds() -> None:
+    manifest = fake_manifest(4, ("forward_1",), window_overlap=2)
+    work = plan_workload(manifest, frames=10, height=8, width=20)
+    measured = Measured(features_seconds=1, flow_seconds=10, clip_seconds=1000, peak_bytes=0)
+    assert (work.windows, work.tiles, work.flow_tiles) == (4, 2, 3)
+    assert measured.seconds(work) == 3 * (10 + 90) + 8000
+    assert measured.seconds(plan_workload(manifest, frames=None, height=8, width=20)) is None
+    with network_on(RecordingDevice(), manifest, 1) as network:
+        real = measure(network)
+    assert min(real.clip_seconds, real.flow_seconds, real.peak_bytes) > 0
