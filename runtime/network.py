@@ -14,23 +14,24 @@ from __future__ import annotations
 
 import weakref
 from collections import deque
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from bsst.engines.manifest import Manifest, TensorSpec
+from bsst.engines.manifest import Manifest
 from bsst.engines.plan import open_plan
 from bsst.errors import BsstError, UsageError
 from bsst.runtime.backends import open_backend
-from bsst.runtime.device import Buffer, Device, DeviceTensor, Event, Stream
+from bsst.runtime.device import Buffer, Device, DeviceTensor, Event
 from bsst.runtime.device_host import HostDevice
-from bsst.runtime.memory_plan import INPUTS, OUTPUT, ZEROS, ClipMemory, plan_clip, tensor_bytes
-from bsst.runtime.session import Array, Session, StreamSession
+from bsst.runtime.memory_plan import OUTPUT, ZEROS, ClipMemory, plan_clip
+from bsst.runtime.session import Session, StreamSession
 from bsst.runtime.session_host import HostSession
+from bsst.runtime.slots import Slot, Transfer, tensors_in_one_buffer
 from bsst.runtime.trace import Trace
-from bsst.runtime.wiring import View, clip_calls
+from bsst.runtime.wiring import View
 
 __all__ = ["DEFAULT_PLAN", "FlowFeatures", "Network", "RestoredClip", "host_network", "load_network"]
 
@@ -80,10 +81,10 @@ class Network:
         memory = plan_clip(manifest)
         workspace = device.allocate(memory.workspace_bytes)
         self._fill_zeros(memory, workspace)
-        self._slots = [_Slot(manifest, memory, device, workspace) for _ in range(in_flight)]
+        self._slots = [Slot(manifest, memory, device, workspace) for _ in range(in_flight)]
         self._free = deque(self._slots)
-        self._flow_inputs = _Transfer(device, manifest.stage("flow_features").inputs)
-        self._flow_outputs = _Transfer(device, manifest.stage("flow").outputs)
+        self._flow_inputs = Transfer(device, manifest.stage("flow_features").inputs)
+        self._flow_outputs = Transfer(device, manifest.stage("flow").outputs)
         self._frame_taken: Event | None = None
         self._free_features: deque[Mapping[str, DeviceTensor]] = deque()
 
@@ -97,7 +98,7 @@ class Network:
         try:
             tensors = self._free_features.popleft()
         except IndexError:
-            tensors = _tensors(self._device, self.manifest.stage("flow_features").outputs)
+            tensors = tensors_in_one_buffer(self._device, self.manifest.stage("flow_features").outputs)
         self._sessions["flow_features"].enqueue(self._flow_inputs.tensors, tensors, self._flow)
         features = FlowFeatures(tensors)
         weakref.finalize(features, self._free_features.append, tensors).atexit = False
@@ -154,7 +155,11 @@ class Network:
         Returns:
             (T, 3, h, w) float32, not clamped.
         """
-        return self.submit(clip, backward, forward).result()
+        try:
+            return self.submit(clip, backward, forward).result()
+        except BaseException:
+            self.cancel()
+            raise
 
     def cancel(self) -> None:
         """Give up everything under way and forget failures; results that were not taken fail. Any thread may call."""
@@ -177,7 +182,7 @@ class Network:
     def __exit__(self, *error: object) -> None:
         self.close()
 
-    def take(self, slot: _Slot) -> Frame:
+    def take(self, slot: Slot) -> Frame:
         """Copy a finished result and free its slot."""
         result = slot.outputs.arrays[OUTPUT].astype(np.float32)
         slot.owner = None
@@ -197,7 +202,7 @@ class RestoredClip:
 
     done: Event
 
-    def __init__(self, network: Network, slot: _Slot) -> None:
+    def __init__(self, network: Network, slot: Slot) -> None:
         self._network, self._slot = network, slot
 
     def result(self) -> Frame:
@@ -210,53 +215,6 @@ class RestoredClip:
         if self._slot.owner is not self:
             raise BsstError("expected a clip under way, got one that was taken or cancelled; submit it again")
         return self._network.take(self._slot)
-
-
-class _Transfer:
-    """Tensors of the device and arrays of the host to copy them from or to."""
-
-    def __init__(self, device: Device, specs: Iterable[TensorSpec]) -> None:
-        specs = tuple(specs)
-        self.tensors = _tensors(device, specs)
-        self.arrays: dict[str, Array] = {spec.name: device.host_array(spec.shape, spec.dtype) for spec in specs}
-
-    def upload(self, stream: Stream) -> None:
-        for name, array in self.arrays.items():
-            stream.upload(array, self.tensors[name])
-
-    def download(self, stream: Stream) -> None:
-        for name, array in self.arrays.items():
-            stream.download(self.tensors[name], array)
-
-
-class _Slot:
-    """What a clip in flight does not share: inputs, output, and the calls that use them."""
-
-    def __init__(self, manifest: Manifest, memory: ClipMemory, device: Device, workspace: Buffer) -> None:
-        self.owner: RestoredClip | None = None
-        self.inputs = _Transfer(device, (memory.tensors[name] for name in INPUTS))
-        self.outputs = _Transfer(device, (memory.tensors[OUTPUT],))
-        own = self.inputs.tensors | self.outputs.tensors
-
-        def tensor(view: View) -> DeviceTensor:
-            if view.tensor in own:
-                whole = own[view.tensor]
-                return whole if view.frame is None else whole.frame(view.frame)
-            spec = memory.tensors[view.tensor]
-            if view in memory.offsets:
-                shape = spec.shape if view.frame is None else (1, *spec.shape[1:])
-                return DeviceTensor(workspace, spec.dtype, shape, memory.offsets[view])
-            whole = DeviceTensor(workspace, spec.dtype, spec.shape, memory.offsets[View(view.tensor)])
-            return whole if view.frame is None else whole.frame(view.frame)
-
-        self.calls = [
-            (
-                call.stage,
-                {name: tensor(view) for name, view in call.inputs.items()},
-                {name: tensor(view) for name, view in call.outputs.items()},
-            )
-            for call in clip_calls(tuple(manifest.config["branches"]), manifest.frames)
-        ]
 
 
 def host_network(
@@ -304,14 +262,3 @@ def load_network(
     except BaseException:
         backend.close()
         raise
-
-
-def _tensors(device: Device, specs: Iterable[TensorSpec]) -> dict[str, DeviceTensor]:
-    """Tensors in one new buffer."""
-    specs = tuple(specs)
-    buffer = device.allocate(sum(map(tensor_bytes, specs)))
-    tensors, offset = {}, 0
-    for spec in specs:
-        tensors[spec.name] = DeviceTensor(buffer, spec.dtype, spec.shape, offset)
-        offset += tensor_bytes(spec)
-    return tensors

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import random
 import threading
+import time
 
 import numpy as np
 import pytest
@@ -11,7 +14,7 @@ from hypothesis import strategies as st
 
 from bsst.engines.manifest import Manifest
 from bsst.errors import BsstError, ModelError, UsageError
-from bsst.runtime.network import Network
+from bsst.runtime.network import Network, host_network
 from bsst.runtime.restore import deblur_frames
 from bsst.runtime.session_host import HostSession
 from tests.runtime.fake_stages import FakeStage, fake_manifest, fake_stages, restore_alone
@@ -166,7 +169,7 @@ def test_forgetting_any_single_wait_is_noticed(in_flight: int) -> None:
     in_flight=st.integers(1, 3),
     seed=st.integers(0, 2**16),
 )
-@settings(max_examples=40)
+@settings(max_examples=25)
 def test_a_failure_ends_everything_names_its_window_and_can_be_recovered_from(stage, run, in_flight, seed) -> None:
     manifest = fake_manifest(3, ("forward_1",))
     source = video(9, 9, 20)
@@ -233,3 +236,44 @@ def test_nothing_is_allocated_after_the_first_window() -> None:
         before = (len(device.buffers), len(device._arrays))
         list(deblur_frames(video(30, 9, 20), network))
         assert (len(device.buffers), len(device._arrays)) == before
+
+
+def test_a_network_goes_on_after_a_clip_that_failed() -> None:
+    manifest = fake_manifest(3, ("forward_1",))
+    stages = fake_stages(manifest)
+    stages["fuse"].fail_at = 0
+    clip = clip_of(manifest, 1)
+    with network_on(RecordingDevice(), manifest, 1, stages) as network:
+        with pytest.raises(RuntimeError, match="fuse broke"):
+            network.restore(*clip)
+        np.testing.assert_array_equal(network.restore(*clip), restore_alone(manifest, *clip))
+
+
+@pytest.mark.parametrize("in_flight", [1, 2, 3])
+def test_stopping_at_any_moment_leaves_no_thread_and_a_network_that_works(in_flight: int) -> None:
+    """On the host device, in real time: stages sleep, and the caller stops or a stage fails at random moments."""
+    manifest = fake_manifest(3, ("forward_1",))
+    stages = fake_stages(manifest)
+    for stage in stages.values():
+        stage.seconds = 0.0005
+    chance = random.Random(in_flight)
+    source, clip = video(9, 9, 20), clip_of(manifest, 1)
+    expected = list(deblur_frames(source, Alone(manifest)))
+    with host_network(manifest, stages, in_flight=in_flight, take_turns=False) as network:
+        before = threading.active_count()
+        for _ in range(12):
+            if chance.random() < 0.5:
+                broken = stages[chance.choice(sorted(stages))]
+                broken.fail_at, broken.runs = chance.randrange(8), 0
+            frames = deblur_frames(source, network)
+            with contextlib.suppress(RuntimeError):
+                for _ in range(chance.randrange(10)):
+                    next(frames, None)
+                    time.sleep(chance.random() * 0.02)
+            frames.close()
+            assert threading.active_count() <= before + 4  # the streams of the device
+            for stage in stages.values():
+                stage.fail_at = None
+            np.testing.assert_array_equal(network.restore(*clip), restore_alone(manifest, *clip))
+        np.testing.assert_array_equal(list(deblur_frames(source, network)), expected)
+    assert threading.active_count() == 1
