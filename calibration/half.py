@@ -20,6 +20,7 @@ from onnx import NodeProto, TensorProto, helper, numpy_helper
 
 from bsst.calibration.half_precision import PRODUCTS, assign_precision, node_inputs, value_types
 from bsst.errors import ExportError
+from bsst.plugins.operator_schema import DOMAIN
 
 __all__ = ["HalfType", "feature_tensors", "precision_shares", "to_half"]
 
@@ -71,7 +72,7 @@ def to_half(
 
 
 def precision_shares(model: onnx.ModelProto) -> dict[str, float]:
-    """Share of convolutions and matrix products (DeformConv included) of each type, read from the finished graph.
+    """Share of convolutions and matrix products (DeformConv and plugins included) of each type, read from the graph.
 
     A product is int8 where both its operands come out of DequantizeLinear: there a compiler takes the integers.
     """
@@ -79,7 +80,7 @@ def precision_shares(model: onnx.ModelProto) -> dict[str, float]:
     dequantized = {node.output[0] for node in model.graph.node if node.op_type == "DequantizeLinear"}
     counts: dict[str, int] = {}
     for node in model.graph.node:
-        if node.op_type in PRODUCTS or node.op_type == "DeformConv":
+        if node.op_type in PRODUCTS or node.op_type == "DeformConv" or node.domain == DOMAIN:
             name = str(helper.tensor_dtype_to_np_dtype(types[node.output[0]]))
             name = "int8" if dequantized.issuperset(node.input[:2]) else name
             counts[name] = counts.get(name, 0) + 1

@@ -86,20 +86,32 @@ class NoTorch:
             raise ImportError(name + " is not installed")
 
 sys.meta_path.insert(0, NoTorch())
-from pathlib import Path
-from bsst.engines.rebuild import rebuild_plan
-rebuild_plan(Path(sys.argv[1]), Path(sys.argv[2]), target="cpu", precision="fp16", check=False)
-assert "torch" not in sys.modules
+from bsst.cli import export
+export.main(sys.argv[1:], standalone_mode=False)
+assert not {"torch", "triton"} & set(sys.modules)
 print("rebuilt")
 """
+JETPACK = """
+import importlib.metadata
+from bsst.engines import cuda_driver
+packages = importlib.metadata.version
+importlib.metadata.version = lambda name: "10.3.0.30" if name == "tensorrt" else packages(name)
+cuda_driver.find_gpus = lambda: (cuda_driver.Gpu(name="Orin", compute_capability="8.7", memory_bytes=1 << 33),)
+"""
+
+
+def rebuild_without_torch(setup: str, *arguments: object) -> None:
+    """`bsst-export ARGUMENTS` in a process that cannot import torch."""
+    command = [sys.executable, "-c", setup + WITHOUT_TORCH, *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.endswith("rebuilt\n")
 
 
 @pytest.mark.slow
 def test_a_device_without_torch_rebuilds_a_plan_in_half_precision_and_runs_it(cpu_plan: Path, tmp_path: Path) -> None:
     output = tmp_path / "half.plan"
-    command = [sys.executable, "-c", WITHOUT_TORCH, str(cpu_plan), str(output)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert (done.stdout, done.returncode) == ("rebuilt\n", 0), done.stderr
+    rebuild_without_torch("", "--from", cpu_plan, "--fp16", "--no-check", "--no-cache", "-o", output)
     manifest = open_plan(output).manifest
     assert manifest.precision == "fp16"
     kinds = {spec.name: spec.dtype for stage in manifest.stages for spec in stage.inputs + stage.outputs}
@@ -111,6 +123,20 @@ def test_a_device_without_torch_rebuilds_a_plan_in_half_precision_and_runs_it(cp
     clip = moving_texture(manifest.frames, 128, 128)
     restored = [restore_clip(network(path), clip) for path in (cpu_plan, output)]
     assert 50 <= psnr(restored[0], restored[1], 1.0) < 150
+
+
+@pytest.mark.slow
+def test_a_device_with_jetpack_6_builds_its_engines_without_torch(
+    cpu_plan: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    output, root = tmp_path / "engine.plan", Path(__file__).parents[2]
+    monkeypatch.setenv("PYTHONPATH", f"{root / 'tests' / 'fakes'}:{root}")
+    rebuild_without_torch(
+        JETPACK, "--from", cpu_plan, "--target", "tensorrt", "--fp16", "--no-check", "--no-cache", "-o", output
+    )
+    manifest = open_plan(output).manifest
+    assert (manifest.target, manifest.compiler.version, manifest.plugins) == ("tensorrt", "10.3.0.30", ())
+    assert manifest.compute_capabilities == ("8.7",)
 
 
 def network(path: Path) -> Network:
@@ -218,7 +244,13 @@ def test_half_precision_that_costs_too_much_is_refused(
             "--timing-cache with --target tensorrt only",
         ),
         ({"target": "cpu", "options": BuildOptions(plugins=False)}, "--no-plugins with --target tensorrt only"),
-        ({"target": "tensorrt-rtx", "precision": "int8"}, "--fp32 or --fp16, got int8"),
+        ({"target": "tensorrt-rtx", "precision": "int8"}, "expected fp32, fp16 or bf16 for what is not int8, got int8"),
+        ({"target": "cpu", "precision": "bf16"}, "--bf16 with --target tensorrt or tensorrt-rtx, got cpu"),
+        ({"target": "ort-cuda", "precision": "bf16"}, "ONNX Runtime has no convolution in bfloat16"),
+        (
+            {"target": "tensorrt-rtx", "precision": "bf16", "options": BuildOptions(compute_capabilities=("7.5",))},
+            "--bf16 with --sm 80 or later, got 7.5",
+        ),
         ({"target": "tpu"}, "expected --target cpu, ort-cuda, ort-tensorrt, tensorrt, tensorrt-rtx, got tpu"),
     ],
 )

@@ -22,6 +22,7 @@ from bsst.reference.checkpoint import Networks, load_networks
 from bsst.reference.raft import RAFT
 from bsst.runtime.network import DEFAULT_PLAN, host_network, load_network
 from tests.networks import city, seeded
+from tests.release_plan import release_plan
 
 TINY = Geometry(frames=4, tile=(64, 64), flow_size=(128, 144))
 
@@ -63,12 +64,8 @@ def test_packaged_plan_agrees_with_the_packaged_weights_on_real_frames() -> None
 
 
 @pytest.mark.slow
-def test_release_plan_agrees_with_the_reference_on_real_frames(tmp_path) -> None:
-    networks = seeded("release")
-    path = tmp_path / "release.plan"
-    geometry = Geometry(frames=4, tile=(64, 128), flow_size=(256, 256))
-    export_plan(path, networks, geometry, tile_overlap=16, window_overlap=0, check=False)
-    stages, clip = agreement(path, networks)
+def test_release_plan_agrees_with_the_reference_on_real_frames() -> None:
+    stages, clip = agreement(release_plan(), seeded("release"))
     assert set(stages) >= {"flow", "propagate_backward_1", "propagate_forward_2", "attend", "restore"}
     assert min(stages.values()) >= 80
     assert clip >= 80

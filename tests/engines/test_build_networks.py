@@ -1,0 +1,54 @@
+"""TensorRT-RTX itself builds the packaged network whole, and the stages of `release` that take it longest."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import onnx
+import pytest
+
+from bsst.engines.builder import BuildOptions, StageGraph
+from bsst.engines.memory import device_memory
+from bsst.engines.plan import open_plan
+from bsst.engines.prepare import prepare_stage
+from bsst.engines.rebuild import rebuild_plan
+from bsst.engines.tensorrt_rtx_trt import TensorRTRTXBuilder
+from bsst.runtime.network import DEFAULT_PLAN
+from tests.release_plan import release_plan
+
+pytestmark = [pytest.mark.needs_rtx, pytest.mark.slow]
+
+
+@pytest.mark.parametrize("capability", ["7.5", "8.9"])
+def test_the_packaged_plan_builds_whole_and_stays_small(capability: str, tmp_path: Path) -> None:
+    manifest = rebuild_plan(
+        DEFAULT_PLAN,
+        tmp_path / "edge.plan",
+        target="tensorrt-rtx",
+        precision="fp16",
+        options=BuildOptions(compute_capabilities=(capability,)),
+        check=False,
+    )
+    source = open_plan(DEFAULT_PLAN).manifest
+    assert [stage.name for stage in manifest.stages] == [stage.name for stage in source.stages]
+    assert all(stage.precision == {"float16": 1.0} for stage in manifest.stages)
+    # Measured: 39 MB for SM 7.5 (390 MB for one stage before groups were widened), 31 MB for SM 8.9; 0.20 GB for both.
+    assert sum(stage.size for stage in manifest.stages) < 60e6
+    total = device_memory(manifest).total_bytes
+    assert total is not None
+    assert total < 0.3e9
+
+
+@pytest.mark.parametrize(
+    ("stage", "capability"),
+    [("flow", "8.9"), ("refine", "8.9"), ("decode", "8.9"), ("attend", "8.9"), ("decode", "7.5")],
+)
+def test_the_hardest_stages_of_release_build(stage: str, capability: str, tmp_path: Path) -> None:
+    model = onnx.load_from_string(open_plan(release_plan()).member(stage))
+    graph = prepare_stage(model, "tensorrt-rtx", "fp16", compute_capabilities=(capability,))
+    built = TensorRTRTXBuilder().build(
+        StageGraph(name=stage, model=graph.SerializeToString()),
+        BuildOptions(compute_capabilities=(capability,), work_directory=tmp_path, memory_limit_bytes=2 << 30),
+    )
+    assert built.data.startswith(b"vtrt")
+    assert built.facts["weight_bytes"] < 60e6
