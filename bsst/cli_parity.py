@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.util
 import json
 import sys
@@ -103,7 +104,7 @@ def parity(
     _check_usage(clip, truth, gopro, dvd, against, weights, raft)
     _check_packages()
     from bsst.calibration.parity import Tiling
-    from bsst.calibration.parity_budget import Budgets, default_budgets
+    from bsst.calibration.parity_budget import default_budgets
     from bsst.calibration.parity_footage import PATCH_OVERLAP
     from bsst.calibration.parity_plan import judge_plan, plan_reference
     from bsst.calibration.report import parity_html, parity_summary, parity_text
@@ -114,8 +115,9 @@ def parity(
     footages, deviations = _footage(manifest, clip, truth, gopro, dvd, frames, patches)
     defaults = default_budgets(manifest.precision, ground_truth=footages[0].sharp is not None)
     chosen = {"psnr": min_psnr, "loss": max_loss, "stage": min_stage_psnr}
-    budgets = Budgets(**{name: getattr(defaults, name) if v is None else v for name, v in chosen.items()})
+    budgets = dataclasses.replace(defaults, **{name: value for name, value in chosen.items() if value is not None})
     protocol = clip is None  # the published one: each sub-sequence on its own, as one scene
+    show = (lambda step: None) if quiet else _Lines()
     result = judge_plan(
         plan,
         _reference(manifest, weights, raft, threads)
@@ -130,8 +132,9 @@ def parity(
         ),
         bisect=bisect,
         threads=threads,
-        progress=(lambda step: None) if quiet else _Lines(),
+        progress=show,
     )
+    show("")
     footage = str(next(path for path in (clip, gopro, dvd) if path is not None))
     summary = parity_summary(result, plan=plan.name, footage=footage, deviations=deviations if protocol else None)
     if html is not None:
@@ -217,6 +220,6 @@ class _Lines:
     def __call__(self, step: str) -> None:
         if sys.stderr.isatty():
             click.echo(f"\r\x1b[K{step}", err=True, nl=False)
-        elif time.monotonic() >= self._next:
+        elif step and time.monotonic() >= self._next:
             self._next = time.monotonic() + 10
             click.echo(step, err=True)

@@ -16,7 +16,7 @@ from bsst.calibration.parity_stages import StageError, StageFigures, tensor_erro
 from bsst.engines.plan import open_plan
 from bsst.plugins.registry import lower
 from bsst.runtime.network import DEFAULT_PLAN
-from tests.calibration.plans import scale_weights
+from tests.calibration.sabotage import scale_weights
 
 GOOD = StageError(120.0)
 

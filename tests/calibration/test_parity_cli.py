@@ -14,7 +14,7 @@ from click.testing import CliRunner, Result
 from bsst.cli_parity import parity
 from bsst.engines.plan import open_plan
 from bsst.runtime.network import DEFAULT_PLAN
-from tests.calibration.plans import sabotaged, scale_weights
+from tests.calibration.sabotage import sabotaged, scale_weights
 from tests.networks import CITY
 
 DATA = Path(__file__).parents[1] / "data"
