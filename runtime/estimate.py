@@ -115,8 +115,10 @@ def need_bytes(manifest: Manifest, work: Workload, *, in_flight: int) -> Need:
     clip, features = plan_clip(manifest), manifest.stage("flow_features")
     flow = sum(map(tensor_bytes, (*features.inputs, *manifest.stage("flow").outputs)))
     transfer = in_flight * clip.transfer_bytes + flow
-    # A window that is restored and its result; in threads also one that fills, one that starts, and one that leaves.
-    frames = manifest.frames + work.stride if in_flight == 1 else manifest.frames + 4 * work.stride
+    # Sources: the windows in flight, in threads one that is filled, and a few in between. Results: a window, in threads
+    # one that is blended and one that the caller has.
+    sources = manifest.frames + 2 if in_flight == 1 else manifest.frames + in_flight * work.stride + 3
+    frames = sources + manifest.frames * (1 if in_flight == 1 else 2)
     return Need(
         device=clip.workspace_bytes + transfer + 2 * work.flow_tiles * sum(map(tensor_bytes, features.outputs)),
         copies=transfer,

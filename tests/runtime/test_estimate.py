@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import time
+import weakref
+from collections.abc import Iterator
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -62,6 +66,33 @@ def test_the_device_is_asked_for_what_was_planned(in_flight: int) -> None:
     need = need_bytes(manifest, work, in_flight=in_flight)
     assert sum(buffer.nbytes for buffer in device.buffers) == need.device
     assert need.copies * 0.5 < copies <= need.copies  # arrays of the host need no alignment
+
+
+@pytest.mark.parametrize("slow", ["decoder", "network", "encoder"])
+@pytest.mark.parametrize("in_flight", [1, 2, 3])
+def test_no_more_source_frames_are_held_than_told(in_flight: int, slow: str) -> None:
+    manifest = fake_manifest(6, ("forward_1",), tile=(16, 16), flow_size=(16, 16), window_overlap=2)
+    work = plan_workload(manifest, frames=40, height=16, width=16)
+    identity = Identity(frames=6, tile=(16, 16), flow_size=(16, 16), tile_overlap=4, in_flight=in_flight)
+    genuine = identity.restore
+    identity.restore = lambda *clip: (time.sleep(0.004 * (slow == "network")), genuine(*clip))[1]  # type: ignore[method-assign]
+    made: list[weakref.ref[np.ndarray]] = []
+
+    def source() -> Iterator[np.ndarray]:
+        for index in range(40):
+            time.sleep(0.001 * (slow == "decoder"))
+            frame = np.full((3, 16, 16), index / 40, np.float32)
+            made.append(weakref.ref(frame))
+            yield frame
+
+    held = 0
+    for _ in deblur_frames(source(), identity):
+        time.sleep(0.001 * (slow == "encoder"))
+        held = max(held, sum(frame() is not None for frame in made))
+    results = manifest.frames * (1 if in_flight == 1 else 2)
+    told = need_bytes(manifest, work, in_flight=in_flight).frames // work.frame_bytes
+    assert held + results <= told
+    assert held + results >= 0.5 * told
 
 
 def test_memory_picks_the_clips_in_flight_or_names_a_smaller_export() -> None:
