@@ -14,7 +14,8 @@ from bsst.errors import MissingDependencyError, UsageError
 
 if TYPE_CHECKING:
     from bsst.engines.builder import BuildOptions
-    from bsst.engines.manifest import Target
+    from bsst.engines.manifest import Precision, Target
+    from bsst.engines.rebuild import Int8Request
 
 __all__ = ["export"]
 
@@ -28,6 +29,7 @@ Examples:
   bsst-export --frames 8 --tile 512x512 -o edge8.plan
   bsst-export --fp16 --target tensorrt-rtx --sm 86,89,120 -o rtx.plan
   bsst-export --from edge.plan --fp16 --target tensorrt -o engine.plan
+  bsst-export --from edge.plan --int8 --ranges ranges.json -o edge_int8.plan     status 5 where int8 costs too much
   bsst-export --fp16 --target tensorrt --timing-cache timings.bin --optimization-level 5 -o engine.plan
 
 """
@@ -61,6 +63,13 @@ class Size(click.ParamType[tuple[int, int]]):
               help="Build from a cpu plan instead of weights; needs no torch.")  # fmt: skip
 @click.option("--target", type=click.Choice(TARGETS), default="cpu", show_default=True, help="What runs the plan.")
 @click.option("--fp16", is_flag=True, help="Convolutions and matrix products in half precision.")
+@click.option("--bf16", is_flag=True, help="The same in bfloat16; TensorRT and TensorRT-RTX from SM 80 on.")
+@click.option("--int8", is_flag=True, help="Quantise the stages that keep to a budget; needs --ranges.")
+@click.option("--ranges", metavar="RANGES", type=click.Path(path_type=Path), help="File written by bsst-calibrate.")
+@click.option("--int8-loss", type=click.FloatRange(min=0), metavar="DB",
+              help="What int8 may lose against ground truth.  [default: 0.1]")  # fmt: skip
+@click.option("--int8-psnr", type=click.FloatRange(min=0), metavar="DB",
+              help="What int8 must keep against fp32 without one.  [default: 45]")  # fmt: skip
 @click.option("--sm", metavar="LIST", default="", help="Compute capabilities to build for, such as 86,89,120.")
 @click.option("--frames", type=int, help=f"Frames of a window.  [default: {FRAMES}]")
 @click.option("--tile", type=Size(), help=f"Area restored in one run.  [default: {TILE[0]}x{TILE[1]}]")
@@ -90,6 +99,11 @@ def export(
     source: Path | None,
     target: Target,
     fp16: bool,
+    bf16: bool,
+    int8: bool,
+    ranges: Path | None,
+    int8_loss: float | None,
+    int8_psnr: float | None,
     sm: str,
     frames: int | None,
     tile: tuple[int, int] | None,
@@ -136,10 +150,17 @@ def export(
         "--memory-limit": ("memory_limit_bytes", None if memory_limit is None else int(memory_limit * 2**30)),
     }
     chosen = {option: entry for option, entry in compiling.items() if entry[1] is not None}
-    precision: Literal["fp32", "fp16"] = "fp16" if fp16 else "fp32"
+    if fp16 and bf16:
+        raise UsageError("expected --fp16 or --bf16, got both; choose one")
+    precision: Precision = "fp16" if fp16 else "bf16" if bf16 else "fp32"
+    quantising = {"--ranges": ranges, "--int8-loss": int8_loss, "--int8-psnr": int8_psnr}
+    if stray := [option for option, value in quantising.items() if value is not None and not int8]:
+        raise UsageError(f"expected --int8 with {', '.join(stray)}, got none; add --int8")
     options: BuildOptions | None = None
-    if source is not None or target != "cpu" or fp16:
-        options = _build_options(target, precision, dict(chosen.values()))
+    request: Int8Request | None = None
+    if source is not None or target != "cpu" or precision != "fp32" or int8:
+        options = _build_options(target, precision, dict(chosen.values()), int8)
+        request = _int8_request(ranges, int8_loss, int8_psnr) if int8 else None
     elif chosen:
         raise UsageError(
             f"expected {', '.join(chosen)} with --target, --from or --fp16, got a plain cpu plan, for which nothing is "
@@ -161,7 +182,7 @@ def export(
                 show=show,
             )
         if options is not None:
-            _rebuild(source, output, target, precision, options, not no_cache, not no_check, show)
+            _rebuild(source, output, target, precision, request, options, not no_cache, not no_check, show)
     click.echo(f"{output}: {output.stat().st_size / 1e6:.1f} MB")
 
 
@@ -205,7 +226,8 @@ def _rebuild(
     source: Path,
     output: Path,
     target: Target,
-    precision: Literal["fp32", "fp16"],
+    precision: Precision,
+    int8: Int8Request | None,
     options: BuildOptions,
     cached: bool,
     check: bool,
@@ -220,18 +242,35 @@ def _rebuild(
         output,
         target=target,
         precision=precision,
+        int8=int8,
         options=options,
         cache=EngineCache(directory=cache_directory() / "engines") if cached else None,
         check=check,
         progress=show,
     )
-    if "fp16" in manifest.parity:
-        show(f"{'float16':24} {manifest.parity['fp16']['clip']:6.1f} dB against float32 on a clip, emulated on the CPU")
+    for half in {"fp16", "bf16"}.intersection(manifest.parity):
+        show(f"{half:24} {manifest.parity[half]['clip']:6.1f} dB against float32 on a clip, emulated on the CPU")
+    if "int8" in manifest.parity:
+        from bsst.calibration.choose_int8 import decision_table
+
+        for line in decision_table(manifest.parity["int8"]):
+            show(line)
     for name, figure in memory_lines(manifest):
         show(f"{name:24} {figure}")
 
 
-def _build_options(target: Target, precision: Literal["fp32", "fp16"], chosen: dict[str, Any]) -> BuildOptions:
+def _int8_request(ranges: Path | None, loss: float | None, psnr: float | None) -> Int8Request:
+    if ranges is None:
+        raise UsageError("expected --ranges with --int8, got none; write them: bsst-calibrate PLAN CLIP... -o RANGES")
+    from bsst.calibration.choose_int8 import Budget
+    from bsst.calibration.ranges import read_ranges
+    from bsst.engines.rebuild import Int8Request
+
+    given = {name: value for name, value in (("loss_db", loss), ("psnr_db", psnr)) if value is not None}
+    return Int8Request(ranges=read_ranges(ranges), budget=Budget(**given))
+
+
+def _build_options(target: Target, precision: Precision, chosen: dict[str, Any], int8: bool) -> BuildOptions:
     """Options of the compiler, after a look at whether they fit: before minutes of tracing, not after."""
     extra = target if target.startswith("tensorrt") else "export"
     try:
@@ -243,7 +282,7 @@ def _build_options(target: Target, precision: Literal["fp32", "fp16"], chosen: d
     from bsst.engines.rebuild import check_request
 
     options = BuildOptions(**chosen)
-    check_request(target, precision, options)
+    check_request(target, precision, options, int8=int8)
     return options
 
 

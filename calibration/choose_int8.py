@@ -19,7 +19,7 @@ from bsst.calibration.emulate_half import emulate_half
 from bsst.calibration.half import HalfType, feature_tensors, to_half
 from bsst.calibration.int8 import to_int8
 from bsst.calibration.int8_placement import INT8_STAGES, int8_sites, plain_graph
-from bsst.calibration.ranges import Ranges, require_plan
+from bsst.calibration.ranges import Ranges
 from bsst.calibration.samples import Sample, read_samples
 from bsst.engines.plan import Plan
 from bsst.errors import ExportError
@@ -61,31 +61,31 @@ def choose_int8(
     *,
     half: HalfType | None,
     budget: Budget,
+    before: Callable[[onnx.ModelProto], onnx.ModelProto] = lambda model: model,
     progress: Progress = lambda step: None,
 ) -> tuple[dict[str, onnx.ModelProto], dict[str, Any]]:
     """Quantise what the budget allows.
 
     Args:
         plan: fp32 plan of target `cpu`.
-        ranges: measured on this plan.
+        ranges: measured on this plan (`require_plan`).
         fallback: every stage in the precision it has unless it becomes int8.
         half: type of the products that stay floating point, None for float32; the same as in `fallback`.
         budget: what all chosen stages together may cost.
+        before: graph pass of the target that must come before Q/DQ; it keeps names of activations.
         progress: told about every measurement.
 
     Returns:
-        All stages, quantised or from `fallback`, and the decisions for the manifest, see `decision_table`.
+        The stages that become int8, and the decisions for the manifest, see `decision_table`.
 
     Raises:
-        UsageError: ranges of another plan.
         InputError: a clip that was calibrated on is missing or changed.
         ModelError: an activation without a range.
         ExportError: no stage can be quantised within the budget.
     """
-    require_plan(ranges, plan.manifest)
     quantised = {}
     for name in INT8_STAGES:
-        model = plain_graph(onnx.load_from_string(plan.member(name)))
+        model = before(plain_graph(onnx.load_from_string(plan.member(name))))
         if int8_sites(model):
             integer = to_int8(model, ranges.tensors.get(name, {}), stage=name)
             quantised[name] = to_half(integer, half, half_tensors=feature_tensors(integer)) if half else integer
@@ -120,7 +120,7 @@ def choose_int8(
             f"expected at least one stage in int8 within {budget.loss_db} dB of ground truth or {budget.psnr_db} dB of "
             "fp32, got none, see the table; allow more with --int8-loss or --int8-psnr, or export without --int8"
         )
-    return {name: quantised[name] if name in chosen else model for name, model in fallback.items()}, decisions
+    return {name: quantised[name] for name in chosen}, decisions
 
 
 def decision_table(decisions: Mapping[str, Any]) -> list[str]:
@@ -131,7 +131,7 @@ def decision_table(decisions: Mapping[str, Any]) -> list[str]:
 
     rows = [("stage", "alone to fp32", "lost", "together to fp32", "lost", "int8")]
     rows.append(("none", *cells(decisions["without"]), *cells(decisions["without"]), ""))
-    for name, row in decisions["stages"].items():
+    for name, row in sorted(decisions["stages"].items(), key=lambda item: -item[1]["alone"]["psnr"]):
         rows.append((name, *cells(row["alone"]), *cells(row["together"]), "yes" if row["int8"] else "no"))
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]

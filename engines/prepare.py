@@ -1,7 +1,7 @@
-"""A stage as a `cpu` plan carries it -> the graph that a target compiles: what `--fp16` and plugins mean, in one place.
+"""A stage as a `cpu` plan carries it -> the graph that a target compiles: precision and plugins in one place.
 
-TensorRT-RTX, TensorRT without plugins and float16 take the portable function bodies; float32 on ONNX Runtime takes
-`DeformConv`; TensorRT with plugins keeps the operators that have a kernel as nodes.
+TensorRT-RTX, TensorRT without plugins and half precision take the portable function bodies; float32 on ONNX Runtime
+takes `DeformConv`; TensorRT with plugins keeps the operators that have a kernel as nodes.
 """
 
 from __future__ import annotations
@@ -10,13 +10,16 @@ from collections.abc import Sequence
 
 import onnx
 
-from bsst.calibration.half import feature_tensors, to_half
+from bsst.calibration.half import HalfType, feature_tensors, to_half
 from bsst.engines.manifest import Precision, Target
 from bsst.engines.widen_groups import widen_groups
 from bsst.plugins.operator_schema import DOMAIN
 from bsst.plugins.registry import lower, plugin_inputs
 
-__all__ = ["plugins_of", "prepare_stage"]
+__all__ = ["HALF_TYPES", "fit_groups", "plugins_of", "prepare_stage"]
+
+HALF_TYPES: dict[Precision, HalfType] = {"fp16": "float16", "bf16": "bfloat16"}
+"""Type of products, by precision."""
 
 
 def prepare_stage(
@@ -32,20 +35,27 @@ def prepare_stage(
     Args:
         model: stage in float32 with every custom operator as a node and a function.
         target: what will run it.
-        precision: fp32 or fp16.
+        precision: fp32, fp16 or bf16.
         compute_capabilities: GPUs the engine is for, as in "8.6".
         plugins: keep operators that have a TensorRT plugin as nodes; for target `tensorrt` alone.
 
     Raises:
-        ExportError: a graph without types or shapes, or constants beyond float16.
+        ExportError: a graph without types or shapes, or constants beyond the half type.
     """
     if plugins:
         lowered = lower(model, "tensorrt")
     else:
         lowered = lower(model, "tensorrt-rtx" if target.startswith("tensorrt") or precision != "fp32" else "cpu")
-    if precision == "fp16":
-        lowered = to_half(lowered, "float16", half_tensors=feature_tensors(lowered), operators=plugin_inputs())
-    return widen_groups(lowered) if "7.5" in compute_capabilities and target == "tensorrt-rtx" else lowered
+    if precision in HALF_TYPES:
+        lowered = to_half(
+            lowered, HALF_TYPES[precision], half_tensors=feature_tensors(lowered), operators=plugin_inputs()
+        )
+    return fit_groups(lowered, target, compute_capabilities)
+
+
+def fit_groups(model: onnx.ModelProto, target: Target, compute_capabilities: Sequence[str]) -> onnx.ModelProto:
+    """Wider groups of convolutions where the compiler needs them, see `widen_groups`."""
+    return widen_groups(model) if "7.5" in compute_capabilities and target == "tensorrt-rtx" else model
 
 
 def plugins_of(model: onnx.ModelProto) -> tuple[str, ...]:

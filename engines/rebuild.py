@@ -8,33 +8,47 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast, get_args
 
 import onnx
 
+from bsst.calibration.choose_int8 import Budget, choose_int8
 from bsst.calibration.clip_parity import moving_texture, psnr, restore_clip
 from bsst.calibration.emulate_half import emulate_half
-from bsst.calibration.half import precision_shares
+from bsst.calibration.half import HalfType, precision_shares
+from bsst.calibration.ranges import Ranges, require_plan
 from bsst.engines.builder import Builder, BuildOptions, StageGraph, build_stage
 from bsst.engines.cache import EngineCache
 from bsst.engines.cpu_ort import OrtBuilder
 from bsst.engines.manifest import DType, Manifest, Precision, StageSpec, Target, TensorSpec, require
 from bsst.engines.plan import Plan, open_plan, write_plan
-from bsst.engines.prepare import plugins_of, prepare_stage
+from bsst.engines.prepare import HALF_TYPES, fit_groups, plugins_of, prepare_stage
 from bsst.engines.tensorrt_rtx_trt import TensorRTRTXBuilder
 from bsst.engines.tensorrt_trt import TensorRTBuilder
 from bsst.errors import ExportError, UsageError
 from bsst.plugins.registry import plugin_ptx
+from bsst.plugins.tensorrt_version import check_tensorrt_version
 from bsst.runtime.network import host_network
 from bsst.runtime.session_ort import OrtSession
 
-__all__ = ["MINIMUM_FP16_PSNR", "builder_for", "check_request", "rebuild_plan", "stage_spec"]
+__all__ = ["MINIMUM_FP16_PSNR", "Int8Request", "builder_for", "check_request", "rebuild_plan", "stage_spec"]
 
 MINIMUM_FP16_PSNR = 50.0
-"""Decibels of a restored clip, float16 against float32, below which `--fp16` is refused."""
+"""Decibels of a restored clip, 16-bit against float32, below which `--fp16` and `--bf16` are refused."""
 
 Progress = Callable[[str], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Int8Request:
+    """What `--int8` needs."""
+
+    ranges: Ranges
+    """From `bsst-calibrate` on the source plan; its clips are measured again."""
+    budget: Budget = field(default_factory=Budget)
+    """What int8 may cost."""
 
 
 def rebuild_plan(
@@ -43,6 +57,7 @@ def rebuild_plan(
     *,
     target: Target,
     precision: Precision = "fp32",
+    int8: Int8Request | None = None,
     options: BuildOptions | None = None,
     cache: EngineCache | None = None,
     check: bool = True,
@@ -54,10 +69,12 @@ def rebuild_plan(
         source: plan of target `cpu` and precision fp32.
         output: plan to write, replaced atomically.
         target: what will run it.
-        precision: fp32 or fp16.
+        precision: fp32, fp16 or bf16.
+        int8: quantise the stages that can be on the clips of its ranges; the others are built in `precision`.
         options: compute capabilities and limits.
         cache: engines built before; None builds all of them.
-        check: for fp16, restore a clip in emulated float16 and refuse a loss beyond `MINIMUM_FP16_PSNR`.
+        check: for fp16 and bf16, restore a clip in emulated arithmetic and refuse a loss beyond `MINIMUM_FP16_PSNR`;
+            int8 is measured in any case.
         progress: told about every step.
 
     Returns:
@@ -65,12 +82,13 @@ def rebuild_plan(
 
     Raises:
         PlanError: `source` is damaged, or carries no ONNX.
-        UsageError: target, precision and compute capabilities do not fit together.
+        UsageError: target, precision and compute capabilities do not fit together, or ranges of another plan.
+        InputError: a clip of the ranges is missing or changed.
         BuildError: a stage cannot be built.
-        ExportError: float16 costs too much, or a stage did not become float16.
+        ExportError: half precision costs too much, a stage did not become half, or no stage can be int8.
     """
     chosen = options or BuildOptions()
-    builder = check_request(target, precision, chosen)
+    builder = check_request(target, precision, chosen, int8=int8 is not None)
     compiler = builder.compiler()
     plan = open_plan(source)
     require(plan.manifest, targets=["cpu"])
@@ -78,12 +96,15 @@ def rebuild_plan(
         raise UsageError(
             f"expected a source plan in fp32, got {plan.manifest.precision}; give the plan it was made from"
         )
+    if int8 is not None:
+        require_plan(int8.ranges, plan.manifest)
     capabilities = (
         builder.compute_capabilities(chosen) if isinstance(builder, TensorRTBuilder | TensorRTRTXBuilder) else ()
     )
     kernels = None
     if isinstance(builder, TensorRTBuilder):
-        kernels = builder.kernel_capability(chosen)
+        # The kernels know float32 and float16.
+        kernels = builder.kernel_capability(chosen) if precision != "bf16" else None
         progress("custom operators " + (f"as kernels for SM {kernels}" if kernels else "as standard operators"))
         # Nobody names the GPU of this machine on the command line, but engines in the cache are for one.
         chosen = dataclasses.replace(chosen, compute_capabilities=capabilities, device=builder.device())
@@ -93,11 +114,23 @@ def rebuild_plan(
         for name, model in sources.items()
     }
     parity = dict(plan.manifest.parity)
-    if check and precision == "fp16":
-        progress("comparing float16 with float32")
-        # ONNX Runtime knows no plugins: the same operators as standard ones, rounded at the same places.
-        plain = models if kernels is None else {n: prepare_stage(m, target, precision) for n, m in sources.items()}
-        parity["fp16"] = _measure_fp16(plan, plain)
+    half = HALF_TYPES.get(precision)
+    # ONNX Runtime knows no plugins: the same operators as standard ones, rounded at the same places.
+    plain = models if kernels is None else {n: prepare_stage(m, target, precision) for n, m in sources.items()}
+    if check and half is not None:
+        progress(f"comparing {half} with float32")
+        parity[precision] = _measure_half(plan, plain, half)
+    if int8 is not None:
+        quantised, parity["int8"] = choose_int8(
+            plan,
+            int8.ranges,
+            plain,
+            half=half,
+            budget=int8.budget,
+            before=lambda model: fit_groups(model, target, capabilities),
+            progress=progress,
+        )
+        models |= quantised
     stages, members = [], {}
     for index, (name, model) in enumerate(models.items(), start=1):
         progress(f"building {name} ({index} of {len(models)})")
@@ -108,7 +141,7 @@ def rebuild_plan(
     manifest = dataclasses.replace(
         plan.manifest,
         target=target,
-        precision=precision,
+        precision="int8" if int8 is not None else precision,
         compiler=compiler,
         compute_capabilities=capabilities,
         plugins=tuple(sorted({name for model in models.values() for name in plugins_of(model)})),
@@ -134,7 +167,7 @@ def builder_for(target: Target) -> Builder:
     raise UsageError(f"expected --target {', '.join(get_args(Target))}, got {target}")
 
 
-def check_request(target: Target, precision: Precision, options: BuildOptions) -> Builder:
+def check_request(target: Target, precision: Precision, options: BuildOptions, *, int8: bool = False) -> Builder:
     """Refuse what cannot be built here, before anything is traced or opened; the builder of the target.
 
     Raises:
@@ -142,8 +175,10 @@ def check_request(target: Target, precision: Precision, options: BuildOptions) -
         MissingDependencyError: the compiler is not installed.
     """
     builder = builder_for(target)
-    if precision not in ("fp32", "fp16"):
-        raise UsageError(f"expected --fp32 or --fp16, got {precision}, which no target is built in")
+    if precision not in ("fp32", "fp16", "bf16"):
+        raise UsageError(f"expected fp32, fp16 or bf16 for what is not int8, got {precision}")
+    if precision == "bf16":
+        _check_bf16(target, options, int8)
     compiled, tensorrt = ("tensorrt", "tensorrt-rtx"), ("tensorrt",)
     default = BuildOptions()
     for option, targets, given in (
@@ -157,10 +192,24 @@ def check_request(target: Target, precision: Precision, options: BuildOptions) -
             raise UsageError(f"expected {option} with --target {' or '.join(targets)} only, got --target {target}")
     if target == "tensorrt-rtx" and precision == "fp32" and "7.5" in options.compute_capabilities:
         raise UsageError("expected --fp16 with --sm 75, which has no fp32 matrix products, got fp32; add --fp16")
-    builder.compiler()
+    version = builder.compiler().version
+    if isinstance(builder, TensorRTBuilder):
+        check_tensorrt_version(version, plugins=False)
     if isinstance(builder, TensorRTBuilder | TensorRTRTXBuilder):
         builder.compute_capabilities(options)
     return builder
+
+
+def _check_bf16(target: Target, options: BuildOptions, int8: bool) -> None:
+    if not target.startswith("tensorrt"):
+        raise UsageError(
+            f"expected --bf16 with --target tensorrt or tensorrt-rtx, got {target}, where ONNX Runtime has no "
+            "convolution in bfloat16; use --fp16"
+        )
+    if old := [name for name in options.compute_capabilities if float(name) < 8]:
+        raise UsageError(f"expected --bf16 with --sm 80 or later, got {', '.join(old)}, which lack it; use --fp16")
+    if int8:
+        raise UsageError("expected --int8 with --fp16 or alone, got --bf16, which would round the scales; use --fp16")
 
 
 def _with_kernels(options: BuildOptions, model: onnx.ModelProto, capability: int | None) -> BuildOptions:
@@ -190,8 +239,8 @@ def _tensor_spec(value: onnx.ValueInfoProto) -> TensorSpec:
     return TensorSpec(name=value.name, dtype=cast(DType, dtype), shape=shape)
 
 
-def _measure_fp16(plan: Plan, models: Mapping[str, onnx.ModelProto]) -> dict[str, Any]:
-    """PSNR in dB of a restored clip, peak 1: all stages in emulated float16 against all in float32."""
+def _measure_half(plan: Plan, models: Mapping[str, onnx.ModelProto], dtype: HalfType) -> dict[str, Any]:
+    """PSNR in dB of a restored clip, peak 1: all stages in emulated half precision against all in float32."""
     manifest = plan.manifest
     exact = {name: OrtSession(name, plan.member(name), threads=0) for name in models}
     rounded = {
@@ -204,7 +253,7 @@ def _measure_fp16(plan: Plan, models: Mapping[str, onnx.ModelProto]) -> dict[str
     )
     if not figure >= MINIMUM_FP16_PSNR:
         raise ExportError(
-            f"expected float16 within {MINIMUM_FP16_PSNR} dB of float32 on a clip, got {figure:.1f} dB; "
-            "export with --fp32 and report this with the checkpoint's name"
+            f"expected {dtype} within {MINIMUM_FP16_PSNR} dB of float32 on a clip, got {figure:.1f} dB; "
+            "export in fp32 and report this with the checkpoint's name"
         )
-    return {"clip": figure, "arithmetic": "float16 emulated on the CPU"}
+    return {"clip": figure, "arithmetic": f"{dtype} emulated on the CPU"}
