@@ -114,8 +114,12 @@ def parity(
     require(manifest, targets=["cpu"])
     footages, deviations = _footage(manifest, clip, truth, gopro, dvd, frames, patches)
     defaults = default_budgets(manifest.precision, ground_truth=footages[0].sharp is not None)
-    chosen = {"psnr": min_psnr, "loss": max_loss, "stage": min_stage_psnr}
-    budgets = dataclasses.replace(defaults, **{name: value for name, value in chosen.items() if value is not None})
+    budgets = dataclasses.replace(
+        defaults,
+        psnr=defaults.psnr if min_psnr is None else min_psnr,
+        loss=defaults.loss if max_loss is None else max_loss,
+        stage=defaults.stage if min_stage_psnr is None else min_stage_psnr,
+    )
     protocol = clip is None  # the published one: each sub-sequence on its own, as one scene
     show = (lambda step: None) if quiet else _Lines()
     result = judge_plan(
