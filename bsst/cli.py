@@ -161,8 +161,11 @@ def inspect(plan: Path | None, as_json: bool, extract: Path | None, debug: bool)
 
 
 @main.command(epilog=EXIT_STATUS)
+@click.option("--selftest", is_flag=True, help="Build, run, compare and measure a small plan with all that works here.")
+@click.option("--report", default="bsst-selftest.md", show_default=True, type=click.Path(path_type=Path),
+              help="Where --selftest writes its report.")  # fmt: skip
 @click.option("--debug", is_flag=True, help="Show tracebacks.")
-def doctor(debug: bool) -> None:
+def doctor(selftest: bool, report: Path, debug: bool) -> None:
     """Try what this machine can run and build, and say how to close each gap; status 1 if something is broken."""
     from bsst.engines.doctor import diagnose
 
@@ -172,7 +175,13 @@ def doctor(debug: bool) -> None:
         click.echo(f"{finding.status:8} {finding.subject:{width}}  {finding.found}")
         if finding.remedy:
             click.echo(f"{'':8} {'':{width}}  -> {finding.remedy}")
-    if any(finding.status == "broken" for finding in findings):
+    healthy = all(finding.status != "broken" for finding in findings)
+    if selftest:
+        from bsst.engines.selftest_report import write_selftest
+
+        healthy &= write_selftest(report, findings, progress=lambda step: click.echo(step, err=True))
+        click.echo(report)
+    if not healthy:
         click.get_current_context().exit(1)
 
 

@@ -38,7 +38,7 @@ def simulated_gpu(**options: Any) -> Iterator[Any]:
         try:
             yield gpu
             gc.collect()
-            assert gpu.leftovers() == {}
+            assert gpu.leftovers() == {}, gpu.leftovers()
         finally:
             _forget()
 
