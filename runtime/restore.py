@@ -85,6 +85,7 @@ def deblur_frames(
         overlap = restorer.tile_overlap if tile_overlap is None else tile_overlap
         grid = tile_grid(first.shape[1], first.shape[2], tile=restorer.tile, overlap=overlap, blend=blend)
         stream = _of_one_size(chain([first], iterator), first.shape)
+        del first
         marked = mark_cuts(stream) if scene_cuts else ((frame, False) for frame in stream)
         windows = sliding_windows(
             ((grid.pad(frame), cut) for frame, cut in marked),
