@@ -41,6 +41,9 @@ def compile_file(trt: Any, request: dict[str, Any]) -> None:
     config.builder_optimization_level = request["optimization_level"]
     config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
     config.progress_monitor = _monitor(trt)
+    if request["library"] == "tensorrt_rtx":
+        # Otherwise an engine may allocate while it runs, and the runtime cannot capture it in a CUDA graph.
+        config.set_flag(trt.BuilderFlag.REQUIRE_USER_ALLOCATION)
     _choose_gpus(trt, config, request)
     cache = _load_timings(config, request.get("timing_cache"))
     engine = builder.build_serialized_network(network, config)
