@@ -7,6 +7,7 @@ made-up inputs would see other values: flows, states and attention depend on wha
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import chain
 from pathlib import Path
 
 import onnx
@@ -72,8 +73,9 @@ def calibrate(
         if stage.name in INT8_STAGES
     }
     samples = read_samples(clips, frames=opened.manifest.frames, size=sample_size(opened.manifest), windows=windows)
+    first = next(samples)  # a clip that cannot be read is known before sessions are made
     with host_network(opened.manifest, _sessions(opened, collectors, threads)) as network:
-        for number, sample in enumerate(samples, start=1):
+        for number, sample in enumerate(chain([first], samples), start=1):
             progress(f"window {number} of at most {windows * len(clips)}: {sample.name}")
             restore_clip(network, sample.blurry)
     progress("choosing ranges")
