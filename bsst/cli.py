@@ -132,8 +132,6 @@ def run(
             on_progress=display.progress,
             on_warning=display.warning,
         )
-        if result.repaired:
-            display.warning(f"{result.repaired} of {result.frames} frames could not be restored and are unchanged")
         display.result(result)
     if result.repaired:
         click.get_current_context().exit(EXIT_REPAIRED)

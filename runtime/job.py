@@ -11,7 +11,7 @@ import os
 import time
 from array import array
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from fractions import Fraction
@@ -171,11 +171,14 @@ def deblur(
         finally:
             unfinished.unlink(missing_ok=True)
     warn(reader.warnings + writer.warnings)
+    if meter.repaired:
+        count = f"{len(meter.repaired)} of {len(meter.times)} frames could not be restored and are unchanged"
+        warn([f"{count}: {_ranges(meter.repaired)}"])
     seconds = meter.seconds()
     return Result(
         output=out,
         frames=len(meter.times),
-        repaired=meter.repaired,
+        repaired=len(meter.repaired),
         seconds=seconds,
         fps=len(meter.times) / seconds,
         warnings=tuple(warnings),
@@ -193,7 +196,7 @@ class _Meter:
 
     def __init__(self, total: int | None, on_progress: Callable[[Progress], None] | None) -> None:
         self.times = array("q")
-        self.repaired = 0
+        self.repaired = array("q")
         self._work = 0.0
         self._total = total
         self._on_progress = on_progress
@@ -206,8 +209,8 @@ class _Meter:
         self.times.append(pts)
         self.worked(len(self.times))
 
-    def repair(self, _index: int) -> None:
-        self.repaired += 1
+    def repair(self, index: int) -> None:
+        self.repaired.append(index)
 
     def worked(self, work: float) -> None:
         if self._on_progress is None:
@@ -224,6 +227,18 @@ class _Meter:
                 eta_seconds=((self._total or 0) - work) / fps if known else None,
             )
         )
+
+
+def _ranges(numbers: Iterable[int], limit: int = 8) -> str:
+    """0, 1, 2, 7 -> "0-2, 7"; after `limit` ranges "..."."""
+    found: list[list[int]] = []
+    for number in numbers:
+        if found and number == found[-1][1] + 1:
+            found[-1][1] = number
+        else:
+            found.append([number, number])
+    shown = [f"{first}-{last}" if last > first else str(first) for first, last in found[:limit]]
+    return ", ".join(shown + ["..."] * (len(found) > limit))
 
 
 def _container(video: Path, out: Path, *, overwrite: bool, crf: int) -> str:

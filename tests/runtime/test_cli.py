@@ -125,7 +125,7 @@ def test_repaired_frames_are_counted_and_change_the_status(clip: Path, loads: Lo
     loads.restorer.restore = lambda clip, backward, forward: clip * np.nan  # type: ignore[method-assign]
     result = invoke(clip)
     assert result.exit_code == 8
-    assert "warning: 12 of 12 frames could not be restored" in result.stderr
+    assert "warning: 12 of 12 frames could not be restored and are unchanged: 0-11\n" in result.stderr
     assert len(decode(clip.with_name("clip.deblurred.mp4")).seconds) == 12
 
 

@@ -47,6 +47,10 @@ def test_frames_that_are_not_finite_fall_back_to_the_source(clip: Path) -> None:
     result = deblur(clip, restorer=Broken(spoiled), lossless=True)
     assert result.frames == 12
     assert 0 < result.repaired < 12
+    numbers = result.warnings[-1].removeprefix(
+        f"{result.repaired} of 12 frames could not be restored and are unchanged: "
+    )
+    assert len(numbers.split(", ")) == result.repaired  # one of each window
     for a, b in zip(decode(result.output).planes, decode(clip).planes, strict=True):
         np.testing.assert_array_equal(a[0], b[0])
 
