@@ -33,8 +33,9 @@ from bsst.runtime.wiring import clip_calls
 
 __all__ = ["MINIMUM_PSNR", "Measurement", "Progress", "TestRun", "measure_target", "run_gpu_tests", "selftest"]
 
-MINIMUM_PSNR = {"fp32": 60.0, "fp16": 50.0}
-"""Decibels against the CPU below which a target has failed; fp32 leaves room for TF32 products."""
+MINIMUM_PSNR = 50.0
+"""Decibels against the CPU below which a target has failed, as for `bsst-export --fp16`. It holds for fp32 too, because
+TensorRT rounds the factors of fp32 products to TF32, as coarse as fp16, on GPUs that have it."""
 CANDIDATES: tuple[tuple[Target, Precision], ...] = (
     ("cpu", "fp32"),
     ("ort-cuda", "fp32"),
@@ -167,11 +168,11 @@ def measure_target(
             plain_ms = _stage_milliseconds(manifest, plain)
         finally:
             plain.close()
-    figure, least = psnr(expected, got, 1.0), MINIMUM_PSNR[manifest.precision]
+    figure = psnr(expected, got, 1.0)
     return Measurement(
         target=manifest.target,
         precision=manifest.precision,
-        failed="" if figure >= least else f"expected at least {least:.0f} dB against the CPU, got {figure:.1f} dB",
+        failed="" if figure >= MINIMUM_PSNR else f"expected {MINIMUM_PSNR} dB against the CPU, got {figure:.1f} dB",
         line=backend.line,
         build_seconds=build_seconds,
         load_seconds=load_seconds,

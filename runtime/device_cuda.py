@@ -62,7 +62,7 @@ class CudaDevice:
         self.index = index
         self.name = str(device.name())
         self.compute_capability = ".".join(map(str, device.compute_capability()))
-        self._closed = False
+        self._closed = self._failed = False
         self._lock = threading.Lock()
         self._streams: list[CudaStream] = []
         self._buffers: list[CudaBuffer] = []
@@ -134,12 +134,17 @@ class CudaDevice:
         return int(free), int(total)
 
     def abort(self) -> None:
-        """Wait for what was submitted, which CUDA cannot take back; failures are logged and forgotten."""
+        """Wait for what was submitted, which CUDA cannot take back; the first failure is logged.
+
+        What fails on the GPU itself breaks the context for good: only a new process can use the GPU again.
+        """
         for stream in self._streams:
             try:
                 stream.synchronize()
             except BsstError as error:
-                _LOG.warning("stream %s: %s", stream.name, str(error))
+                if not self._failed:  # a failed context fails every call from then on
+                    _LOG.warning("stream %s: %s", stream.name, str(error))
+                self._failed = True
 
     def close(self) -> None:
         """Wait for every stream, then free everything; arrays of `host_array` must not be touched any more."""

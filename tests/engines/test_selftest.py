@@ -87,10 +87,10 @@ def test_a_target_that_breaks_or_gives_other_pixels_has_failed(
             gpu_plan(source, target, folder, version="10.3.0").path
         )  # fmt: skip
         cpu, broken = selftest(tmp_path, source=cpu_plan)
-    assert cpu.failed == "expected at least 60 dB against the CPU, got 40.0 dB"
+    assert cpu.failed == "expected 50.0 dB against the CPU, got 40.0 dB"
     assert "10.3.0" in broken.failed
     text = selftest_report([FINDING], [cpu, broken], TestRun(output="1 failed"))
-    assert "| cpu fp32 | FAILED: expected at least 60 dB" in text
+    assert "| cpu fp32 | FAILED: expected 50.0 dB" in text
     assert "| tensorrt fp32 | FAILED: stage flow_features: expected an engine for tensorrt" in text
     assert "FAILED.\n\n```\n1 failed" in text
 

@@ -43,22 +43,27 @@ def simulated_gpu(**options: Any) -> Iterator[Any]:
             _forget()
 
 
-def gpu_plan(source: Path, target: Target, folder: Path, **facts: Any) -> Plan:
-    """A plan of fake engines that compute what the graphs of a plan of target `cpu` compute."""
+def gpu_plan(source: Path, target: Target, folder: Path, *, stages: Any = None, **facts: Any) -> Plan:
+    """A plan of fake engines that compute what the graphs of a plan of target `cpu` compute.
+
+    `stages`: stage -> facts for this one alone, see `tensorrt.serialize`.
+    """
     from tensorrt import serialize
 
     plan = open_plan(source)
-    stages = tuple(dataclasses.replace(stage, member=f"{stage.name}.engine") for stage in plan.manifest.stages)
+    special = stages or {}
+    specs = tuple(dataclasses.replace(stage, member=f"{stage.name}.engine") for stage in plan.manifest.stages)
     facts = {"library": target, "version": VERSIONS[target], **facts}
     manifest = dataclasses.replace(
         plan.manifest,
         target=target,
         compiler=Compiler(name=target, version=VERSIONS[target]),
         compute_capabilities=("8.6", "8.9"),
-        stages=stages,
+        stages=specs,
     )
     path = folder / f"{target}.plan"
-    write_plan(path, manifest, {s.member: serialize(plan.member(s.name), **facts) for s in stages})
+    members = {s.member: serialize(plan.member(s.name), **{**facts, **special.get(s.name, {})}) for s in specs}
+    write_plan(path, manifest, members)
     return open_plan(path)
 
 

@@ -61,7 +61,8 @@ def serialize(model: bytes, **facts: Any) -> bytes:
     """An engine around an ONNX graph.
 
     `facts`: `library`, `version`, `capability` (what it was built by and for), `scratch` (bytes), `synchronises`,
-    `user_allocation` (built with REQUIRE_USER_ALLOCATION), `host` and `vectorised` (names of odd tensors).
+    `user_allocation` (built with REQUIRE_USER_ALLOCATION), `host` and `vectorised` (names of odd tensors), `refuses`
+    (number of the run that is not enqueued), `crashes` (number of the run that fails on the GPU).
     """
     return MAGIC + json.dumps(facts).encode() + b"\n" + model
 
@@ -242,20 +243,27 @@ class IExecutionContext:
         ]
         if self._user_managed and self._scratch[1]:
             accesses.append(Access(self._scratch[0], engine.device_memory_size_v2, writes=True))
+        if self._runs == engine.facts.get("refuses"):
+            return self._refuse("Error Code 1: Myelin (no kernel for this)")
+        crash = self._runs == engine.facts.get("crashes")
         try:
             gpu.require_context("cudaLaunchKernel")
             stream = gpu.stream_of(stream_handle, "cudaLaunchKernel")
             if stream.capture is not None and (self._runs == 0 or engine.facts.get("synchronises")):
                 gpu.invalidate(stream, CAPTURE_UNSUPPORTED, "cudaStreamSynchronize")
             addresses = dict(self._addresses)
-            gpu.enqueue(stream_handle, lambda: self._compute(addresses), accesses, "cudaLaunchKernel")
+            gpu.enqueue(stream_handle, lambda: self._compute(addresses, crash), accesses, "cudaLaunchKernel")
         except CudaFailure as error:
             return self._refuse(f"Error Code 1: Cuda Runtime ({error})")
         self._runs += 1
         return True
 
-    def _compute(self, addresses: dict[str, int]) -> None:
+    def _compute(self, addresses: dict[str, int], crash: bool) -> None:
         gpu, engine = _gpu(), self._engine
+        if crash:
+            from pycuda.simulated import ILLEGAL_ADDRESS, CudaFailure
+
+            raise CudaFailure("cudaLaunchKernel", ILLEGAL_ADDRESS)
 
         def view(name: str) -> np.ndarray:
             raw = gpu.bytes_at(addresses[name], engine.nbytes(name))

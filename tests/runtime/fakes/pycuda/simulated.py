@@ -362,10 +362,12 @@ class Libcuda:
         return self._guard("cuGraphLaunch", work)
 
     def cuGraphDestroy(self, graph: ctypes.c_void_p) -> int:  # noqa: N802
-        return self._guard("cuGraphDestroy", lambda: GPU.graphs.pop(graph.value or 0) and None)
+        GPU.graphs.pop(graph.value or 0)  # freeing works after a failure too, though it reports it again
+        return self._guard("cuGraphDestroy", lambda: None)
 
     def cuGraphExecDestroy(self, executable: ctypes.c_void_p) -> int:  # noqa: N802
-        return self._guard("cuGraphExecDestroy", lambda: GPU.executables.pop(executable.value or 0) and None)
+        GPU.executables.pop(executable.value or 0)
+        return self._guard("cuGraphExecDestroy", lambda: None)
 
     def cuGetErrorString(self, status: ctypes.c_int, text: object) -> int:  # noqa: N802
         text._obj.value = NAMES[status.value].encode()  # type: ignore[attr-defined]
