@@ -6,12 +6,16 @@ biases untouched, names, shapes, types and order of inputs and outputs stay.
 
 Scales are numbers that float16 holds, rounded up, so that `to_half` may follow without changing a value.
 
-Why no quantiser of a library: both known ones were run on the stages of `edge`. In `encode` each puts its pair behind
-the producer, so that norms, means, pixels and the stage's own outputs `full` and `half` lose bits too; one pair for one
-reader is what cannot be asked for. `onnxruntime.quantization.QDQQuantizer` quantises every residual or none, and both
-operands where a product is one; `nvidia-modelopt` 0.47 quantises means and channel gates as well, calibrates a stage
-alone, and wants torch, CUDA libraries, onnx 1.21 and a second onnxruntime (66 packages). What chooses the ranges is
-ONNX Runtime's, see `ranges_ort.py`.
+Why no quantiser of a library: both known ones were run on stages of `edge` with the same min-max ranges. Each puts its
+pair behind the producer, so that norms, means, pixels and the outputs `full` and `half` of `encode` lose bits too, and
+neither can be told to leave them alone. `onnxruntime.quantization.QDQQuantizer` quantises every residual or none, on both
+sides of the Add; `nvidia-modelopt` 0.47 quantises means and channel gates as well, calibrates a stage alone, and wants
+torch, CUDA libraries, onnx 1.21 and a second onnxruntime (66 packages). What chooses the ranges is ONNX Runtime's, see
+`ranges_ort.py`.
+
+    PSNR to fp32, one stage in int8, clip of tests/data    this pass   onnxruntime   modelopt
+    encode                                                 79.1 dB     75.3 dB       75.3 dB
+    restore                                                76.2 dB     75.2 dB       74.2 dB
 """
 
 from __future__ import annotations
