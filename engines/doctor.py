@@ -18,6 +18,7 @@ from bsst.engines.tensorrt_rtx_trt import RTX_COMPUTE_CAPABILITIES, TensorRTRTXB
 from bsst.engines.tensorrt_trt import TensorRTBuilder
 from bsst.errors import BsstError, MissingDependencyError
 from bsst.plugins.tensorrt_version import check_tensorrt_version
+from bsst.runtime.device_cuda import CudaDevice
 
 __all__ = ["Finding", "diagnose"]
 
@@ -49,12 +50,12 @@ def diagnose() -> tuple[Finding, ...]:
         *_jetpack(),
         _tensorrt_rtx(),
         _tensorrt(gpus),
+        _pycuda(gpus),
         *(_package(*entry) for entry in _OPTIONAL),
     )
 
 
 _OPTIONAL = (
-    ("pycuda", "gpu", "run TensorRT plans"),
     ("onnx", "export", "build plans for other targets"),
     ("torch", "export", "export checkpoints"),
     ("onnxscript", "export", "export checkpoints"),
@@ -138,6 +139,19 @@ def _build(builder: Builder, subject: str, options: BuildOptions) -> Finding:
 def _broken(subject: str, error: BsstError) -> Finding:
     found, _, remedy = str(error).rpartition("; ")
     return Finding(subject=subject, status="broken", found=found, remedy=remedy)
+
+
+def _pycuda(gpus: tuple[Gpu, ...]) -> Finding:
+    finding = _package("pycuda", "gpu", "run TensorRT plans")
+    if finding.status != "ok" or not gpus:
+        return finding
+    try:
+        with CudaDevice() as device:
+            free, total = device.memory()
+    except BsstError as error:
+        return _broken("pycuda", error)
+    found = f"{finding.found} opens {device.name}, {free / 2**30:.1f} of {total / 2**30:.1f} GiB free"
+    return Finding(subject="pycuda", status="ok", found=found)
 
 
 def _package(name: str, extra: str, purpose: str) -> Finding:

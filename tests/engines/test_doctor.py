@@ -14,6 +14,7 @@ from bsst.engines import probe_graphs
 from bsst.engines.cuda_driver import Gpu
 from bsst.engines.doctor import Finding, diagnose
 from bsst.engines.probe_ort import probe_providers
+from tests.runtime.simulated_gpu import simulated_gpu
 
 SAMPLE = 'y = GridSample <mode="bilinear", padding_mode="zeros", align_corners=1> (x, p)'
 CONVOLVE = "y = DeformConv <kernel_shape=[1,1]> (x, w, p)"
@@ -94,6 +95,20 @@ def test_gpus_ask_for_the_package_that_uses_them(monkeypatch: pytest.MonkeyPatch
     assert findings["NVIDIA GPU"].found == "Orin, compute capability 8.7, 8.0 GiB"
     assert "bsst[gpu]" in findings["ONNX Runtime CUDAExecutionProvider"].remedy
     assert findings["TensorRT"].remedy == "pip install 'bsst[tensorrt]'"
+
+
+@pytest.mark.parametrize(
+    ("gpus", "status", "found"),
+    [
+        (1, "ok", "2025.1 opens Simulated GPU, 0.5 of 0.5 GiB free"),
+        (0, "broken", "expected a working NVIDIA driver, got cuInit failed: no CUDA-capable device is detected"),
+    ],
+)
+def test_pycuda_is_tried(monkeypatch: pytest.MonkeyPatch, gpus: int, status: str, found: str) -> None:
+    gpu = Gpu(name="Orin", compute_capability="8.7", memory_bytes=8 << 30)
+    with simulated_gpu(devices=gpus, total=1 << 29):
+        finding = report(monkeypatch, versions={"pycuda": "2025.1"}, gpus=(gpu,))["pycuda"]
+    assert (finding.status, finding.found) == (status, found)
 
 
 @pytest.mark.parametrize(
