@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from itertools import chain, islice
 from typing import Any, TypeVar
@@ -130,40 +130,56 @@ def _of_one_size(frames: Iterable[np.ndarray], shape: tuple[int, ...]) -> Iterat
         yield frame
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Tile:
+    """One tile of one window, under way."""
+
+    window: Window
+    restored: Restored
+    where: str
+    """For messages."""
+
+
 def _restored(
     windows: Iterable[Window], restorer: Restorer, grid: TileGrid, on_work: Callable[[float], None]
 ) -> Iterator[_Result]:
     """Each window -> its kept frames; while a tile is awaited, up to `in_flight` - 1 others follow it."""
     done = 0  # frames of the windows before
     tiles = _in_flight(_submitted(windows, restorer, grid), restorer.in_flight)
-    for window, first in tiles:
-        rest = (restored for _, restored in islice(tiles, len(grid) - 1))
-        blended = grid.blend(_results(chain([first], rest), window, grid, done, on_work))
+    for first in tiles:
+        window = first.window
+        blended = grid.blend(_results(chain([first], islice(tiles, len(grid) - 1)), grid, done, on_work))
         result = _checked(window, blended, grid, done)
         done += len(result.frames)
-        del window, blended
+        del first, window, blended
         yield result
         del result
 
 
-def _submitted(windows: Iterable[Window], restorer: Restorer, grid: TileGrid) -> Iterator[tuple[Window, Restored]]:
+def _submitted(windows: Iterable[Window], restorer: Restorer, grid: TileGrid) -> Iterator[_Tile]:
     """Every tile of every window, row by row."""
 
-    def tiles(window: Window) -> Iterator[tuple[Window, Restored]]:
+    def tiles(window: Window, frames: str) -> Iterator[_Tile]:
         clips = zip(*(grid.cut(frame) for frame in window.frames), strict=True)
         flows = zip(*(grid.scaled(GRID).cut(np.stack(pair)) for pair in window.pairs), strict=True)
-        for clip, flow in zip(clips, flows, strict=True):
+        for count, (clip, flow) in enumerate(zip(clips, flows, strict=True), start=1):
             backward, forward = np.stack(flow, axis=1)
-            yield window, restorer.submit(clip, backward, forward)
+            where = f"{frames}, tile {count} of {len(grid)}"
+            with _named(where):
+                restored = restorer.submit(clip, backward, forward)
+            yield _Tile(window=window, restored=restored, where=where)
 
+    done = 0
     for window in windows:
-        yield from tiles(window)
+        kept = window.keep.stop - window.keep.start
+        yield from tiles(window, f"frames {done} to {done + kept - 1}")
+        done += kept
         del window  # before the next one is awaited
 
 
-def _in_flight(tiles: Iterator[tuple[Window, Restored]], limit: int) -> Iterator[tuple[Window, Restored]]:
+def _in_flight(tiles: Iterator[_Tile], limit: int) -> Iterator[_Tile]:
     """The same in order, each only when `limit` are under way; before an error comes what was under way."""
-    pending: deque[tuple[Window, Restored]] = deque()
+    pending: deque[_Tile] = deque()
     failure: Exception | None = None
     try:
         for tile in tiles:
@@ -180,17 +196,23 @@ def _in_flight(tiles: Iterator[tuple[Window, Restored]], limit: int) -> Iterator
 
 
 def _results(
-    tiles: Iterable[Restored], window: Window, grid: TileGrid, done: int, on_work: Callable[[float], None]
+    tiles: Iterable[_Tile], grid: TileGrid, done: int, on_work: Callable[[float], None]
 ) -> Iterator[np.ndarray]:
     """Tiles of a window under way -> (K, 3, tile_h, tile_w) each."""
-    kept = window.keep.stop - window.keep.start
-    for count, restored in enumerate(tiles, start=1):
-        try:
-            yield restored.result()[window.keep]
-        except (ModelError, OutOfMemoryError) as error:
-            where = f"frames {done} to {done + kept - 1}, tile {count} of {len(grid)}"
-            raise type(error)(f"{where}: {error}") from error
-        on_work(done + kept * count / len(grid))
+    for count, tile in enumerate(tiles, start=1):
+        with _named(tile.where):
+            restored = tile.restored.result()[tile.window.keep]
+        yield restored
+        on_work(done + len(restored) * count / len(grid))
+
+
+@contextmanager
+def _named(where: str) -> Iterator[None]:
+    """Say where a failure of the network happened."""
+    try:
+        yield
+    except (ModelError, OutOfMemoryError) as error:
+        raise type(error)(f"{where}: {error}") from error
 
 
 def _checked(window: Window, blended: np.ndarray, grid: TileGrid, done: int) -> _Result:

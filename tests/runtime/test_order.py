@@ -66,9 +66,13 @@ def noise(*shape: int, seed: int = 0) -> np.ndarray:
 
 
 def video(count: int, height: int, width: int, cuts: tuple[int, ...] = ()) -> list[np.ndarray]:
-    """Frames of noise, much darker or much brighter after each cut."""
-    dark = np.cumsum([index in cuts for index in range(count)]) % 2
-    return [noise(3, height, width, seed=index) * np.float32(0.3 if dark[index] else 1) for index in range(count)]
+    """Frames of one noise with a little noise of their own; another one, much darker or brighter, after each cut."""
+    scenes = np.cumsum([index in cuts for index in range(count)]).tolist()
+    return [
+        (0.9 * noise(3, height, width, seed=100 + scene) + 0.1 * noise(3, height, width, seed=index))
+        * np.float32(0.2 if scene % 2 else 1)
+        for index, scene in enumerate(scenes)
+    ]
 
 
 def clip_of(manifest: Manifest, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -236,6 +240,29 @@ def test_nothing_is_allocated_after_the_first_window() -> None:
         before = (len(device.buffers), len(device._arrays))
         list(deblur_frames(video(30, 9, 20), network))
         assert (len(device.buffers), len(device._arrays)) == before
+
+
+def test_a_session_that_refuses_is_named_with_the_frames_and_comes_after_the_windows_before() -> None:
+    class Refusing(HostSession):
+        calls = 0
+
+        def enqueue(self, *arguments) -> None:
+            self.calls += 1
+            if self.calls == 3:
+                raise ModelError("stage fuse: refused")
+            super().enqueue(*arguments)
+
+    manifest = fake_manifest(3, ("forward_1",))
+    sessions = {name: HostSession(name, stage) for name, stage in fake_stages(manifest).items()}
+    source, got = video(9, 9, 12), []
+    expected = list(deblur_frames(source, Alone(manifest)))
+    for in_flight in (1, 2):
+        sessions["fuse"] = Refusing("fuse", FakeStage("fuse"))
+        with Network(manifest, RecordingDevice(), sessions, in_flight=in_flight) as network:
+            got = []
+            with pytest.raises(ModelError, match="^frames 2 to 3, tile 1 of 2: stage fuse: refused"):
+                got.extend(deblur_frames(source, network))
+        np.testing.assert_array_equal(got, expected[:2])
 
 
 def test_a_network_goes_on_after_a_clip_that_failed() -> None:
