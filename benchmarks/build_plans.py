@@ -3,6 +3,7 @@
     python benchmarks/build_plans.py                                   # edge: every GPU generation, fp16 and fp32
     python benchmarks/build_plans.py --config release --frames 48      # seeded weights
     python benchmarks/build_plans.py --tile 768x1280 --precision fp16 --sm 89
+    python benchmarks/build_plans.py --table                          # everything measured so far, one line per plan
 
 One plan per GPU generation, stage after stage. Engines are kept in OUT/cache under their content key, so a run that was
 stopped goes on where it was, and prints the figures of engines built before. `release` has seeded weights, because the
@@ -124,6 +125,29 @@ def record(path: Path, result: dict[str, Any]) -> None:
     path.write_text(json.dumps([*entries, result], indent=1) + "\n")
 
 
+def table(entries: list[dict[str, Any]]) -> str:
+    """One line per plan: what it costs to build and to hold, and which stage decides."""
+    lines = [
+        "| plan | SM | built in | slowest stage | engines | device memory | weights | scratch, of | tensors |",
+        "|---|---:|---:|---|---:|---:|---:|---|---:|",
+    ]
+    for entry in entries:
+        stages, (height, width) = entry["stages"], entry["tile"]
+        slowest = max(stages, key=lambda name: stages[name]["seconds"])
+        largest = max(stages, key=lambda name: stages[name]["activation_bytes"])
+        name = f"`{entry['config']}`, T = {entry['frames']}, {width}x{height}, {entry['precision']}"
+        built = f"{entry['seconds']:.0f} s | `{slowest}`, {stages[slowest]['seconds']:.0f} s"
+        if entry["failed"]:
+            memory = f"failed: {', '.join(entry['failed'])} | - | - | -"
+        else:
+            found = {key: f"{value / 1e9:.2f} GB" for key, value in entry["memory"].items()}
+            scratch = f"{found['scratch_bytes']}, `{largest}`"
+            memory = f"{found['total_bytes']} | {found['weight_bytes']} | {scratch} | {found['clip_bytes']}"
+        size = f"{entry['plan_bytes'] / 1e6:.0f} MB"
+        lines.append(f"| {name} | {entry['compute_capability']} | {built} | {size} | {memory} |")
+    return "\n".join(lines)
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config", choices=("edge", "release"), default="edge")
@@ -133,7 +157,11 @@ def main() -> int:
     parser.add_argument("--sm", default="75,80,86,89,120", metavar="LIST")
     parser.add_argument("--memory-limit", type=int, default=16, metavar="GIB", help="of the compiler, per stage")
     parser.add_argument("--out", type=Path, default=Path("out/build_plans"))
+    parser.add_argument("--table", action="store_true", help="print what OUT/build_plans.json holds and build nothing")
     options = parser.parse_args()
+    if options.table:
+        print(table(json.loads((options.out / "build_plans.json").read_text())))
+        return 0
     height, width = map(int, options.tile.split("x"))
     options.out.mkdir(parents=True, exist_ok=True)
     plan = cpu_plan(options.config, options.frames, (height, width), options.out)

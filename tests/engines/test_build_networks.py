@@ -16,7 +16,7 @@ from bsst.engines.tensorrt_rtx_trt import TensorRTRTXBuilder
 from bsst.runtime.network import DEFAULT_PLAN
 from tests.release_plan import release_plan
 
-pytestmark = [pytest.mark.needs_rtx, pytest.mark.slow]
+pytestmark = [pytest.mark.needs_rtx, pytest.mark.slow, pytest.mark.timeout(1500)]
 
 
 @pytest.mark.parametrize("capability", ["7.5", "8.9"])

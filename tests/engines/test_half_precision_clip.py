@@ -19,7 +19,7 @@ from bsst.runtime.session_ort import OrtSession
 from tests.networks import city
 from tests.release_plan import release_plan
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]
 
 
 def restored(plan: Plan, clip: np.ndarray, *, half: bool) -> np.ndarray:
@@ -29,7 +29,7 @@ def restored(plan: Plan, clip: np.ndarray, *, half: bool) -> np.ndarray:
         for name, graph in graphs.items():
             prepared = prepare_stage(onnx.load_from_string(graph), "tensorrt-rtx", "fp16")
             graphs[name] = emulate_half(prepared).SerializeToString()
-    sessions = {name: OrtSession(name, graph, threads=1) for name, graph in graphs.items()}
+    sessions = {name: OrtSession(name, graph, threads=0) for name, graph in graphs.items()}
     return restore_clip(host_network(plan.manifest, sessions), clip)
 
 
@@ -37,8 +37,9 @@ def figure(path: Path) -> float:
     plan = open_plan(path)
     clip = city(plan.manifest.frames, *plan.manifest.tile)
     exact = restored(plan, clip, half=False)
-    assert psnr(exact, clip, 1.0) < 45  # the network changes the clip by more than float16 may
-    return psnr(exact, restored(plan, clip, half=True), 1.0)
+    decibels = psnr(exact, restored(plan, clip, half=True), 1.0)
+    assert psnr(exact, clip, 1.0) < decibels - 20  # the network does more to the clip than float16 does
+    return decibels
 
 
 def test_float16_keeps_fifty_decibels_on_a_real_clip_for_edge(record_property: Callable[[str, object], None]) -> None:

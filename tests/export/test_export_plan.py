@@ -21,6 +21,7 @@ from bsst.reference.bsstnet import BSSTNet
 from bsst.reference.checkpoint import Networks, load_networks
 from bsst.reference.raft import RAFT
 from bsst.runtime.network import DEFAULT_PLAN, host_network, load_network
+from bsst.runtime.session_ort import OrtSession
 from tests.networks import city, seeded
 from tests.release_plan import release_plan
 
@@ -45,11 +46,13 @@ def tiny_plan(tmp_path_factory) -> Path:
 
 def agreement(plan: Path, networks: Networks) -> tuple[dict[str, float], float]:
     """PSNR of each stage and of a whole clip of real frames, plan against reference."""
-    manifest = open_plan(plan).manifest
+    opened = open_plan(plan)
+    manifest = opened.manifest
     geometry = Geometry(frames=manifest.frames, tile=manifest.tile, flow_size=manifest.flow_size)
     stages = pipeline_stages(networks.network, networks.raft, geometry)
     clip = city(manifest.frames, *(max(pair) for pair in zip(manifest.tile, manifest.flow_size, strict=True)))
-    figures = parity.measure_parity(manifest, stages, load_network(plan)._sessions, clip)
+    sessions = {stage.name: OrtSession(stage.name, opened.member(stage.name), threads=0) for stage in stages}
+    figures = parity.measure_parity(manifest, stages, sessions, clip)
     return figures["stages"], figures["clip"]
 
 
