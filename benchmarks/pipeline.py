@@ -59,7 +59,7 @@ def main() -> None:
         print(
             f"{in_flight} in flight  {m['wall']:7.2f} s, {m['cpu']:7.2f} s of processors, peak RSS {m['rss']:6.0f} MB"
         )
-    print(f"two in flight are {medians[1]['wall'] / medians[2]['wall']:.3f} times as fast")
+    print(f"with two in flight it is {medians[1]['wall'] / medians[2]['wall']:.3f} times as fast")
     options.picture.write_text(_timeline(spans))
     print(f"timeline: {options.picture}")
 
