@@ -61,7 +61,7 @@ def choose_int8(
     *,
     half: HalfType | None,
     budget: Budget,
-    before: Callable[[onnx.ModelProto], onnx.ModelProto] = lambda model: model,
+    after: Callable[[onnx.ModelProto], onnx.ModelProto] = lambda model: model,
     progress: Progress = lambda step: None,
 ) -> tuple[dict[str, onnx.ModelProto], dict[str, Any]]:
     """Quantise what the budget allows.
@@ -72,7 +72,7 @@ def choose_int8(
         fallback: every stage in the precision it has unless it becomes int8.
         half: type of the products that stay floating point, None for float32; the same as in `fallback`.
         budget: what all chosen stages together may cost.
-        before: graph pass of the target that must come before Q/DQ; it keeps names of activations.
+        after: graph pass that the target wants last.
         progress: told about every measurement.
 
     Returns:
@@ -85,10 +85,11 @@ def choose_int8(
     """
     quantised = {}
     for name in INT8_STAGES:
-        model = before(plain_graph(onnx.load_from_string(plan.member(name))))
+        model = plain_graph(onnx.load_from_string(plan.member(name)))
         if int8_sites(model):
             integer = to_int8(model, ranges.tensors.get(name, {}), stage=name)
-            quantised[name] = to_half(integer, half, half_tensors=feature_tensors(integer)) if half else integer
+            mixed = to_half(integer, half, half_tensors=feature_tensors(integer)) if half else integer
+            quantised[name] = after(mixed)
     bench = _Bench(plan, fallback, quantised, ranges, budget)
     base = bench.measure(())
     alone: dict[str, Figures] = {}

@@ -8,10 +8,10 @@ Scales are numbers that float16 holds, rounded up, so that `to_half` may follow 
 
 Why no quantiser of a library: both known ones were run on stages of `edge` with the same min-max ranges. Each puts its
 pair behind the producer, so that norms, means, pixels and the outputs `full` and `half` of `encode` lose bits too, and
-neither can be told to leave them alone. `onnxruntime.quantization.QDQQuantizer` quantises every residual or none, on both
-sides of the Add; `nvidia-modelopt` 0.47 quantises means and channel gates as well, calibrates a stage alone, and wants
-torch, CUDA libraries, onnx 1.21 and a second onnxruntime (66 packages). What chooses the ranges is ONNX Runtime's, see
-`ranges_ort.py`.
+neither can be told to leave them alone. `onnxruntime.quantization.QDQQuantizer` quantises every residual or none, on
+both sides of the Add; `nvidia-modelopt` 0.47 quantises means and channel gates as well, calibrates a stage alone, and
+wants torch, CUDA libraries, onnx 1.21 and a second onnxruntime (66 packages). What chooses the ranges is ONNX
+Runtime's, see `ranges_ort.py`.
 
     PSNR to fp32, one stage in int8, clip of tests/data    this pass   onnxruntime   modelopt
     encode                                                 79.1 dB     75.3 dB       75.3 dB

@@ -8,6 +8,9 @@
                    of two activations, no gate computed on one pixel, and no product whose result becomes a pixel, a
                    coordinate or an index
 
+Convolutions of few channels a group stay too: TensorRT-RTX 1.7 compiles them in int8 as gathers over stored index
+tables, and `decode` of `edge` took 82 MB of weights instead of 0.18 MB (see `engines/widen_groups.py`).
+
 Only the stages below hold such products; flow, its refinement and propagation are never quantised, because their errors
 move pixels or grow with every frame.
 Source: NVIDIA TensorRT documentation, "Working with Quantized Types", Q/DQ layer-placement recommendations.
@@ -24,6 +27,7 @@ import onnxscript.optimizer
 
 from bsst.calibration.half import feature_tensors
 from bsst.calibration.half_precision import assign_precision, value_types
+from bsst.engines.widen_groups import LEAST_CHANNELS
 from bsst.plugins.registry import lower
 
 __all__ = ["INT8_STAGES", "Site", "int8_sites", "plain_graph"]
@@ -78,6 +82,7 @@ def int8_sites(model: onnx.ModelProto) -> tuple[Site, ...]:
         and node.input[0] not in constants
         and node.output[0] not in protected
         and not _on_one_pixel(node, shapes)
+        and not _in_small_groups(node, constants)
     }
     sites = []
     for index, node in products.items():
@@ -96,6 +101,12 @@ def _is_weight(node: onnx.NodeProto, constants: Mapping[str, tuple[int, ...]]) -
 def _on_one_pixel(node: onnx.NodeProto, shapes: Mapping[str, tuple[int, ...]]) -> bool:
     """Channel gates: they scale whole feature maps and cost no time."""
     return node.op_type != "MatMul" and math.prod(shapes[node.output[0]][2:]) == 1
+
+
+def _in_small_groups(node: onnx.NodeProto, constants: Mapping[str, tuple[int, ...]]) -> bool:
+    groups = next((attribute.i for attribute in node.attribute if attribute.name == "group"), 1)
+    rows, columns = constants[node.input[1]][:2]
+    return groups > 1 and (columns if node.op_type == "Conv" else rows // groups) < LEAST_CHANNELS
 
 
 def _residuals(graph: onnx.GraphProto, made: Set[str], excluded: Set[str]) -> Iterator[Site]:

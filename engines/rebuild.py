@@ -127,7 +127,7 @@ def rebuild_plan(
             plain,
             half=half,
             budget=int8.budget,
-            before=lambda model: fit_groups(model, target, capabilities),
+            after=lambda model: fit_groups(model, target, capabilities),
             progress=progress,
         )
         models |= quantised

@@ -153,9 +153,9 @@ def test_flow_its_refinement_and_propagation_are_no_int8_stages() -> None:
 @pytest.mark.parametrize(
     ("node", "shape", "axis"),
     [
-        ("Conv <pads=[1,1,1,1]>", (5, 4, 3, 3), 0),
-        ("Conv <pads=[1,1,1,1], group=2>", (6, 2, 3, 3), 0),
-        ("ConvTranspose <pads=[1,1,1,1]>", (4, 5, 3, 3), 1),
+        ("Conv <pads=[1,1,1,1]>", (5, 16, 3, 3), 0),
+        ("Conv <pads=[1,1,1,1], group=2>", (6, 8, 3, 3), 0),
+        ("ConvTranspose <pads=[1,1,1,1]>", (16, 5, 3, 3), 1),
     ],
 )
 def test_weights_have_one_scale_per_output_channel(node: str, shape: tuple[int, ...], axis: int) -> None:
@@ -164,7 +164,7 @@ def test_weights_have_one_scale_per_output_channel(node: str, shape: tuple[int, 
     channels *= np.geomspace(1e-3, 10, len(channels), dtype=np.float32).reshape(-1, 1, 1, 1)
     count = shape[0] if axis == 0 else shape[1]
     model = quantised(
-        graph(f"stage (float[1,4,7,9] full) => (float[1,{count},7,9] half) {{ half = {node} (full, w) }}", w=weights)
+        graph(f"stage (float[1,16,7,9] full) => (float[1,{count},7,9] half) {{ half = {node} (full, w) }}", w=weights)
     )
     tensors = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
     assert "w" not in tensors
@@ -180,6 +180,12 @@ def test_weights_have_one_scale_per_output_channel(node: str, shape: tuple[int, 
     assert set(largest) <= {126, 127}
     dequantise = next(n for n in model.graph.node if n.op_type == "DequantizeLinear" and "w_int8" in n.output[0])
     assert [a.i for a in dequantise.attribute if a.name == "axis"] == [axis]
+
+
+@pytest.mark.parametrize(("node", "shape"), [("Conv", (16, 7, 1, 1)), ("ConvTranspose", (14, 8, 1, 1))])
+def test_convolutions_of_few_channels_a_group_stay_floating_point(node: str, shape: tuple[int, ...]) -> None:
+    text = f"stage (float[1,14,7,9] full) => (float[1,16,7,9] half) {{ half = {node} <group=2> (full, w) }}"
+    assert int8_sites(graph(text, w=RNG.normal(size=shape))) == ()
 
 
 def test_everything_is_symmetric() -> None:
