@@ -28,14 +28,14 @@ WORKS, NOTHING = "", "not in this onnxruntime"
 
 @pytest.fixture(scope="session")
 def expected(cpu_plan: Path) -> np.ndarray:
-    """Nine odd-sized frames, two windows and more than one tile, restored on the CPU."""
+    """Nine frames, three windows, two tiles of an odd size, restored on the CPU."""
     with load_network(cpu_plan) as network:
-        return np.stack(list(deblur_frames(iter(city(9, 100, 150)), network)))
+        return np.stack(list(deblur_frames(iter(city(9, 100, 120)), network)))
 
 
 def restored(network: Network) -> np.ndarray:
     with network:
-        return np.stack(list(deblur_frames(iter(city(9, 100, 150)), network)))
+        return np.stack(list(deblur_frames(iter(city(9, 100, 120)), network)))
 
 
 @pytest.mark.parametrize("mode", ["lazy", "eager"])
