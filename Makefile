@@ -8,7 +8,7 @@ DEV := $(DEV_VENV)/bin/python
 # The CPU build: newer versions from PyPI bring several gigabytes of CUDA libraries that nothing here uses.
 TORCH ?= torch==2.13.0
 
-.PHONY: demo test lint check train-edge plan clean
+.PHONY: demo test lint check nightly train-edge plan clean
 
 demo: $(RUN_VENV)/.installed  ## Deblur a real clip with the packaged plan; prints the measured gain.
 	$(RUN) benchmarks/demo.py
@@ -22,6 +22,13 @@ lint: $(DEV_VENV)/.installed  ## Style and types.
 	$(DEV) -m mypy
 
 check: lint test  ## What the build machine runs.
+
+nightly: $(DEV_VENV)/.installed  ## Build every stage for every GPU generation with TensorRT-RTX: an hour or more; resumes.
+	$(DEV) benchmarks/build_plans.py
+	$(DEV) benchmarks/build_plans.py --tile 768x1280 --precision fp16 --sm 89
+	$(DEV) benchmarks/build_plans.py --config release
+	$(DEV) benchmarks/build_plans.py --config release --frames 48 --precision fp16 --sm 89
+	$(DEV) benchmarks/build_plans.py --table
 
 plan: $(DEV_VENV)/.installed  ## Rebuild the packaged plan from the packaged weights.
 	$(DEV_VENV)/bin/bsst-export -o runtime/data/edge.plan

@@ -6,7 +6,7 @@ biases untouched, names, shapes, types and order of inputs and outputs stay.
 
 Scales are numbers that float16 holds, rounded up, so that `to_half` may follow without changing a value.
 
-Why no quantiser of a library: both known ones were run on stages of `edge` with the same min-max ranges. Each puts its
+Why no quantiser of a library: both known ones were run on stages of `edge` with min-max ranges. Each puts its
 pair behind the producer, so that norms, means, pixels and the outputs `full` and `half` of `encode` lose bits too, and
 neither can be told to leave them alone. `onnxruntime.quantization.QDQQuantizer` quantises every residual or none, on
 both sides of the Add; `nvidia-modelopt` 0.47 quantises means and channel gates as well, calibrates a stage alone, and

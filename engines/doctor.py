@@ -74,7 +74,7 @@ def _onnx_runtime(gpus: tuple[Gpu, ...]) -> Iterator[Finding]:
             subject="ONNX Runtime CUDAExecutionProvider",
             status="missing",
             found="this onnxruntime is built for the CPU",
-            remedy="pip uninstall onnxruntime && pip install 'bsst[gpu]'",
+            remedy="pip uninstall onnxruntime && pip install 'bsst[ort-gpu]'",
         )
 
 

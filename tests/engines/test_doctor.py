@@ -93,7 +93,7 @@ def test_gpus_ask_for_the_package_that_uses_them(monkeypatch: pytest.MonkeyPatch
     gpu = Gpu(name="Orin", compute_capability="8.7", memory_bytes=8 << 30)
     findings = report(monkeypatch, versions={}, gpus=(gpu,))
     assert findings["NVIDIA GPU"].found == "Orin, compute capability 8.7, 8.0 GiB"
-    assert "bsst[gpu]" in findings["ONNX Runtime CUDAExecutionProvider"].remedy
+    assert "bsst[ort-gpu]" in findings["ONNX Runtime CUDAExecutionProvider"].remedy
     assert findings["TensorRT"].remedy == "pip install 'bsst[tensorrt]'"
 
 
