@@ -36,7 +36,7 @@ plan: $(DEV_VENV)/.installed  ## Rebuild the packaged plan from the packaged wei
 # Needs Debian's ffmpeg, about 6 GB in DATA, and hours; every step keeps what exists and resumes.
 DATA ?= out/training/data
 RUN_DIR ?= out/training/run
-MINUTES ?= 62
+MINUTES ?= 110
 train-edge: $(DEV_VENV)/.installed  ## Train the edge network again; see reference/training/README.md.
 	$(DEV) -m bsst.reference.training.sources --data $(DATA)
 	$(DEV) -m bsst.reference.training.real --data $(DATA) interpolate
@@ -46,7 +46,9 @@ train-edge: $(DEV_VENV)/.installed  ## Train the edge network again; see referen
 	$(DEV) -m bsst.reference.training.real --data $(DATA) clips --split train --count 500
 	$(DEV) -m bsst.reference.training.train_flow --data $(DATA) --run $(RUN_DIR) --minutes 11
 	$(DEV) -m bsst.reference.training.flows --data $(DATA) --flow $(RUN_DIR)/flow.safetensors
-	$(DEV) -m bsst.reference.training.train --data $(DATA) --run $(RUN_DIR) --flow $(RUN_DIR)/flow.safetensors --minutes $(MINUTES)
+	$(DEV) -m bsst.reference.training.train --data $(DATA) --run $(RUN_DIR)/first --flow $(RUN_DIR)/flow.safetensors --minutes 38
+	$(DEV) -m bsst.reference.training.train --data $(DATA) --run $(RUN_DIR) --flow $(RUN_DIR)/flow.safetensors --minutes $(MINUTES) \
+		--start $(RUN_DIR)/first/deblur.pt --phase-ends 0 0.8 --learning-rate 4e-4 --half-precision
 	$(DEV) -m bsst.reference.training.pack --data $(DATA) --run $(RUN_DIR) --flow $(RUN_DIR)/flow.safetensors
 	$(DEV) benchmarks/edge_quality.py --data $(DATA)
 
