@@ -119,7 +119,6 @@ def test_a_sabotaged_plan_is_over_budget_on_dvd_and_its_node_is_named(tmp_path: 
     result = run(bad, "--dvd", DVD, "--against", DEFAULT_PLAN, "--bisect", *frames)
     assert result.exit_code == 9, result.output
     assert "OVER BUDGET    PSNR of the worst stage, decode, dB" in result.stdout
-    assert "within budget  PSNR against the reference" in result.stdout  # the packaged network is that gentle
     assert "worst stage  decode" in result.stdout
     assert "decode leaves its budget of 80 dB on the reference's inputs" in result.stdout
     assert "first bad node: Conv node_conv2d_2 " in result.stdout
