@@ -34,6 +34,7 @@ from bsst.engines.rebuild import stage_spec
 from bsst.engines.tensorrt_rtx_trt import TensorRTRTXBuilder
 from bsst.errors import BuildError
 
+sys.path.insert(0, str(Path(__file__).parents[1]))
 HEADER = "| stage | built in | plan | activations | weights | compiler's memory |\n|---|---:|---:|---:|---:|---:|"
 
 

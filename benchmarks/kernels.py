@@ -17,6 +17,7 @@ import subprocess
 import sys
 import time
 from dataclasses import dataclass
+from pathlib import Path
 
 import onnxruntime
 import torch
@@ -27,6 +28,8 @@ from bsst.plugins.modulated_deform_conv.geometry import Geometry as ConvolutionG
 from bsst.plugins.sparse_window_attention import triton_kernel as attention
 from bsst.plugins.sparse_window_attention.geometry import Geometry as AttentionGeometry
 from bsst.plugins.triton_compile import CompiledKernel, assemble
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
 from tests.plugins.cases import ATTENTION_CASES, CASES, CONVOLUTION_CASES, Case
 from tests.plugins.node_model import node_model
 
