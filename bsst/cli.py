@@ -16,7 +16,7 @@ from pathlib import Path
 import click
 
 from bsst.cli_calibrate import calibrate
-from bsst.cli_common import EXIT_STATUS, Command
+from bsst.cli_common import EXIT_STATUS, Command, require_folder
 from bsst.cli_export import export
 from bsst.cli_parity import parity
 from bsst.errors import EXIT_REPAIRED, UsageError
@@ -90,6 +90,7 @@ def run(
     """
     if len(files) > 2:
         raise UsageError(f"expected [PLAN] VIDEO, got {len(files)} files; deblur one video at a time")
+    require_folder(trace)
     plan, video = files if len(files) == 2 else (None, files[0])
     from bsst import progress
     from bsst.runtime.job import deblur
@@ -167,6 +168,8 @@ def doctor(selftest: bool, report: Path, debug: bool) -> None:
     """Try what this machine can run and build, and say how to close each gap; status 1 if something is broken."""
     from bsst.engines.doctor import diagnose
 
+    if selftest:
+        require_folder(report)
     findings = diagnose()
     width = max(len(finding.subject) for finding in findings)
     for finding in findings:

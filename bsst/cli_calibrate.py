@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from bsst.cli_common import EXIT_STATUS, Command
-from bsst.errors import MissingDependencyError, OutputError, UsageError
+from bsst.cli_common import EXIT_STATUS, Command, require_folder
+from bsst.errors import MissingDependencyError, UsageError
 
 if TYPE_CHECKING:
     from bsst.calibration.ranges import Method
@@ -55,8 +55,7 @@ def calibrate(
     """Measure on CLIPs which values the activations of PLAN take, so that PLAN can be quantised."""
     if truths and len(truths) != len(clips):
         raise UsageError(f"expected --truth once per clip, got {len(truths)} for {len(clips)} clips; name all or none")
-    if not output.absolute().parent.is_dir():
-        raise OutputError(f"expected a folder for {output}, got none; create it or choose another place")
+    require_folder(output)
     try:
         import onnx  # noqa: F401
         import onnxscript  # noqa: F401

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import click
 
-from bsst.errors import EXIT_INTERRUPTED, BsstError
+from bsst.errors import EXIT_INTERRUPTED, BsstError, OutputError
 
-__all__ = ["EXIT_STATUS", "Command"]
+__all__ = ["EXIT_STATUS", "Command", "require_folder"]
 
 EXIT_STATUS = """\b
 Exit status:
@@ -23,6 +24,16 @@ Exit status:
   8    done, but some frames could not be restored and are unchanged
   130  interrupted; nothing was written
 """
+
+
+def require_folder(path: Path | None) -> None:
+    """Refuse a file that could not be written once the work is done.
+
+    Raises:
+        OutputError: its folder does not exist.
+    """
+    if path is not None and not path.absolute().parent.is_dir():
+        raise OutputError(f"expected a folder for {path}, got none; create it or choose another place")
 
 
 class Command(click.Command):

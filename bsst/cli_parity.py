@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from bsst.cli_common import Command
-from bsst.errors import EXIT_OVER_BUDGET, MissingDependencyError, OutputError, UsageError
+from bsst.cli_common import Command, require_folder
+from bsst.errors import EXIT_OVER_BUDGET, MissingDependencyError, UsageError
 
 if TYPE_CHECKING:
     from bsst.calibration.parity import Footage
@@ -102,12 +102,14 @@ def parity(
     SSIM, mean of sub-sequences and mean of frames. What keeps the scores from being comparable is listed.
     """
     _check_usage(clip, truth, gopro, dvd, against, weights, raft)
+    require_folder(html)
     _check_packages()
     from bsst.calibration.parity import Tiling
     from bsst.calibration.parity_budget import default_budgets
     from bsst.calibration.parity_footage import PATCH_OVERLAP
     from bsst.calibration.parity_plan import judge_plan, plan_reference
     from bsst.calibration.report import parity_html, parity_summary, parity_text
+    from bsst.engines.files import atomic_file
     from bsst.engines.plan import open_plan, require
 
     manifest = open_plan(plan).manifest
@@ -142,7 +144,8 @@ def parity(
     footage = str(next(path for path in (clip, gopro, dvd) if path is not None))
     summary = parity_summary(result, plan=plan.name, footage=footage, deviations=deviations if protocol else None)
     if html is not None:
-        _write(html, parity_html(summary, result.comparison.worst))
+        with atomic_file(html) as file:
+            file.write(parity_html(summary, result.comparison.worst).encode())
     click.echo(json.dumps(summary, indent=1) if as_json else parity_text(summary))
     if not result.within:
         click.get_current_context().exit(EXIT_OVER_BUDGET)
@@ -206,13 +209,6 @@ def _reference(manifest: Manifest, weights: Path | None, raft: Path | None, thre
     if threads:
         torch.set_num_threads(threads)
     return torch_reference(load_networks(weights, raft), manifest)
-
-
-def _write(path: Path, text: str) -> None:
-    try:
-        path.write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise OutputError(f"{path}: expected a file that can be written, got {error.strerror}; check --html") from error
 
 
 class _Lines:

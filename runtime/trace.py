@@ -12,6 +12,8 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
+from bsst.engines.files import atomic_file
+
 __all__ = ["Span", "Trace", "span"]
 
 
@@ -50,7 +52,11 @@ class Trace:
         self.spans.append(Span(track, name, start - self._origin, end - start))
 
     def write(self, path: Path) -> None:
-        """Write Chrome's JSON."""
+        """Write Chrome's JSON.
+
+        Raises:
+            OutputError: the file cannot be written.
+        """
         tracks = {track: index for index, track in enumerate(dict.fromkeys(span.track for span in self.spans))}
         names = [
             {"ph": "M", "name": "thread_name", "pid": 0, "tid": index, "args": {"name": track}}
@@ -60,7 +66,8 @@ class Trace:
             {"ph": "X", "name": s.name, "pid": 0, "tid": tracks[s.track], "ts": s.start * 1e6, "dur": s.seconds * 1e6}
             for s in self.spans
         ]
-        path.write_text(json.dumps({"traceEvents": names + events}))
+        with atomic_file(path) as file:
+            file.write(json.dumps({"traceEvents": names + events}).encode())
 
 
 def span(trace: Trace | None, track: str, name: str) -> AbstractContextManager[None]:

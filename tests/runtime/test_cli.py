@@ -158,6 +158,13 @@ def test_a_trace_shows_decoding_and_encoding(clip: Path, loads: Loads) -> None:
     assert counts == {"decode": 13, "encode": 12}  # the thirteenth finds the end
 
 
+def test_a_trace_that_could_not_be_written_is_refused_before_any_work(clip: Path, loads: Loads) -> None:
+    result = invoke(clip, "--trace", clip.parent / "nowhere" / "trace.json")
+    assert result.exit_code == 4
+    assert "expected a folder" in result.stderr
+    assert not loads.calls
+
+
 def test_help_shows_examples_and_every_status() -> None:
     for arguments in (["--help"], ["-h"]):
         result = CliRunner().invoke(cli.run, arguments)
