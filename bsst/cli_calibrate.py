@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from bsst.cli_common import EXIT_STATUS, Command, require_folder
-from bsst.errors import MissingDependencyError, UsageError
+from bsst.cli_common import EXIT_STATUS, Command, require_folder, require_packages
+from bsst.errors import UsageError
 
 if TYPE_CHECKING:
     from bsst.calibration.ranges import Method
@@ -56,11 +56,7 @@ def calibrate(
     if truths and len(truths) != len(clips):
         raise UsageError(f"expected --truth once per clip, got {len(truths)} for {len(clips)} clips; name all or none")
     require_folder(output)
-    try:
-        import onnx  # noqa: F401
-        import onnxscript  # noqa: F401
-    except ImportError as error:
-        raise MissingDependencyError(error.name or "onnx", "export", "bsst-calibrate") from error
+    require_packages("onnx", "onnxscript", extra="export", purpose="bsst-calibrate")
     from bsst.calibration.calibrate import calibrate as measure
     from bsst.calibration.ranges import write_ranges
     from bsst.calibration.samples import clip_record

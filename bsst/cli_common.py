@@ -1,15 +1,16 @@
-"""What every command shares: one-line errors and exit statuses."""
+"""What every command shares: one-line errors, exit statuses, and what is refused before any work."""
 
 from __future__ import annotations
 
+import importlib
 from pathlib import Path
 from typing import Any
 
 import click
 
-from bsst.errors import EXIT_INTERRUPTED, BsstError, OutputError
+from bsst.errors import EXIT_INTERRUPTED, BsstError, MissingDependencyError, OutputError
 
-__all__ = ["EXIT_STATUS", "Command", "require_folder"]
+__all__ = ["EXIT_STATUS", "Command", "require_folder", "require_packages"]
 
 EXIT_STATUS = """\b
 Exit status:
@@ -34,6 +35,26 @@ def require_folder(path: Path | None) -> None:
     """
     if path is not None and not path.absolute().parent.is_dir():
         raise OutputError(f"expected a folder for {path}, got none; create it or choose another place")
+
+
+def require_packages(*modules: str, extra: str, purpose: str) -> None:
+    """Import what a command will need: refuse before hours of work, not after.
+
+    Args:
+        modules: names to import.
+        extra: extra of bsst that installs them.
+        purpose: what needs them, in a few words.
+
+    Raises:
+        MissingDependencyError: one of them, or a package that it needs, is not installed.
+    """
+    distributions = {"PIL": "pillow", "skimage": "scikit-image"}
+    for module in modules:
+        try:
+            importlib.import_module(module)
+        except ImportError as error:
+            missing = error.name or module
+            raise MissingDependencyError(distributions.get(missing, missing), extra, purpose) from error
 
 
 class Command(click.Command):

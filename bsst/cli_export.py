@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
-from bsst.cli_common import EXIT_STATUS, Command
-from bsst.errors import MissingDependencyError, UsageError
+from bsst.cli_common import EXIT_STATUS, Command, require_packages
+from bsst.errors import UsageError
 
 if TYPE_CHECKING:
     from bsst.engines.builder import BuildOptions
@@ -195,11 +195,7 @@ def _export_cpu(
     check: bool,
     show: Callable[[str], None],
 ) -> None:
-    try:
-        import onnxscript  # noqa: F401
-        import torch  # noqa: F401
-    except ImportError as error:
-        raise MissingDependencyError(error.name or "torch", "export", "bsst-export") from error
+    require_packages("onnxscript", "torch", extra="export", purpose="bsst-export")
     from bsst.export.export_plan import export_plan
     from bsst.export.stage import Geometry
     from bsst.reference.checkpoint import load_networks
@@ -273,11 +269,7 @@ def _int8_request(ranges: Path | None, loss: float | None, psnr: float | None) -
 def _build_options(target: Target, precision: Precision, chosen: dict[str, Any], int8: bool) -> BuildOptions:
     """Options of the compiler, after a look at whether they fit: before minutes of tracing, not after."""
     extra = target if target.startswith("tensorrt") else "export"
-    try:
-        import onnx  # noqa: F401
-        import onnxscript  # noqa: F401
-    except ImportError as error:
-        raise MissingDependencyError(error.name or "onnx", extra, f"building for target {target}") from error
+    require_packages("onnx", "onnxscript", extra=extra, purpose=f"building for target {target}")
     from bsst.engines.builder import BuildOptions
     from bsst.engines.rebuild import check_request
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib.util
 import json
 import sys
 import time
@@ -12,8 +11,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from bsst.cli_common import Command, require_folder
-from bsst.errors import EXIT_OVER_BUDGET, MissingDependencyError, UsageError
+from bsst.cli_common import Command, require_folder, require_packages
+from bsst.errors import EXIT_OVER_BUDGET, UsageError
 
 if TYPE_CHECKING:
     from bsst.calibration.parity import Footage
@@ -101,12 +100,17 @@ def parity(
     GoPro and DVD are scored as published: sub-sequences of 48 frames that share 4, PSNR on 8-bit RGB, the released
     SSIM, mean of sub-sequences and mean of frames. What keeps the scores from being comparable is listed.
     """
-    _check_usage(clip, truth, gopro, dvd, against, weights, raft)
+    given = {"--clip": clip, "--gopro": gopro, "--dvd": dvd}
+    kind, footage = _chosen({option: path for option, path in given.items() if path is not None})
+    if truth is not None and kind != "--clip":
+        raise UsageError(f"expected --truth with --clip, got it with {kind}, which has its own; leave it out")
+    if against != "reference" and (weights is not None or raft is not None):
+        raise UsageError(f"expected --weights and --raft with --against reference, got --against {against}; choose one")
     require_folder(html)
-    _check_packages()
+    require_packages("PIL", "skimage", "jinja2", "onnx", extra="parity", purpose="bsst-parity")
     from bsst.calibration.parity import Tiling
     from bsst.calibration.parity_budget import default_budgets
-    from bsst.calibration.parity_footage import PATCH_OVERLAP
+    from bsst.calibration.parity_footage import PATCH_OVERLAP, video_footage
     from bsst.calibration.parity_plan import judge_plan, plan_reference
     from bsst.calibration.report import parity_html, parity_summary, parity_text
     from bsst.engines.files import atomic_file
@@ -114,7 +118,12 @@ def parity(
 
     manifest = open_plan(plan).manifest
     require(manifest, targets=["cpu"])
-    footages, deviations = _footage(manifest, clip, truth, gopro, dvd, frames, patches)
+    protocol = kind != "--clip"  # the published one: each sub-sequence on its own, as one scene
+    footages, deviations = (
+        _data_set(manifest, kind, footage, frames, patches)
+        if protocol
+        else ((video_footage(footage, truth, limit=frames),), None)
+    )
     defaults = default_budgets(manifest.precision, ground_truth=footages[0].sharp is not None)
     budgets = dataclasses.replace(
         defaults,
@@ -122,7 +131,6 @@ def parity(
         loss=defaults.loss if max_loss is None else max_loss,
         stage=defaults.stage if min_stage_psnr is None else min_stage_psnr,
     )
-    protocol = clip is None  # the published one: each sub-sequence on its own, as one scene
     show = (lambda step: None) if quiet else _Lines()
     result = judge_plan(
         plan,
@@ -141,8 +149,7 @@ def parity(
         progress=show,
     )
     show("")
-    footage = str(next(path for path in (clip, gopro, dvd) if path is not None))
-    summary = parity_summary(result, plan=plan.name, footage=footage, deviations=deviations if protocol else None)
+    summary = parity_summary(result, plan=plan.name, footage=str(footage), deviations=deviations)
     if html is not None:
         with atomic_file(html) as file:
             file.write(parity_html(summary, result.comparison.worst).encode())
@@ -151,61 +158,31 @@ def parity(
         click.get_current_context().exit(EXIT_OVER_BUDGET)
 
 
-def _check_usage(
-    clip: Path | None,
-    truth: Path | None,
-    gopro: Path | None,
-    dvd: Path | None,
-    against: str,
-    weights: Path | None,
-    raft: Path | None,
-) -> None:
-    given = [name for name, path in (("--clip", clip), ("--gopro", gopro), ("--dvd", dvd)) if path is not None]
+def _chosen(given: dict[str, Path]) -> tuple[str, Path]:
     if len(given) != 1:
         raise UsageError(f"expected one of --clip, --gopro and --dvd, got {', '.join(given) or 'none'}; give footage")
-    if truth is not None and clip is None:
-        raise UsageError(f"expected --truth with --clip, got it with {given[0]}, which has its own; leave it out")
-    if against != "reference" and (weights is not None or raft is not None):
-        raise UsageError(f"expected --weights and --raft with --against reference, got --against {against}; choose one")
+    return next(iter(given.items()))
 
 
-def _check_packages() -> None:
-    """Refuse before hours of work, not after."""
-    for module, package in (("PIL", "pillow"), ("skimage", "scikit-image"), ("jinja2", "jinja2"), ("onnx", "onnx")):
-        if importlib.util.find_spec(module) is None:
-            raise MissingDependencyError(package, "parity", "bsst-parity")
-
-
-def _footage(
-    manifest: Manifest,
-    clip: Path | None,
-    truth: Path | None,
-    gopro: Path | None,
-    dvd: Path | None,
-    frames: int | None,
-    patches: bool,
+def _data_set(
+    manifest: Manifest, kind: str, root: Path, limit: int | None, patches: bool
 ) -> tuple[tuple[Footage, ...], tuple[str, ...]]:
     """What to compare on, and why its scores are not comparable with published ones."""
     from bsst.calibration.datasets import DVD, GOPRO, read_layout
-    from bsst.calibration.parity_footage import dataset_footages, deviations, video_footage
+    from bsst.calibration.parity_footage import dataset_footages, deviations
 
-    if clip is not None:
-        return (video_footage(clip, truth, limit=frames),), ()
-    root, published = (gopro, GOPRO) if gopro is not None else (dvd, DVD)
-    assert root is not None
     clips = read_layout(root)
-    reasons = deviations(manifest, clips, published, patches=patches, limit=frames)
-    return dataset_footages(clips, limit=frames), reasons
+    reasons = deviations(manifest, clips, GOPRO if kind == "--gopro" else DVD, patches=patches, limit=limit)
+    return dataset_footages(clips, limit=limit), reasons
 
 
 def _reference(manifest: Manifest, weights: Path | None, raft: Path | None, threads: int) -> Reference:
-    try:
-        import torch
+    require_packages("torch", "safetensors", "onnxscript", extra="export", purpose="--against reference")
+    import torch
 
-        from bsst.calibration.parity_torch import torch_reference
-        from bsst.reference.checkpoint import load_networks
-    except ImportError as error:
-        raise MissingDependencyError(error.name or "torch", "export", "--against reference") from error
+    from bsst.calibration.parity_torch import torch_reference
+    from bsst.reference.checkpoint import load_networks
+
     if threads:
         torch.set_num_threads(threads)
     return torch_reference(load_networks(weights, raft), manifest)
