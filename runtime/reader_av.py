@@ -3,6 +3,10 @@
 The decoder is flushed at the end, so frames held back for reordering are not lost. Every frame gets a timestamp: the
 file's own, or where it has none or repeats one, the next possible tick. Before the first frame the file is scanned once
 without decoding, so that a truncated file is refused before hours of work and the number of frames is known.
+
+A GPU decodes through FFmpeg's CUDA hwaccel (NVDEC), in a CUDA context of its own; PyAV copies the frames to the host.
+The software decoder always reads the first frame, which says what the file holds, and the GPU goes on only if it reads
+the same frame. Source: PyAV documentation, `av.codec.hwaccel.HWAccel`.
 """
 
 from __future__ import annotations
@@ -10,28 +14,44 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
+from itertools import islice
 from pathlib import Path
 from types import TracebackType
-from typing import Self, cast
+from typing import Literal, Self, cast
 
 import av
 import av.error
 import numpy as np
+from av.codec.hwaccel import HWAccel
 from av.container import InputContainer
 from av.sidedata.sidedata import SideData
 from av.video.frame import VideoFrame
-from av.video.reformatter import ColorRange, VideoReformatter
+from av.video.reformatter import VideoReformatter
 from av.video.stream import VideoStream
 
-from bsst.errors import InputError, VerificationError
-from bsst.runtime.colour import Encoding, matrix_from_tag, rgb_from_planes
+from bsst.errors import InputError, UsageError, VerificationError
+from bsst.runtime.colour import Encoding, matrix_from_tag
+from bsst.runtime.frame_av import FULL_RANGE, SUBSAMPLINGS, frame_to_rgb, is_interleaved
+from bsst.runtime.log_av import ErrorLog, error_text
+from bsst.runtime.metrics import psnr, to_uint8
 
-__all__ = ["Frame", "Tags", "VideoInfo", "VideoReader", "main_video_stream", "packet_times", "plane_format"]
+__all__ = [
+    "Frame",
+    "HWAccelChoice",
+    "Tags",
+    "VideoInfo",
+    "VideoReader",
+    "main_video_stream",
+    "packet_times",
+]
 
-SUBSAMPLINGS = {(1, 1): "444", (2, 1): "440", (1, 2): "422", (2, 2): "420", (1, 4): "411", (4, 4): "410"}
-FULL_RANGE = int(ColorRange.JPEG)
+HWAccelChoice = Literal["auto", "none", "cuda"]
+"""Where video is decoded and encoded: on the GPU if that works, in software, or on the GPU or not at all."""
+
 MISSING_SECONDS = 0.5
 """A file that ends this much before its stated duration is truncated."""
+SAME_PICTURE = 40
+"""PSNR in dB of one frame from two decoders; exact for H.264, HEVC, VP9 and AV1, whose arithmetic is normative."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,25 +107,48 @@ class VideoReader:
         InputError: missing, unreadable, truncated, or without decodable video.
     """
 
+    gpu_problem: str = ""
+    """Why the GPU does not decode, though asked."""
+
     def __init__(self, path: Path) -> None:
         self.path = path
         self.warnings: list[str] = []
         if not path.is_file():
             raise InputError(f"expected a video file, found none at {path}; check the name")
         announced = self._scan()
-        self._container = self._open()
+        self._on_gpu = False
+        self._start()
         try:
-            self._stream = main_video_stream(self._container)
-            self._stream.thread_type = "AUTO"
             self._frames = self._decoded()
             self._first = next(self._frames, None)
             if self._first is None:
                 raise InputError(f"expected video in {path}, could not decode a single frame; is the file complete?")
-            self._reformatter = VideoReformatter()
             self.info = self._info(self._first, announced)
+            self._codec = self._stream.codec_context.name
         except BaseException:
             self._container.close()
             raise
+
+    def accelerate(self, hwaccel: HWAccelChoice) -> None:
+        """Choose where to decode, software being the default; before the first frame is taken.
+
+        Raises:
+            UsageError: `hwaccel` is "cuda" and the GPU cannot decode this file.
+        """
+        if hwaccel == "none" or self._first is None:
+            return
+        self.gpu_problem = self._move_to_gpu(self._first)
+        if self.gpu_problem and hwaccel == "cuda":
+            raise UsageError(
+                f"expected NVDEC to decode {self.path}, it does not: {self.gpu_problem}; let --hwaccel be auto"
+            )
+
+    @property
+    def decoder(self) -> str:
+        """What decodes, and why not the GPU where that was asked for."""
+        if self._on_gpu:
+            return f"{self._codec} on NVDEC"
+        return self._codec + (f" in software (not NVDEC: {self.gpu_problem})" if self.gpu_problem else "")
 
     def __enter__(self) -> Self:
         return self
@@ -120,6 +163,7 @@ class VideoReader:
         adjusted = corrupt = 0
         frame: VideoFrame | None = self._first
         self._first = None
+        reformatter = VideoReformatter()
         while frame is not None:
             if (frame.height, frame.width) != (self.info.height, self.info.width):
                 raise InputError(
@@ -133,7 +177,8 @@ class VideoReader:
                 adjusted += 1
                 pts = expected if pts is None else cast(int, last) + 1
             corrupt += frame.is_corrupt
-            yield Frame(rgb=self._rgb(frame), pts=pts, duration=frame.duration or 0)
+            rgb = frame_to_rgb(frame, self.info.encoding, reformatter)
+            yield Frame(rgb=rgb, pts=pts, duration=frame.duration or 0)
             last = pts
             frame = next(self._frames, None)
         if adjusted:
@@ -146,7 +191,7 @@ class VideoReader:
             return av.open(str(self.path), "r", metadata_errors="replace")
         except (av.error.FFmpegError, OSError) as error:
             raise InputError(
-                f"expected a video in {self.path}, FFmpeg cannot open it: {_reason(error)}; is the file complete?"
+                f"expected a video in {self.path}, FFmpeg cannot open it: {error_text(error)}; is the file complete?"
             ) from error
 
     def _scan(self) -> int:
@@ -162,8 +207,9 @@ class VideoReader:
                         packets += 1
             except av.error.FFmpegError as error:
                 raise InputError(
-                    f"expected a complete video in {self.path}, reading stopped after {end:.2f} s: {_reason(error)}; "
-                    f"to restore what is there, first copy it with: ffmpeg -i '{self.path}' -c copy repaired.mkv"
+                    f"expected a complete video in {self.path}, reading stopped after {end:.2f} s: "
+                    f"{error_text(error)}; to restore what is there, first copy it with: "
+                    f"ffmpeg -i '{self.path}' -c copy repaired.mkv"
                 ) from error
             if container.duration is not None:
                 # Some containers count from zero, some from the first frame: the smaller reading is safe.
@@ -175,6 +221,15 @@ class VideoReader:
                     )
         return packets
 
+    def _start(self) -> None:
+        self._container = self._open()
+        try:
+            self._stream = main_video_stream(self._container)
+        except BaseException:
+            self._container.close()
+            raise
+        self._stream.thread_type = "AUTO"
+
     def _decoded(self) -> Iterator[VideoFrame]:
         """Frames in presentation order; undecodable packets are skipped until the first frame, then refused."""
         count = 0
@@ -185,12 +240,68 @@ class VideoReader:
                 if count == 0 and packet.size:
                     continue
                 raise InputError(
-                    f"expected decodable video in {self.path}, it is damaged after frame {count}: {_reason(error)}; "
+                    f"expected decodable video in {self.path}, it is damaged after frame {count}: {error_text(error)}; "
                     f"to restore what is left, first repair it with: ffmpeg -i '{self.path}' -c:v ffv1 repaired.mkv"
                 ) from error
             for frame in frames:
                 count += 1
                 yield frame
+
+    def _move_to_gpu(self, first: VideoFrame) -> str:
+        """Go on with the GPU if it reads the same first frame -> why not, or ""."""
+        with ErrorLog() as log:
+            try:
+                container = open_on_gpu(self.path)
+            except (av.error.FFmpegError, OSError, RuntimeError) as error:
+                return log.reason(error)
+            stream = main_video_stream(container)
+            frames = (frame for packet in container.demux(stream) for frame in packet.decode())
+            try:
+                problem = self._difference(stream, frames, first)
+            except av.error.FFmpegError as error:
+                problem = log.reason(error)
+        if problem:
+            container.close()
+            return problem
+        self._container.close()
+        self._container, self._stream = container, stream
+        self._frames = self._decoded_on_gpu(frames)
+        self._on_gpu = True
+        return ""
+
+    def _difference(self, stream: VideoStream, frames: Iterator[VideoFrame], first: VideoFrame) -> str:
+        """Decode one frame on the GPU -> how it differs from the software decoder's, or ""."""
+        if not stream.codec_context.is_hwaccel:  # PyAV goes on in software without a word
+            return f"FFmpeg's decoder {stream.codec_context.name} has no CUDA path"
+        frame = next(frames, None)
+        if frame is None:
+            return "it gives no frame"
+        if not is_interleaved(frame, self.info.encoding):
+            return f"it gives {frame.format.name} for {first.format.name}"
+        expected, got = ((f.width, f.height, f.pts) for f in (first, frame))
+        if expected != got:
+            return f"its first frame has (width, height, pts) {got}, the software decoder's {expected}"
+        reformatter = VideoReformatter()
+        agreement = psnr(*(to_uint8(frame_to_rgb(f, self.info.encoding, reformatter)) for f in (first, frame)))
+        if agreement < SAME_PICTURE:
+            return f"its first frame agrees with the software decoder's to {agreement:.1f} dB only"
+        return ""
+
+    def _decoded_on_gpu(self, frames: Iterator[VideoFrame]) -> Iterator[VideoFrame]:
+        """The frames after the first; where the GPU fails, the software decoder goes on."""
+        count = 1
+        try:
+            for frame in frames:
+                yield frame
+                count += 1
+            return
+        except av.error.FFmpegError as error:
+            self.gpu_problem = f"it failed at frame {count}: {error_text(error)}"
+        self.warnings.append(f"NVDEC did not decode all of the video, software did the rest: {self.gpu_problem}")
+        self._on_gpu = False
+        self._container.close()
+        self._start()
+        yield from islice(self._decoded(), count, None)
 
     def _info(self, frame: VideoFrame, announced: int) -> VideoInfo:
         stream = self._stream
@@ -228,17 +339,15 @@ class VideoReader:
             display_matrix=None if matrix is None else tuple(np.frombuffer(memoryview(matrix), np.int32).tolist()),
         )
 
-    def _rgb(self, frame: VideoFrame) -> np.ndarray:
-        encoding = self.info.encoding
-        name = plane_format(encoding)
-        if frame.format.name.replace("yuvj", "yuv").replace("yuva", "yuv") != name:
-            # Same matrix and range on both sides: only the layout of the planes changes.
-            tags = {"src_color_range": FULL_RANGE, "dst_color_range": FULL_RANGE}
-            frame = self._reformatter.reformat(frame, format=name, src_colorspace=5, dst_colorspace=5, **tags)
-        first, second, third = (_pixels(frame, index, encoding.dtype) for index in range(3))
-        if encoding.matrix == "rgb":  # planes are stored as G, B, R
-            first, second, third = third, first, second
-        return rgb_from_planes((first, second, third), encoding)
+
+def open_on_gpu(path: Path) -> InputContainer:
+    """Open a file whose video is decoded through CUDA; a codec without a CUDA path is decoded in software all the same.
+
+    Raises:
+        FFmpegError: no driver, no GPU, or no memory.
+        RuntimeError: no stream of the file has a codec with a CUDA path.
+    """
+    return av.open(str(path), "r", metadata_errors="replace", hwaccel=HWAccel("cuda", allow_software_fallback=False))
 
 
 def main_video_stream(container: InputContainer) -> VideoStream:
@@ -267,22 +376,5 @@ def packet_times(path: Path) -> tuple[list[int], Fraction]:
             return times, stream.time_base or Fraction(1)
     except (av.error.FFmpegError, OSError, InputError) as error:
         raise VerificationError(
-            f"expected a readable result in {path}, got {_reason(error)}; check the disk"
+            f"expected a readable result in {path}, got {error_text(error)}; check the disk"
         ) from error
-
-
-def plane_format(encoding: Encoding) -> str:
-    """FFmpeg name of the planar, native-endian pixel format that stores an encoding exactly."""
-    depth = "" if encoding.bits == 8 else f"{encoding.bits}le"
-    return f"gbrp{depth}" if encoding.matrix == "rgb" else f"yuv{SUBSAMPLINGS[encoding.subsampling]}p{depth}"
-
-
-def _pixels(frame: VideoFrame, index: int, dtype: type[np.unsignedinteger]) -> np.ndarray:
-    plane = frame.planes[index]
-    rows = np.frombuffer(memoryview(plane), np.uint8).reshape(-1, plane.line_size)
-    return np.asarray(rows[: plane.height].view(dtype)[:, : plane.width])
-
-
-def _reason(error: Exception) -> str:
-    """FFmpeg's words without the file name that it repeats."""
-    return str(getattr(error, "strerror", None) or error)

@@ -7,26 +7,23 @@ container can hold them is known before the first frame: audio that cannot be ke
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterator
-from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self, cast
+from typing import Any, Self
 
 import av
 import av.error
 import numpy as np
-from av.codec.context import Flags
 from av.packet import Packet
 from av.stream import Stream
-from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
 from bsst.errors import OutputError
-from bsst.runtime.colour import Encoding, matrix_from_tag, planes_from_rgb
-from bsst.runtime.reader_av import Tags, VideoInfo, main_video_stream, plane_format
+from bsst.runtime.encoder_av import add_video_stream, choose_encoder, frame_from_rgb
+from bsst.runtime.log_av import error_text
+from bsst.runtime.reader_av import HWAccelChoice, VideoInfo, main_video_stream
 
 __all__ = ["CONTAINERS", "VideoWriter"]
 
@@ -48,51 +45,6 @@ OWN_METADATA = (
 
 COPIED = ("audio", "subtitle", "attachment")
 
-RGB_TAG = {"bt601": 6, "bt709": 1}
-LIMITED = 1
-
-
-@dataclass(frozen=True, kw_only=True)
-class Target:
-    """How the frames will be encoded."""
-
-    codec: str
-    pixel_format: str
-    encoding: Encoding
-    tags: Tags
-    options: dict[str, str]
-
-
-def choose_target(container: str, info: VideoInfo, *, lossless: bool, crf: int) -> Target:
-    """Encoder and pixel format nearest to the source.
-
-    H.264 stores 4:2:0 in even sizes only: odd sizes become 4:4:4, which keeps the size. It has 8 and 10 bits.
-    """
-    source = info.encoding
-    if lossless and container == "matroska":
-        name = "bgr0" if plane_format(source) == "gbrp" else plane_format(source)
-        return Target(codec="ffv1", pixel_format=name, encoding=source, tags=info.tags, options={"level": "3"})
-    encoding, tags = source, info.tags
-    if source.matrix == "rgb":
-        matrix = matrix_from_tag(2, lines=info.height)
-        encoding = dataclasses.replace(source, matrix=matrix, full_range=False)
-        tags = dataclasses.replace(tags, matrix=RGB_TAG[matrix], range=LIMITED)
-    if container == "webm":
-        options = {"lossless": "1"} if lossless else {"crf": str(crf), "b": "0", "row-mt": "1", "cpu-used": "4"}
-        encoding = dataclasses.replace(encoding, bits=8)
-        if encoding.subsampling not in ((1, 1), (1, 2), (2, 2)):
-            encoding = dataclasses.replace(encoding, subsampling=(1, 1))
-        codec = "libvpx-vp9"
-    else:
-        options = {"qp": "0"} if lossless else {"crf": str(crf)}
-        options["preset"] = "medium"
-        vertical, horizontal = encoding.subsampling
-        if (vertical, horizontal) not in ((1, 2), (2, 2)) or info.height % vertical or info.width % horizontal:
-            encoding = dataclasses.replace(encoding, subsampling=(1, 1))
-        encoding = dataclasses.replace(encoding, bits=8 if encoding.bits == 8 else 10)
-        codec = "libx264"
-    return Target(codec=codec, pixel_format=plane_format(encoding), encoding=encoding, tags=tags, options=options)
-
 
 class VideoWriter:
     """Writes one video file. Use as a context manager: leaving it without an error finishes the file.
@@ -104,23 +56,36 @@ class VideoWriter:
         source: file whose other streams and metadata are copied.
         lossless: FFV1 in Matroska, else the lossless mode of the default encoder.
         crf: constant rate factor of the default encoder; lower is better and larger.
+        hwaccel: which encoder.
 
     Raises:
         OutputError: the file cannot be written, or the container cannot hold the source's audio.
+        UsageError: a GPU was demanded and cannot encode this.
     """
+
+    encoder: str
+    """What encodes, and why not the GPU where that was asked for."""
 
     earliest: Fraction
     """Start of the earliest copied packet in seconds where negative (audio priming), else 0. A container that cannot
     start below zero delays all streams by as much."""
 
     def __init__(
-        self, path: Path, container: str, info: VideoInfo, *, source: Path, lossless: bool = False, crf: int = 16
+        self,
+        path: Path,
+        container: str,
+        info: VideoInfo,
+        *,
+        source: Path,
+        lossless: bool = False,
+        crf: int = 16,
+        hwaccel: HWAccelChoice = "none",
     ) -> None:
         self.path = path
         self.warnings: list[str] = []
         self._container_name = container
         self._info = info
-        self._target = choose_target(container, info, lossless=lossless, crf=crf)
+        self._target, self.encoder = choose_encoder(container, info, lossless=lossless, crf=crf, hwaccel=hwaccel)
         if self._target.encoding.bits < info.encoding.bits:
             self.warnings.append(f"{self._target.codec} stores {self._target.encoding.bits} of the source's "
                                  f"{info.encoding.bits} bits per colour; --lossless to .mkv keeps them")  # fmt: skip
@@ -166,17 +131,8 @@ class VideoWriter:
             pts: presentation time in ticks of the source's time base, larger than the one before.
             duration: ticks; 0 when unknown.
         """
-        target = self._target
-        frame = VideoFrame(self._info.width, self._info.height, plane_format(target.encoding))
-        planes = planes_from_rgb(rgb, target.encoding)
-        if target.encoding.matrix == "rgb":  # planes are stored as G, B, R
-            planes = planes[1], planes[2], planes[0]
-        for plane, pixels in zip(frame.planes, planes, strict=True):
-            rows = np.frombuffer(memoryview(plane), np.uint8).reshape(-1, plane.line_size).view(pixels.dtype)
-            rows[: plane.height, : plane.width] = pixels
+        frame = frame_from_rgb(rgb, self._target)
         frame.pts, frame.duration, frame.time_base = pts, duration, self._info.time_base
-        frame.colorspace, frame.color_range = target.tags.matrix, target.tags.range
-        frame.color_primaries, frame.color_trc = target.tags.primaries, target.tags.transfer
         try:
             self._mux(self._stream.encode(frame))
             self._copy_until(pts * self._info.time_base)
@@ -185,21 +141,10 @@ class VideoWriter:
 
     def _start(self) -> None:
         """Describe all streams and write the header."""
-        info, target = self._info, self._target
         self._container = av.open(str(self.path), "w", format=self._container_name)
-        stream = cast(
-            VideoStream, self._container.add_stream(target.codec, rate=info.rate, options=dict(target.options))
-        )
-        context = stream.codec_context
-        context.width, context.height, context.pix_fmt = info.width, info.height, target.pixel_format
-        context.time_base = stream.time_base = info.time_base
-        context.flags |= Flags.frame_duration
-        context.colorspace, context.color_range = target.tags.matrix, target.tags.range
-        context.color_primaries, context.color_trc = target.tags.primaries, target.tags.transfer
-        if info.sample_aspect_ratio:
-            context.sample_aspect_ratio = info.sample_aspect_ratio
-        if info.display_matrix:
-            stream.set_display_matrix(info.display_matrix)
+        stream = add_video_stream(self._container, self._info, self._target)
+        if self._info.display_matrix:
+            stream.set_display_matrix(self._info.display_matrix)
         original = main_video_stream(self._source)
         stream.metadata.update(_content_metadata(original.metadata))
         stream.disposition = original.disposition
@@ -267,9 +212,9 @@ class VideoWriter:
             self._container.mux(packet)
 
     def _output_error(self, error: Exception) -> OutputError:
-        reason = getattr(error, "strerror", None) or str(error)
         return OutputError(
-            f"expected to write {self.path}, FFmpeg could not: {reason}; check free space, permissions and the options"
+            f"expected to write {self.path}, FFmpeg could not: {error_text(error)}; check free space, permissions and "
+            f"the options"
         )
 
 
