@@ -55,7 +55,7 @@ def open_backend(plan: Plan, *, threads: int = 0, graphs: bool = True, trace: Tr
         plan: an opened plan.
         threads: CPU threads of ONNX Runtime; 0 for all cores.
         graphs: capture CUDA graphs.
-        trace: records what each stream of the host does when; streams of a GPU are not recorded.
+        trace: records what each stream does when.
 
     Raises:
         PlanError: made for another machine, or an engine is not what the manifest says.
@@ -64,7 +64,7 @@ def open_backend(plan: Plan, *, threads: int = 0, graphs: bool = True, trace: Tr
         OutOfMemoryError: the device has too little memory.
     """
     if plan.manifest.target in ("tensorrt", "tensorrt-rtx"):
-        backend = _tensorrt(plan, graphs=graphs)
+        backend = _tensorrt(plan, graphs=graphs, trace=trace)
     else:
         backend = _onnx_runtime(plan, threads=threads, trace=trace)
     _LOG.info("%s", backend.line)
@@ -94,7 +94,7 @@ def _onnx_runtime(plan: Plan, *, threads: int, trace: Trace | None) -> Backend:
     provider, reason = choose_provider(target, probe_providers() if _PROVIDERS[target] else {})
     line = f"plan of target {target} runs on ONNX Runtime, {provider}" + (f" ({reason})" if reason else "")
     if provider != _CPU:
-        return _onnx_runtime_gpu(plan, provider, line)
+        return _onnx_runtime_gpu(plan, provider, line, trace=trace)
     if reason:
         _LOG.warning("%s; bsst-doctor says how to close the gap", line)
     from bsst.runtime.session_ort import OrtSession
@@ -106,12 +106,12 @@ def _onnx_runtime(plan: Plan, *, threads: int, trace: Trace | None) -> Backend:
     return Backend(device=device, sessions=sessions, line=line)
 
 
-def _onnx_runtime_gpu(plan: Plan, provider: str, line: str) -> Backend:
+def _onnx_runtime_gpu(plan: Plan, provider: str, line: str, *, trace: Trace | None) -> Backend:
     from bsst.runtime.device_cuda import CudaDevice
     from bsst.runtime.session_ort import OrtGpuSession
 
     with ExitStack() as undo:
-        device = undo.enter_context(CudaDevice())
+        device = undo.enter_context(CudaDevice(trace=trace))
         streams = {lane: device.stream(f"onnxruntime {lane}") for lane in ("flow", "window")}
 
         def make(stage: StageSpec) -> StreamSession:
@@ -130,14 +130,14 @@ def _onnx_runtime_gpu(plan: Plan, provider: str, line: str) -> Backend:
     return Backend(device=device, sessions=sessions, line=f"{line} on {device.name}")
 
 
-def _tensorrt(plan: Plan, *, graphs: bool) -> Backend:
+def _tensorrt(plan: Plan, *, graphs: bool, trace: Trace | None) -> Backend:
     from bsst.runtime.device_cuda import CudaDevice
     from bsst.runtime.runtime_cache import runtime_cache
     from bsst.runtime.session_trt import TrtLibrary, TrtSession
 
     manifest = plan.manifest
     with ExitStack() as undo:
-        device = undo.enter_context(CudaDevice())
+        device = undo.enter_context(CudaDevice(trace=trace))
         library = TrtLibrary(manifest.target, device)
         require(manifest, compiler_version=library.version, compute_capability=device.compute_capability)
         lanes = {lane: Lane(device) for lane in ("flow", "window")}
@@ -180,9 +180,11 @@ def _provider_options(provider: str, stage: StageSpec) -> dict[str, str]:
 
     # Both libraries build engines when a session is made, which takes minutes, and the key of their caches leaves out
     # static shapes (microsoft/onnxruntime#32254): hence a folder per graph.
-    folder = str(cache_directory() / "onnxruntime" / stage.sha256)
+    folder = cache_directory() / "onnxruntime" / stage.sha256
     if provider == "TensorrtExecutionProvider":
-        return {"trt_engine_cache_enable": "1", "trt_engine_cache_path": folder}
+        folder.mkdir(parents=True, exist_ok=True)  # the provider makes the last part of the path alone
+        return {"trt_engine_cache_enable": "True", "trt_engine_cache_path": str(folder)}  # "1" is refused (#14091)
     if provider == "NvTensorRTRTXExecutionProvider":
-        return {"nv_runtime_cache_path": folder}
+        folder.mkdir(parents=True, exist_ok=True)
+        return {"nv_runtime_cache_path": str(folder)}
     return {}

@@ -14,7 +14,7 @@ import importlib
 import logging
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,6 +24,8 @@ from bsst.engines.cuda_driver import find_gpus
 from bsst.errors import BsstError, MissingDependencyError, ModelError, OutOfMemoryError, UsageError
 from bsst.runtime.device import DeviceTensor, Event
 from bsst.runtime.session import Array
+from bsst.runtime.timing_cuda import EventPool, OperationTimes
+from bsst.runtime.trace import Trace
 
 __all__ = ["CudaBuffer", "CudaDevice", "CudaEvent", "CudaStream"]
 
@@ -37,13 +39,14 @@ class CudaDevice:
 
     Args:
         index: CUDA device index among the visible ones.
+        trace: records what each stream does when; spans are added while threads wait for events, and by `close`.
 
     Raises:
         MissingDependencyError: pycuda is not installed.
         ModelError: there is no driver or no such GPU.
     """
 
-    def __init__(self, index: int = 0) -> None:
+    def __init__(self, index: int = 0, *, trace: Trace | None = None) -> None:
         self.cuda = _pycuda()
         try:
             self.cuda.init()
@@ -67,8 +70,16 @@ class CudaDevice:
         self._streams: list[CudaStream] = []
         self._buffers: list[CudaBuffer] = []
         self._host: list[Array] = []
-        self._events: list[list[Any]] = []
-        self._free_events: list[list[Any]] = []
+        flags = self.cuda.event_flags
+        self.events = EventPool(self.cuda, flags.BLOCKING_SYNC | flags.DISABLE_TIMING)
+        self.times: OperationTimes | None = None
+        if trace is not None:
+            try:
+                with self.current():
+                    self.times = OperationTimes(self.cuda, trace, self.cuda.Stream(_NON_BLOCKING))
+            except BaseException:
+                self.close()
+                raise
 
     @contextmanager
     def current(self) -> Iterator[None]:
@@ -161,8 +172,9 @@ class CudaDevice:
                 array.base.free()  # type: ignore[union-attr]  # once the context is gone, pycuda cannot
             for stream in self._streams:
                 stream.release()
-            for event in self._events:
-                event.clear()
+            self.events.clear()
+            if self.times is not None:
+                self.times.clear()
             self._streams, self._buffers, self._host = [], [], []
         finally:
             self._context.detach()  # releases it here because it is current, and takes it off the stack
@@ -172,23 +184,6 @@ class CudaDevice:
 
     def __exit__(self, *error: object) -> None:
         self.close()
-
-    def take_event(self) -> list[Any]:
-        """An event of pycuda that nobody uses, so that none is made per frame; the context must be current.
-
-        It comes in a list, which `close` empties: whoever still holds the list keeps no event alive.
-        """
-        try:
-            return self._free_events.pop()
-        except IndexError:
-            flags = self.cuda.event_flags
-            event = [self.cuda.Event(flags.BLOCKING_SYNC | flags.DISABLE_TIMING)]
-            self._events.append(event)
-            return event
-
-    def return_event(self, event: list[Any]) -> None:
-        """Give an event back from any thread; waits that were queued on it keep the point they were queued for."""
-        self._free_events.append(event)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -212,9 +207,11 @@ class CudaEvent:
         """Block without spinning and without the GIL until the event has passed."""
         with self._device.current():
             self.event[0].synchronize()
+            if self._device.times is not None:
+                self._device.times.collect()
 
     def __del__(self) -> None:
-        self._device.return_event(self.event)
+        self._device.events.give_back(self.event)
 
 
 class CudaStream:
@@ -231,25 +228,25 @@ class CudaStream:
         self, name: str, work: Callable[[], None], *, reads: Sequence[DeviceTensor], writes: Sequence[DeviceTensor]
     ) -> None:
         """Call `work` now, to issue its asynchronous calls; its exceptions leave here."""
-        with self._lock, self.device.current():
+        with self._lock, self.device.current(), self._timed(name):
             work()
 
     def upload(self, source: Array, target: DeviceTensor) -> None:
         """Copy a page-locked array to the device."""
         _check_copy(source, target)
-        with self._lock, self.device.current():
+        with self._lock, self.device.current(), self._timed("upload"):
             self.device.cuda.memcpy_htod_async(target.address, source, self._stream)
 
     def download(self, source: DeviceTensor, target: Array) -> None:
         """Copy to a page-locked array."""
         _check_copy(target, source)
-        with self._lock, self.device.current():
+        with self._lock, self.device.current(), self._timed("download"):
             self.device.cuda.memcpy_dtoh_async(target, source.address, self._stream)
 
     def record(self) -> CudaEvent:
         """Event at the present end of the queue."""
         with self._lock, self.device.current():
-            event = self.device.take_event()
+            event = self.device.events.take()
             event[0].record(self._stream)
         return CudaEvent(self.device, event)
 
@@ -267,6 +264,10 @@ class CudaStream:
     def release(self) -> None:
         """Let go of the stream of pycuda; the context must be current."""
         self._stream = None
+
+    def _timed(self, name: str) -> AbstractContextManager[None]:
+        times = self.device.times
+        return nullcontext() if times is None else times.around(self.name, name, self._stream)
 
 
 def _check_copy(host: Array, tensor: DeviceTensor) -> None:

@@ -95,7 +95,41 @@ def test_constants_of_the_driver_are_right() -> None:
     assert (value("CU_EVENT_BLOCKING_SYNC"), value("CU_EVENT_DISABLE_TIMING")) == (1, 2)
     with simulated_gpu():
         simulated = importlib.import_module("pycuda.simulated")
-        for name in ("INVALID_VALUE", "OUT_OF_MEMORY", "INVALID_CONTEXT", "INVALID_HANDLE", "ILLEGAL_ADDRESS"):
+        for name in (
+            "INVALID_VALUE",
+            "OUT_OF_MEMORY",
+            "INVALID_CONTEXT",
+            "INVALID_HANDLE",
+            "ILLEGAL_ADDRESS",
+            "NOT_READY",
+            "CAPTURED_EVENT",
+        ):
             assert getattr(simulated, name) == value(f"CUDA_ERROR_{name}")
         for name in ("CAPTURE_UNSUPPORTED", "CAPTURE_INVALIDATED", "CAPTURE_ISOLATION"):
             assert getattr(simulated, name) == value(f"CUDA_ERROR_STREAM_{name}")
+
+
+def test_events_of_the_fake_tell_times_only_once_both_have_passed() -> None:
+    with simulated_gpu(mode="lazy"), device_cuda.CudaDevice() as device, device.current():
+        cuda = device.cuda
+        stream = cuda.Stream(1)
+        start, end, untimed = cuda.Event(), cuda.Event(), cuda.Event(cuda.event_flags.DISABLE_TIMING)
+        assert end.query(), "one that was never recorded counts as passed"
+        with pytest.raises(cuda.LogicError, match="cuEventElapsedTime failed: invalid resource handle"):
+            end.time_since(start)
+        start.record(stream)
+        importlib.import_module("pycuda.simulated").GPU.enqueue(stream.handle, lambda: None, [], "cuLaunchKernel")
+        end.record(stream)
+        untimed.record(stream)
+        assert not end.query()
+        with pytest.raises(cuda.LogicError, match="cuEventElapsedTime failed: device not ready"):
+            end.time_since(start)
+        end.synchronize()
+        assert end.time_since(start) == 1.0
+        assert start.time_since(end) == -1.0
+        for pair in ((untimed, start), (end, untimed)):
+            with pytest.raises(cuda.LogicError, match="cuEventElapsedTime failed: invalid resource handle"):
+                pair[0].time_since(pair[1])
+        with pytest.raises(cuda.LogicError, match="cuEventCreate failed: invalid argument"):
+            cuda.Event(8)
+        del stream, start, end, untimed, pair

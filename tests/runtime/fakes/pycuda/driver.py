@@ -5,7 +5,10 @@ memory that is not page-locked; wrong sizes; destroyed streams; freed memory. Ob
 context is not current, on another thread than the one that retained it, leak silently in pycuda; here they are counted.
 
 Sources: https://documen.tician.de/pycuda/driver.html (Device.retain_primary_context, Context, Stream, Event, mem_alloc,
-pagelocked_empty, memcpy_htod_async, memcpy_dtoh_async); https://wiki.tiker.net/PyCuda/FrequentlyAskedQuestions.
+pagelocked_empty, memcpy_htod_async, memcpy_dtoh_async; `Event.time_since`: "will fail [...] if either of the events has
+not been reached yet"); https://wiki.tiker.net/PyCuda/FrequentlyAskedQuestions; CUDA Driver API, "Event Management"
+(cuEventElapsedTime: CUDA_ERROR_NOT_READY before both have passed, CUDA_ERROR_INVALID_HANDLE for events that were never
+recorded or made with CU_EVENT_DISABLE_TIMING).
 """
 
 from __future__ import annotations
@@ -166,9 +169,15 @@ class Event(_Owned):
     _kind = "event"
 
     def __init__(self, flags: int = 0) -> None:
+        def work() -> None:
+            if flags & ~7 or (flags & event_flags.INTERPROCESS and not flags & event_flags.DISABLE_TIMING):
+                raise CudaFailure("cuEventCreate", simulated.INVALID_VALUE)
+            _Owned.__init__(self)
+
         self._gpu = GPU.streams
+        self._timed = not flags & event_flags.DISABLE_TIMING
         self._point: simulated.Point | None = None
-        _call("cuEventCreate", lambda: _Owned.__init__(self))
+        _call("cuEventCreate", work)
 
     def record(self, stream: Stream | None = None) -> Event:
         def work() -> None:
@@ -182,6 +191,19 @@ class Event(_Owned):
     def synchronize(self) -> Event:
         _call("cuEventSynchronize", lambda: GPU.synchronize(self._point, "cuEventSynchronize"))
         return self
+
+    def query(self) -> bool:
+        return _call("cuEventQuery", lambda: GPU.query(self._point))
+
+    def time_since(self, start: Event) -> float:
+        """Milliseconds in single precision; both events must have been reached, and record times."""
+
+        def work() -> float:
+            if not (self._timed and start._timed):
+                raise CudaFailure("cuEventElapsedTime", simulated.INVALID_HANDLE)
+            return GPU.elapsed(start._point, self._point)
+
+        return _call("cuEventElapsedTime", work)
 
     def __del__(self) -> None:
         if self._gpu is GPU.streams:

@@ -8,6 +8,9 @@ Fresh memory holds NaN.
 `mode` decides when work happens: "eager" at once, "lazy" as late as a synchronisation allows. A result that needs one
 of the two was not ordered.
 
+Time is made up: an operation takes a millisecond, starts when what it waits for is over, and not before what the host
+had waited for when it was enqueued. So times show order and overlap, and nothing else.
+
 Sources: CUDA Driver API (https://docs.nvidia.com/cuda/cuda-driver-api/), "Stream Management", "Event Management",
 "Graph Management"; CUDA C++ Programming Guide, "Stream capture", "Prohibited and unhandled operations".
 """
@@ -23,6 +26,7 @@ import numpy as np
 
 INVALID_VALUE, OUT_OF_MEMORY, INVALID_CONTEXT, INVALID_HANDLE, ILLEGAL_ADDRESS = 1, 2, 201, 400, 700
 CAPTURE_UNSUPPORTED, CAPTURE_INVALIDATED, CAPTURE_ISOLATION = 900, 901, 905
+NOT_READY, CAPTURED_EVENT = 600, 907
 NAMES = {
     INVALID_VALUE: "invalid argument",
     OUT_OF_MEMORY: "out of memory",
@@ -32,7 +36,10 @@ NAMES = {
     CAPTURE_UNSUPPORTED: "operation not permitted when stream is capturing",
     CAPTURE_INVALIDATED: "operation failed due to a previous error during capture",
     CAPTURE_ISOLATION: "dependency created on uncaptured work in another stream",
+    NOT_READY: "device not ready",
+    CAPTURED_EVENT: "operation not permitted on an event last recorded in a capturing stream",
 }
+OPERATION_MILLISECONDS = 1.0
 GUARD = 1 << 12
 
 
@@ -64,6 +71,8 @@ class Operation:
     work: Callable[[], None] | None
     accesses: tuple[Access, ...] = ()
     wait: Point | None = None
+    earliest: float = 0.0
+    """Milliseconds before which the host had not enqueued it."""
 
 
 @dataclass(frozen=True)
@@ -74,6 +83,16 @@ class Point:
     count: int
     clock: dict[int, int]
     captured: bool
+    earliest: float
+
+    @property
+    def passed(self) -> bool:
+        return self.stream.done >= self.count
+
+    @property
+    def milliseconds(self) -> float:
+        """When it passed."""
+        return max(self.stream.over[self.count], self.earliest)
 
 
 @dataclass(eq=False)
@@ -81,6 +100,8 @@ class StreamState:
     handle: int
     operations: list[Operation] = field(default_factory=list)
     done: int = 0
+    over: list[float] = field(default_factory=lambda: [0.0])
+    """Milliseconds at which as many operations were over."""
     clock: dict[int, int] = field(default_factory=dict)
     capture: list[Operation] | None = None
     capturing_thread: int = 0
@@ -111,6 +132,7 @@ class Gpu:
         self.past: list[Past] = []
         self.host_clock: dict[int, int] = {}
         """What any thread has waited for; work enqueued afterwards comes after it."""
+        self.host_milliseconds = 0.0
         self.stacks: dict[int, list[object]] = {}
         self.retained = 0
         self.leaks: list[str] = []
@@ -193,7 +215,23 @@ class Gpu:
         with self.lock:
             stream = self.stream_of(handle, "cuEventRecord")
             clock = {**stream.clock, stream.handle: len(stream.operations)}
-            return Point(stream, len(stream.operations), clock, stream.capture is not None)
+            return Point(stream, len(stream.operations), clock, stream.capture is not None, self.host_milliseconds)
+
+    def query(self, point: Point | None) -> bool:
+        with self.lock:
+            if point is not None and point.captured:
+                raise CudaFailure("cuEventQuery", CAPTURED_EVENT)
+            return point is None or point.passed  # an event that was never recorded counts as passed
+
+    def elapsed(self, start: Point | None, end: Point | None) -> float:
+        with self.lock:
+            if start is None or end is None:
+                raise CudaFailure("cuEventElapsedTime", INVALID_HANDLE)
+            if start.captured or end.captured:
+                raise CudaFailure("cuEventElapsedTime", CAPTURED_EVENT)
+            if not (start.passed and end.passed):
+                raise CudaFailure("cuEventElapsedTime", NOT_READY)
+            return float(np.float32(end.milliseconds - start.milliseconds))
 
     def wait(self, handle: int, point: Point | None) -> None:
         with self.lock:
@@ -213,10 +251,13 @@ class Gpu:
             if point is not None:
                 self._advance(point.stream, point.count)
                 _merge(self.host_clock, point.clock)
+                if point.passed:
+                    self.host_milliseconds = max(self.host_milliseconds, point.milliseconds)
             if self.broken is not None:
                 raise CudaFailure(call, self.broken)
 
     def _append(self, stream: StreamState, operation: Operation) -> None:
+        operation.earliest = self.host_milliseconds
         stream.operations.append(operation)
         _merge(stream.clock, self.host_clock)
         for access in operation.accesses:
@@ -253,6 +294,9 @@ class Gpu:
             if operation.wait is not None and operation.wait.stream.done < operation.wait.count:
                 goals.append((operation.wait.stream, operation.wait.count))
                 continue
+            waited = 0.0 if operation.wait is None else operation.wait.milliseconds
+            begin = max(at.over[-1], operation.earliest, waited)
+            at.over.append(begin + (OPERATION_MILLISECONDS if operation.work is not None else 0.0))
             at.done += 1
             at.operations[at.done - 1] = Operation(None)
             if operation.work is not None:
