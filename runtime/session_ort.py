@@ -3,7 +3,8 @@
 `OrtSession` runs on arrays; `OrtGpuSession` runs in stream order on a GPU. The latter is not run here for want of one;
 its binding and its order are tested with the CPU provider.
 Source: https://onnxruntime.ai/docs/api/python/api_summary.html; onnxruntime_run_options_config_keys.h
-(disable_synchronize_execution_providers); pages of the execution providers for `user_compute_stream`.
+(disable_synchronize_execution_providers); pages of the execution providers for `user_compute_stream`, which alone makes
+CUDA and TensorRT use a stream (microsoft/onnxruntime#19229, #20168).
 """
 
 from __future__ import annotations
@@ -19,6 +20,8 @@ from bsst.runtime.device import DeviceTensor, Stream
 from bsst.runtime.session import Array
 
 __all__ = ["OrtGpuSession", "OrtSession"]
+
+_CPU, _CUDA, _TENSORRT, _RTX = (f"{name}ExecutionProvider" for name in ("CPU", "CUDA", "Tensorrt", "NvTensorRTRTX"))
 
 
 class OrtSession:
@@ -44,7 +47,7 @@ class OrtSession:
         options.add_session_config_entry("session.use_env_allocators", "1")
         self._name = name
         try:
-            self._session = ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+            self._session = ort.InferenceSession(model, options, providers=[_CPU])
         except Exception as error:  # ONNX Runtime raises bare subclasses of Exception
             raise ModelError(
                 f"stage {name}: expected a graph for ONNX Runtime {ort.__version__}, got {_first_line(error)}; "
@@ -91,19 +94,19 @@ class OrtGpuSession:
         settings = ort.SessionOptions()
         settings.log_severity_level = 3
         self._name, self._stream, self._device_id = name, stream, device_id
-        self._memory = "cpu" if provider == "CPUExecutionProvider" else "cuda"
-        chosen: dict[str, str] = dict(options or {})
-        if self._memory == "cuda":
-            chosen |= {
-                "device_id": str(device_id),
-                "has_user_compute_stream": "1",
-                "user_compute_stream": str(stream.handle),
-            }
+        self._memory = "cpu" if provider == _CPU else "cuda"
+        place = {"device_id": str(device_id), "user_compute_stream": str(stream.handle)}
+        if provider == _RTX:  # the others take the stream as a sign; TensorRT's refuses a name that it does not know
+            place["has_user_compute_stream"] = "1"
+        providers = [(provider, {**(options or {}), **(place if self._memory == "cuda" else {})})]
+        if provider == _TENSORRT:
+            providers.append((_CUDA, place))  # operators that TensorRT leaves over would run on the CPU otherwise
         self._options = ort.RunOptions()
         # Otherwise every call waits for the GPU at its end.
         self._options.add_run_config_entry("disable_synchronize_execution_providers", "1")
         try:
-            self._session = ort.InferenceSession(model, settings, providers=[(provider, chosen)])
+            # Otherwise a provider that fails is replaced, with a line on standard output, by one on another stream.
+            self._session = ort.InferenceSession(model, settings, providers=providers, enable_fallback=0)
         except Exception as error:  # see above
             raise ModelError(
                 f"stage {name}: expected {provider} of ONNX Runtime {ort.__version__} to load it, got "

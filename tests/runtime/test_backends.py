@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnxruntime as ort
 import pytest
 
 from bsst.engines.manifest import Target
@@ -196,30 +195,6 @@ class TestOnnxRuntimeInStreamOrder:
                 np.testing.assert_allclose(z, x * y + x, rtol=1e-6)
             session.close()
             session.close()
-
-    def test_a_gpu_provider_gets_the_stream_and_does_not_wait(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        seen: dict[str, Any] = {}
-
-        def refuse(model: bytes, options: Any, *, providers: list[Any]) -> None:
-            seen["providers"] = providers
-            raise RuntimeError("no CUDA here\nand a long trace")
-
-        monkeypatch.setattr(ort, "InferenceSession", refuse)
-        with simulated_gpu():
-            from bsst.runtime.device_cuda import CudaDevice
-
-            with CudaDevice() as device:
-                stream = device.stream("own")
-                with pytest.raises(ModelError, match="stage mix: .* got no CUDA here; run bsst-doctor"):
-                    OrtGpuSession("mix", MODEL, provider="CUDAExecutionProvider", stream=stream, options={"a": "b"})
-                ((provider, options),) = seen["providers"]
-                assert provider == "CUDAExecutionProvider"
-                assert options == {
-                    "a": "b",
-                    "device_id": "0",
-                    "has_user_compute_stream": "1",
-                    "user_compute_stream": str(stream.handle),
-                }
 
 
 @pytest.mark.needs_cuda
