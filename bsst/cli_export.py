@@ -70,6 +70,9 @@ class Size(click.ParamType[tuple[int, int]]):
               help="What int8 may lose against ground truth.  [default: 0.1]")  # fmt: skip
 @click.option("--int8-psnr", type=click.FloatRange(min=0), metavar="DB",
               help="What int8 must keep against fp32 without one.  [default: 45]")  # fmt: skip
+@click.option("--keep-float32", is_flag=True,
+              help="Carry the float32 stages too: what is not finite is restored again with them, on the CPU. Adds the "
+              "size of the fp32 plan.")  # fmt: skip
 @click.option("--sm", metavar="LIST", default="", help="Compute capabilities to build for, such as 86,89,120.")
 @click.option("--frames", type=int, help=f"Frames of a window.  [default: {FRAMES}]")
 @click.option("--tile", type=Size(), help=f"Area restored in one run.  [default: {TILE[0]}x{TILE[1]}]")
@@ -104,6 +107,7 @@ def export(
     ranges: Path | None,
     int8_loss: float | None,
     int8_psnr: float | None,
+    keep_float32: bool,
     sm: str,
     frames: int | None,
     tile: tuple[int, int] | None,
@@ -156,6 +160,8 @@ def export(
     quantising = {"--ranges": ranges, "--int8-loss": int8_loss, "--int8-psnr": int8_psnr}
     if stray := [option for option, value in quantising.items() if value is not None and not int8]:
         raise UsageError(f"expected --int8 with {', '.join(stray)}, got none; add --int8")
+    if keep_float32 and precision == "fp32" and not int8:
+        raise UsageError("expected --fp16, --bf16 or --int8 with --keep-float32, got fp32; leave --keep-float32 out")
     options: BuildOptions | None = None
     request: Int8Request | None = None
     if source is not None or target != "cpu" or precision != "fp32" or int8:
@@ -182,7 +188,18 @@ def export(
                 show=show,
             )
         if options is not None:
-            _rebuild(source, output, target, precision, request, options, not no_cache, not no_check, show)
+            _rebuild(
+                source,
+                output,
+                target,
+                precision,
+                request,
+                options,
+                cached=not no_cache,
+                check=not no_check,
+                keep_float32=keep_float32,
+                show=show,
+            )
     click.echo(f"{output}: {output.stat().st_size / 1e6:.1f} MB")
 
 
@@ -225,8 +242,10 @@ def _rebuild(
     precision: Precision,
     int8: Int8Request | None,
     options: BuildOptions,
+    *,
     cached: bool,
     check: bool,
+    keep_float32: bool,
     show: Callable[[str], None],
 ) -> None:
     from bsst.engines.cache import EngineCache, cache_directory
@@ -242,6 +261,7 @@ def _rebuild(
         options=options,
         cache=EngineCache(directory=cache_directory() / "engines") if cached else None,
         check=check,
+        keep_float32=keep_float32,
         progress=show,
     )
     for half in {"fp16", "bf16"}.intersection(manifest.parity):

@@ -30,7 +30,8 @@ def describe_plan(plan: Plan) -> dict[str, Any]:
 def plan_table(plan: Plan) -> str:
     """Text of a few dozen lines: provenance, memory, parity, and a row per stage."""
     rows: list[tuple[str, ...]] = [("stage", "size", "precision", "scratch", "built in", "inputs -> outputs")]
-    rows += [_stage_row(stage) for stage in plan.manifest.stages]
+    rows += [_stage_row(stage.name, stage) for stage in plan.manifest.stages]
+    rows += [_stage_row(f"{stage.name}, float32", stage) for stage in plan.manifest.float32]
     return "\n".join([*_aligned(list(_facts(plan)), "  "), "", *_aligned(rows, "  ")])
 
 
@@ -50,13 +51,16 @@ def extract_plan(plan: Plan, directory: Path) -> tuple[Path, ...]:
             raise OutputError(f"expected an empty directory, got files in {directory}; choose another one")
     except OSError as error:
         raise OutputError(f"expected to write into {directory}, got {error}; choose another directory") from error
-    contents = {stage.member: stage.name for stage in plan.manifest.stages}
-    for member, name in contents.items():
-        with atomic_file(directory / member) as file:
-            file.write(plan.member(name))
-    with atomic_file(directory / "manifest.json") as file:
+    written = []
+    for part in filter(None, (plan, plan.float32)):
+        for stage in part.manifest.stages:
+            written.append(directory / stage.member)
+            with atomic_file(written[-1]) as file:
+                file.write(part.member(stage.name))
+    written.append(directory / "manifest.json")
+    with atomic_file(written[-1]) as file:
         file.write(manifest_to_json(plan.manifest))
-    return tuple(directory / name for name in [*contents, "manifest.json"])
+    return tuple(written)
 
 
 def _facts(plan: Plan) -> Iterator[tuple[str, str]]:
@@ -90,6 +94,9 @@ def memory_lines(manifest: Manifest) -> Iterator[tuple[str, str]]:
     if memory.total_bytes is not None:
         parts = f"weights {_size(memory.weight_bytes)}, scratch {_size(memory.scratch_bytes)}, tensors"
         yield "memory", f"{_size(memory.total_bytes)} on the device: {parts}"
+    if manifest.float32:
+        kept = _size(sum(stage.size for stage in manifest.float32))
+        yield "float32", f"{kept} of stages kept for results that are not finite; loaded on the CPU when one is met"
 
 
 def _parity(figures: dict[str, Any], name: str) -> Iterator[tuple[str, str]]:
@@ -101,12 +108,12 @@ def _parity(figures: dict[str, Any], name: str) -> Iterator[tuple[str, str]]:
             yield from _parity(value, f"{name} {key}")
 
 
-def _stage_row(stage: StageSpec) -> tuple[str, ...]:
+def _stage_row(label: str, stage: StageSpec) -> tuple[str, ...]:
     shares = ", ".join(f"{name} {share:.0%}" for name, share in stage.precision.items())
     seconds = stage.build.get("seconds")
     flow = " -> ".join(", ".join(map(_tensor, tensors)) for tensors in (stage.inputs, stage.outputs))
     return (
-        stage.name,
+        label,
         _size(stage.size),
         shares or "-",
         _size(stage.build.get("activation_bytes")),

@@ -32,6 +32,8 @@ __all__ = [
 ]
 
 FORMAT_VERSION = 1
+"""Still that of plans without `Manifest.float32`: they lack the field, are written without it, and are read by all
+versions. A version that does not know the field refuses a plan that has it, by name, as strict readers do."""
 DType = Literal["float32", "float16", "bfloat16", "int64", "int32", "int8", "uint8", "bool"]
 Target = Literal["cpu", "ort-cuda", "ort-tensorrt", "tensorrt", "tensorrt-rtx"]
 Precision = Literal["fp32", "fp16", "bf16", "int8"]
@@ -61,7 +63,8 @@ class StageSpec:
     name: str
     """Stage name; `export/stages` lists them."""
     member: str
-    """File inside the plan: `<name>.onnx` for ONNX Runtime targets, `<name>.engine` for TensorRT targets."""
+    """File inside the plan: `<name>.onnx` for ONNX Runtime targets, `<name>.engine` for TensorRT targets,
+    `<name>_float32.onnx` in `Manifest.float32`."""
     inputs: tuple[TensorSpec, ...]
     """In the order the runtime binds them."""
     outputs: tuple[TensorSpec, ...]
@@ -123,11 +126,19 @@ class Manifest:
     """In the order in which a clip meets them; their names are unique."""
     parity: dict[str, Any]
     """Figures measured against the reference when the plan was built, by stage."""
+    float32: tuple[StageSpec, ...] = ()
+    """The same stages as they were before 16 bits or int8, for ONNX Runtime on the CPU: what restores a window again
+    whose result is not finite. () for a plan without."""
     format_version: int = FORMAT_VERSION
     """Raised when a reader of the previous version would misread the plan."""
     content_key: str = ""
     """SHA-256 of everything else in this manifest, the members' digests included; `write_plan` fills it.
     It shows damage and edits by accident; it is not a signature."""
+
+    @property
+    def members(self) -> tuple[StageSpec, ...]:
+        """Every stage that has a file in the plan."""
+        return self.stages + self.float32
 
     def stage(self, name: str) -> StageSpec:
         """The stage called `name`.
@@ -146,7 +157,7 @@ class Manifest:
 
 def content_key(manifest: Manifest) -> str:
     """Hex SHA-256 over the canonical JSON of `manifest` without its `content_key`."""
-    return hashlib.sha256(canonical_json(dataclasses.asdict(manifest) | {"content_key": ""})).hexdigest()
+    return hashlib.sha256(canonical_json(_values(manifest) | {"content_key": ""})).hexdigest()
 
 
 def manifest_to_json(manifest: Manifest) -> bytes:
@@ -156,7 +167,7 @@ def manifest_to_json(manifest: Manifest) -> bytes:
         PlanError: a value breaks a rule that `manifest_from_json` would refuse.
     """
     _check_values(manifest)
-    return canonical_json(dataclasses.asdict(manifest))
+    return canonical_json(_values(manifest))
 
 
 def manifest_from_json(text: bytes, where: str) -> Manifest:
@@ -174,7 +185,7 @@ def manifest_from_json(text: bytes, where: str) -> Manifest:
             f"{where}.format_version: expected {FORMAT_VERSION}, got {repr(version)[:80]}; "
             "run the plan with the version of bsst that wrote it, or export it again"
         )
-    manifest = from_json(Manifest, data, where)
+    manifest = from_json(Manifest, {"float32": []} | data, where)
     _check_values(manifest)
     if manifest.content_key != content_key(manifest):
         raise PlanError(
@@ -223,6 +234,12 @@ def require(
         )
 
 
+def _values(manifest: Manifest) -> dict[str, Any]:
+    """Fields as they are written; `float32` is left out where there is none, as plans did before there was any."""
+    values = dataclasses.asdict(manifest)
+    return values if manifest.float32 else {name: value for name, value in values.items() if name != "float32"}
+
+
 def _covers(supported: str, capability: str) -> bool:
     if not supported.endswith("+"):
         return supported == capability
@@ -237,9 +254,9 @@ def _check_values(manifest: Manifest) -> None:
     """What types cannot say: ranges, unique names, digests."""
     height, width = manifest.tile
     names = [stage.name for stage in manifest.stages]
-    members = [stage.member for stage in manifest.stages]
+    members = [stage.member for stage in manifest.members]
     extension = ".engine" if manifest.target.startswith("tensorrt") else ".onnx"
-    rules = {
+    rules: dict[str, tuple[object, str]] = {
         "target": (manifest.target in get_args(Target), f"one of {', '.join(get_args(Target))}"),
         "weights_sha256": (_SHA256.fullmatch(manifest.weights_sha256), "64 hexadecimal digits"),
         "content_key": (_SHA256.fullmatch(manifest.content_key), "64 hexadecimal digits"),
@@ -251,33 +268,49 @@ def _check_values(manifest: Manifest) -> None:
         "compute_capabilities": (all(map(_CAPABILITY.fullmatch, manifest.compute_capabilities)), 'like "8.9", "8.0+"'),
         "stages": (bool(names) and len(set(names)) == len(names), "one or more stages of different names"),
         "stages.member": (len(set(members)) == len(members), "a member of its own for each stage"),
+        "float32": (
+            not manifest.float32 or [*map(_interface, manifest.float32)] == [*map(_interface, manifest.stages)],
+            "none, or the same stages, tensors and shapes as in stages",
+        ),
     }
     for stage in manifest.stages:
-        tensors = stage.inputs + stage.outputs
-        rules |= {
-            f"stages.{stage.name}.name": (_NAME.fullmatch(stage.name), "letters, digits, - and _"),
-            f"stages.{stage.name}.member": (
-                _MEMBER.fullmatch(stage.member) and stage.member.endswith(extension),
-                f"a plain file name ending in {extension} for target {manifest.target}",
-            ),
-            f"stages.{stage.name}.sha256": (_SHA256.fullmatch(stage.sha256), "64 hexadecimal digits"),
-            f"stages.{stage.name}.size": (stage.size > 0, "more than 0 bytes"),
-            f"stages.{stage.name}.inputs, outputs": (
-                bool(stage.outputs) and len({t.name for t in tensors}) == len(tensors),
-                "one or more outputs and different names of all tensors",
-            ),
-            f"stages.{stage.name}.shape": (all(size > 0 for t in tensors for size in t.shape), "positive sizes"),
-            f"stages.{stage.name}.precision": (
-                all(0 <= share <= 1 for share in stage.precision.values())
-                and (not stage.precision or abs(sum(stage.precision.values()) - 1) < 1e-6),
-                "shares that sum to 1",
-            ),
-        }
+        rules |= _stage_rules(stage, f"stages.{stage.name}", extension)
+    for stage in manifest.float32:
+        rules |= _stage_rules(stage, f"float32.{stage.name}", ".onnx")
     for name, (holds, expected) in rules.items():
         if not holds:
             raise PlanError(
                 f"manifest {name}: expected {expected}, got {_lookup(manifest, name)}; export the plan again"
             )
+
+
+def _stage_rules(stage: StageSpec, where: str, extension: str) -> dict[str, tuple[object, str]]:
+    """Rule -> (whether it holds, what is expected)."""
+    tensors = stage.inputs + stage.outputs
+    return {
+        f"{where}.name": (_NAME.fullmatch(stage.name), "letters, digits, - and _"),
+        f"{where}.member": (
+            _MEMBER.fullmatch(stage.member) and stage.member.endswith(extension),
+            f"a plain file name ending in {extension}",
+        ),
+        f"{where}.sha256": (_SHA256.fullmatch(stage.sha256), "64 hexadecimal digits"),
+        f"{where}.size": (stage.size > 0, "more than 0 bytes"),
+        f"{where}.inputs, outputs": (
+            bool(stage.outputs) and len({t.name for t in tensors}) == len(tensors),
+            "one or more outputs and different names of all tensors",
+        ),
+        f"{where}.shape": (all(size > 0 for t in tensors for size in t.shape), "positive sizes"),
+        f"{where}.precision": (
+            all(0 <= share <= 1 for share in stage.precision.values())
+            and (not stage.precision or abs(sum(stage.precision.values()) - 1) < 1e-6),
+            "shares that sum to 1",
+        ),
+    }
+
+
+def _interface(stage: StageSpec) -> tuple[object, ...]:
+    """What a stage takes and gives, but for element types."""
+    return (stage.name, *([(t.name, t.shape) for t in tensors] for tensors in (stage.inputs, stage.outputs)))
 
 
 def _lookup(manifest: Manifest, name: str) -> str:

@@ -55,6 +55,25 @@ class Plan:
     offsets: Mapping[str, int]
     """Byte offset in the file of the data of each member."""
 
+    @property
+    def float32(self) -> Plan | None:
+        """The plan of target `cpu` and precision fp32 inside this one, to restore again what is not finite; else None.
+
+        It is this file under another manifest, whose content key means nothing.
+        """
+        if not self.manifest.float32:
+            return None
+        manifest = dataclasses.replace(
+            self.manifest,
+            target="cpu",
+            precision="fp32",
+            compute_capabilities=(),
+            plugins=(),
+            stages=self.manifest.float32,
+            float32=(),
+        )
+        return dataclasses.replace(self, manifest=manifest)
+
     def member(self, stage: str) -> bytes:
         """Engine of `stage`, held in memory once and verified as read.
 
@@ -84,7 +103,7 @@ def write_plan(path: Path, manifest: Manifest, members: Mapping[str, Path | byte
     Args:
         path: plan to write; an existing file is replaced.
         manifest: digests, sizes and content key may be empty; they are filled here.
-        members: content of each `StageSpec.member`, by member name; files are streamed.
+        members: content of each `StageSpec.member` of `Manifest.members`, by its name; files are streamed.
 
     Returns:
         The manifest as `open_plan` reads it.
@@ -93,7 +112,7 @@ def write_plan(path: Path, manifest: Manifest, members: Mapping[str, Path | byte
         PlanError: members and manifest do not fit together, or a value is impossible.
         OutputError: the file cannot be written (no such directory, disk full); nothing is left behind.
     """
-    expected, got = {stage.member for stage in manifest.stages}, set(members)
+    expected, got = {stage.member for stage in manifest.members}, set(members)
     if expected != got:
         raise PlanError(
             f"expected members {sorted(expected)}, got missing {sorted(expected - got)} and unknown "
@@ -101,11 +120,14 @@ def write_plan(path: Path, manifest: Manifest, members: Mapping[str, Path | byte
         )
     with atomic_file(path) as file, zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
         written = {name: _add(archive, name, members[name]) for name in sorted(members)}
-        stages = tuple(
+        filled = [
             dataclasses.replace(stage, sha256=written[stage.member][0], size=written[stage.member][1])
-            for stage in manifest.stages
+            for stage in manifest.members
+        ]
+        count = len(manifest.stages)
+        manifest = dataclasses.replace(
+            manifest, stages=tuple(filled[:count]), float32=tuple(filled[count:]), content_key=""
         )
-        manifest = dataclasses.replace(manifest, stages=stages, content_key="")
         text = manifest_to_json(dataclasses.replace(manifest, content_key=content_key(manifest)))
         _add(archive, MANIFEST_MEMBER, text)
         return manifest_from_json(text, f"{path}: manifest")
@@ -228,14 +250,14 @@ def _read_manifest(path: Path, archive: zipfile.ZipFile) -> Manifest:
 
 
 def _check_members(path: Path, archive: zipfile.ZipFile, manifest: Manifest) -> None:
-    expected = {stage.member for stage in manifest.stages} | {MANIFEST_MEMBER}
+    expected = {stage.member for stage in manifest.members} | {MANIFEST_MEMBER}
     got = set(archive.namelist())
     if expected != got:
         raise PlanError(
             f"{path}: expected exactly the members its manifest lists, got missing {sorted(expected - got)}, "
             f"unknown {sorted(got - expected)}; do not use this file"
         )
-    for stage in manifest.stages:
+    for stage in manifest.members:
         size = archive.getinfo(stage.member).file_size
         if size != stage.size:
             raise PlanError(f"{path}: expected {stage.member} of {stage.size} bytes, got {size}; {_DAMAGED}")

@@ -61,6 +61,7 @@ def rebuild_plan(
     options: BuildOptions | None = None,
     cache: EngineCache | None = None,
     check: bool = True,
+    keep_float32: bool = False,
     progress: Progress = lambda step: None,
 ) -> Manifest:
     """Build every stage of `source` for `target` and write one plan.
@@ -75,6 +76,7 @@ def rebuild_plan(
         cache: engines built before; None builds all of them.
         check: for fp16 and bf16, restore a clip in emulated arithmetic and refuse a loss beyond `MINIMUM_FP16_PSNR`;
             int8 is measured in any case.
+        keep_float32: carry the stages of `source` as they are, too; see `Manifest.float32`.
         progress: told about every step.
 
     Returns:
@@ -138,6 +140,10 @@ def rebuild_plan(
         built, _ = build_stage(builder, graph, _with_kernels(chosen, model, kernels), cache=cache)
         stages.append(stage_spec(name, model, target, built.facts))
         members[stages[-1].member] = built.data
+    kept: tuple[StageSpec, ...] = ()
+    if keep_float32:
+        kept = tuple(dataclasses.replace(s, member=f"{s.name}_float32.onnx") for s in plan.manifest.stages)
+        members |= {spec.member: plan.member(spec.name) for spec in kept}
     manifest = dataclasses.replace(
         plan.manifest,
         target=target,
@@ -146,6 +152,7 @@ def rebuild_plan(
         compute_capabilities=capabilities,
         plugins=tuple(sorted({name for model in models.values() for name in plugins_of(model)})),
         stages=tuple(stages),
+        float32=kept,
         parity=parity,
     )
     progress(f"writing {output.name}")
