@@ -5,11 +5,14 @@ stack. So every call here pushes the context and pops it again; nothing is ever 
 object silently where its context is not current; `close` therefore frees everything under it.
 
 Not run here: no GPU. Written against the documentation and tested with a strict fake (`tests/runtime/fakes/pycuda`).
-Source: https://documen.tician.de/pycuda/driver.html; CUDA C++ Programming Guide, "Asynchronous concurrent execution".
+Source: https://documen.tician.de/pycuda/driver.html; cuda.hpp of pycuda 2026.1 (`context`, `primary_context`); CUDA
+Driver API, cuDevicePrimaryCtxRelease ("does not pop the context from stack in any circumstances"); CUDA C++ Programming
+Guide, "Asynchronous concurrent execution".
 """
 
 from __future__ import annotations
 
+import ctypes
 import importlib
 import logging
 import threading
@@ -22,6 +25,7 @@ import numpy as np
 
 from bsst.engines.cuda_driver import find_gpus
 from bsst.errors import BsstError, MissingDependencyError, ModelError, OutOfMemoryError, UsageError
+from bsst.runtime import graph_cuda
 from bsst.runtime.device import DeviceTensor, Event
 from bsst.runtime.session import Array
 from bsst.runtime.timing_cuda import EventPool, OperationTimes
@@ -177,7 +181,10 @@ class CudaDevice:
                 self.times.clear()
             self._streams, self._buffers, self._host = [], [], []
         finally:
-            self._context.detach()  # releases it here because it is current, and takes it off the stack
+            # To release a primary context does not pop it, and pycuda takes it off its own stack alone: it would stay
+            # current on this thread, destroyed, for whatever library comes next.
+            graph_cuda.load_driver().cuCtxPopCurrent_v2(ctypes.byref(ctypes.c_void_p()))
+            self._context.detach()  # releases it here because pycuda holds it for current
 
     def __enter__(self) -> CudaDevice:
         return self

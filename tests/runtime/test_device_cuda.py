@@ -87,6 +87,15 @@ def test_every_thread_may_call_and_none_keeps_the_context(gpu: Any) -> None:
     assert gpu.leftovers() == {}
 
 
+def test_no_context_stays_current_after_close(gpu: Any) -> None:
+    with CudaDevice() as outer, outer.current():
+        with CudaDevice():
+            pass
+        assert len(gpu.driver_stack()) == 1
+        assert outer.memory()[0] > 0
+    assert gpu.driver_stack() == []
+
+
 def test_a_device_closed_by_another_thread_leaves_nothing(gpu: Any) -> None:
     device = CudaDevice()
     stream = device.stream("only")

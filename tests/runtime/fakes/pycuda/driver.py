@@ -6,9 +6,10 @@ context is not current, on another thread than the one that retained it, leak si
 
 Sources: https://documen.tician.de/pycuda/driver.html (Device.retain_primary_context, Context, Stream, Event, mem_alloc,
 pagelocked_empty, memcpy_htod_async, memcpy_dtoh_async; `Event.time_since`: "will fail [...] if either of the events has
-not been reached yet"); https://wiki.tiker.net/PyCuda/FrequentlyAskedQuestions; CUDA Driver API, "Event Management"
-(cuEventElapsedTime: CUDA_ERROR_NOT_READY before both have passed, CUDA_ERROR_INVALID_HANDLE for events that were never
-recorded or made with CU_EVENT_DISABLE_TIMING).
+not been reached yet"); cuda.hpp of pycuda 2026.1 (Context); https://wiki.tiker.net/PyCuda/FrequentlyAskedQuestions;
+CUDA Driver API, "Event Management" (cuEventElapsedTime: CUDA_ERROR_NOT_READY before both have passed,
+CUDA_ERROR_INVALID_HANDLE for events that were never recorded or made with CU_EVENT_DISABLE_TIMING) and "Primary Context
+Management" (cuDevicePrimaryCtxRelease pops nothing).
 """
 
 from __future__ import annotations
@@ -95,25 +96,43 @@ class Context:
     def push(self) -> None:
         if not self._valid:
             raise LogicError("cuCtxPushCurrent failed: context is destroyed")
+        _leave()
+        GPU.driver_stack().append(self)
         GPU.stack().append(self)
 
     @staticmethod
     def pop() -> None:
         if not GPU.stack():
             raise LogicError("context::pop failed: invalid device context - cannot pop non-current context")
+        _leave()
         GPU.stack().pop()
+        if GPU.stack():
+            GPU.driver_stack().append(GPU.stack()[-1])
 
     def detach(self) -> None:
         if not self._valid:
             raise LogicError("context::detach failed: invalid device context - cannot detach from invalid context")
         stack = GPU.stack()
-        if (stack and stack[-1] is self) or self._thread == threading.get_ident():
-            GPU.retained -= 1
+        active = bool(stack) and stack[-1] is self
+        if active or self._thread == threading.get_ident():
+            if not active:
+                GPU.driver_stack().append(self)
+            GPU.retained -= 1  # cuDevicePrimaryCtxRelease pops nothing
         else:
             GPU.leaks.append("a context detached where it is neither current nor retained")
         self._valid = False
         while stack and not stack[-1]._valid:  # type: ignore[attr-defined]
             stack.pop()
+        if active and stack:
+            GPU.driver_stack().append(stack[-1])
+
+
+def _leave() -> None:
+    """`context::prepare_context_switch`: of the contexts that pycuda knows, only the top one is the driver's."""
+    if GPU.stack() and not GPU.driver_stack():
+        raise LogicError("cuCtxPopCurrent failed: invalid device context")
+    if GPU.stack():
+        GPU.driver_stack().pop()
 
 
 class _Owned:

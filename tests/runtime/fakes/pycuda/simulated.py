@@ -134,6 +134,8 @@ class Gpu:
         """What any thread has waited for; work enqueued afterwards comes after it."""
         self.host_milliseconds = 0.0
         self.stacks: dict[int, list[object]] = {}
+        self.current: dict[int, list[object]] = {}
+        """The driver's own stack of each thread; pycuda keeps one of its contexts there at most."""
         self.retained = 0
         self.leaks: list[str] = []
         self.live = {"stream": 0, "event": 0, "memory": 0, "pinned": 0}
@@ -146,9 +148,12 @@ class Gpu:
     def stack(self) -> list[object]:
         return self.stacks.setdefault(threading.get_ident(), [])
 
+    def driver_stack(self) -> list[object]:
+        return self.current.setdefault(threading.get_ident(), [])
+
     def require_context(self, call: str) -> None:
         self.calls.append(call)
-        if not self.stack():
+        if not self.driver_stack():
             raise CudaFailure(call, INVALID_CONTEXT)
         if self.broken is not None:
             raise CudaFailure(call, self.broken)
@@ -324,6 +329,8 @@ class Gpu:
         left: dict[str, object] = {name: count for name, count in self.live.items() if count}
         if stacks := [stack for stack in self.stacks.values() if stack]:
             left["contexts on a stack"] = len(stacks)
+        if current := [stack for stack in self.current.values() if stack]:
+            left["contexts that stay current"] = len(current)
         if self.retained:
             left["retained contexts"] = self.retained
         if self.executables:
@@ -348,7 +355,7 @@ def reset(**options: object) -> Gpu:
 
 
 class Libcuda:
-    """The few functions of libcuda.so.1 that pycuda does not wrap; results are CUresult codes."""
+    """The few functions of libcuda.so.1 that pycuda does not wrap so; results are CUresult codes."""
 
     @staticmethod
     def _guard(call: str, work: Callable[[], None]) -> int:
@@ -359,6 +366,12 @@ class Libcuda:
             except CudaFailure as error:
                 return error.code
             return 0
+
+    def cuCtxPopCurrent_v2(self, context: object) -> int:  # noqa: N802
+        if not GPU.driver_stack():
+            return INVALID_CONTEXT
+        GPU.driver_stack().pop()
+        return 0
 
     def cuStreamBeginCapture_v2(self, stream: ctypes.c_void_p, mode: ctypes.c_int) -> int:  # noqa: N802
         def work() -> None:
