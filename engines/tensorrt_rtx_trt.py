@@ -9,6 +9,7 @@ Source: NVIDIA TensorRT-RTX documentation, "Ahead-of-time compilation" and "Comp
 from __future__ import annotations
 
 import importlib.metadata
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Literal
 
@@ -21,6 +22,8 @@ __all__ = ["RTX_COMPUTE_CAPABILITIES", "TensorRTRTXBuilder"]
 
 RTX_COMPUTE_CAPABILITIES = ("7.5", "8.0", "8.6", "8.9", "12.0", "12.1")
 """What `set_compute_capability` knows."""
+_DISTRIBUTIONS = ("tensorrt-rtx", "tensorrt-rtx-cu13", "tensorrt-rtx-cu12")
+"""Each brings `import tensorrt_rtx`; the last two are for one version of CUDA, without the first."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,10 +39,10 @@ class TensorRTRTXBuilder:
         Raises:
             MissingDependencyError: it is not installed.
         """
-        try:
-            return Compiler(name="tensorrt-rtx", version=importlib.metadata.version("tensorrt-rtx"))
-        except importlib.metadata.PackageNotFoundError as error:
-            raise MissingDependencyError("tensorrt-rtx", "tensorrt-rtx", "target tensorrt-rtx") from error
+        for distribution in _DISTRIBUTIONS:
+            with suppress(importlib.metadata.PackageNotFoundError):
+                return Compiler(name="tensorrt-rtx", version=importlib.metadata.version(distribution))
+        raise MissingDependencyError("tensorrt-rtx", "tensorrt-rtx", "target tensorrt-rtx")
 
     def build(self, stage: StageGraph, options: BuildOptions) -> BuiltEngine:
         """Compile for `options.compute_capabilities`.

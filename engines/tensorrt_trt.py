@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import importlib.util
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Literal
 
@@ -21,6 +22,9 @@ from bsst.plugins.operator_schema import CAPABILITIES
 from bsst.plugins.tensorrt_version import check_tensorrt_version, supports_plugins
 
 __all__ = ["TensorRTBuilder"]
+
+_DISTRIBUTIONS = ("tensorrt", "tensorrt-cu13", "tensorrt-cu12")
+"""Each brings `import tensorrt`; the last two are for one version of CUDA, without the first."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,10 +40,10 @@ class TensorRTBuilder:
         Raises:
             MissingDependencyError: it is not installed.
         """
-        try:
-            return Compiler(name="tensorrt", version=importlib.metadata.version("tensorrt"))
-        except importlib.metadata.PackageNotFoundError as error:
-            raise MissingDependencyError("tensorrt", "tensorrt", "target tensorrt") from error
+        for distribution in _DISTRIBUTIONS:
+            with suppress(importlib.metadata.PackageNotFoundError):
+                return Compiler(name="tensorrt", version=importlib.metadata.version(distribution))
+        raise MissingDependencyError("tensorrt", "tensorrt", "target tensorrt")
 
     def build(self, stage: StageGraph, options: BuildOptions) -> BuiltEngine:
         """Compile for the GPU of this machine.

@@ -229,6 +229,19 @@ def test_kernels_without_their_compiler_are_refused_with_both_ways_out(monkeypat
     assert TensorRTBuilder().kernel_capability(BuildOptions(plugins=False)) is None
 
 
+def test_the_wheel_for_one_version_of_cuda_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`pip install tensorrt-cu12` brings the package without the distribution `tensorrt`."""
+    import importlib.metadata
+
+    def version(name: str) -> str:
+        if name != "tensorrt-cu12":
+            raise importlib.metadata.PackageNotFoundError(name)
+        return "10.16.1.11"
+
+    monkeypatch.setattr("importlib.metadata.version", version)
+    assert TensorRTBuilder().compiler().version == "10.16.1.11"
+
+
 def test_a_missing_package_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     import importlib.metadata
 

@@ -79,6 +79,20 @@ def test_compute_capabilities_it_cannot_build_for_are_refused(tmp_path: Path, ca
         build(warp_and_attend(), tmp_path, *capabilities)
 
 
+@pytest.mark.needs_rtx
+def test_the_wheel_for_one_version_of_cuda_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`pip install tensorrt-rtx-cu13` brings the package without the distribution `tensorrt-rtx`."""
+    real = importlib.metadata.version
+
+    def version(name: str) -> str:
+        if name == "tensorrt-rtx":
+            raise importlib.metadata.PackageNotFoundError(name)
+        return real(name)
+
+    monkeypatch.setattr("importlib.metadata.version", version)
+    assert TensorRTRTXBuilder().compiler().version == real("tensorrt-rtx-cu13")
+
+
 def test_a_missing_wheel_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     def missing(name: str) -> str:
         raise importlib.metadata.PackageNotFoundError(name)
