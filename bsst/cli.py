@@ -12,6 +12,7 @@ import signal
 import sys
 from contextlib import ExitStack
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -20,6 +21,9 @@ from bsst.cli_common import EXIT_STATUS, Command, require_folder
 from bsst.cli_export import export
 from bsst.cli_parity import parity
 from bsst.errors import EXIT_REPAIRED, UsageError
+
+if TYPE_CHECKING:
+    from bsst.runtime.reader_av import HWAccelChoice
 
 __all__ = ["calibrate", "doctor", "export", "inspect", "main", "parity", "run"]
 
@@ -58,6 +62,8 @@ def main() -> None:
 @click.option("--threads", default=0, show_default="all cores", help="Threads of the network.")
 @click.option("--in-flight", type=click.IntRange(1, 8), default=2, show_default=True,
               help="Clips under way at once; 1 takes the least memory.")  # fmt: skip
+@click.option("--hwaccel", type=click.Choice(["auto", "none", "cuda"]), default="auto", show_default=True,
+              help="Decode and encode video on an NVIDIA GPU; auto does if the plan runs on one.")  # fmt: skip
 @click.option("--max-memory", metavar="SIZE", help="Choose --in-flight to fit, such as 2GB; measures one clip first.")
 @click.option("--dry-run", is_flag=True, help="Measure one clip, print what the job takes, and stop.")
 @click.option("--trace", metavar="FILE", type=click.Path(path_type=Path),
@@ -76,6 +82,7 @@ def run(
     no_scene_cuts: bool,
     threads: int,
     in_flight: int,
+    hwaccel: HWAccelChoice,
     max_memory: str | None,
     dry_run: bool,
     trace: Path | None,
@@ -129,7 +136,9 @@ def run(
             scene_cuts=not no_scene_cuts,
             threads=threads,
             in_flight=in_flight,
+            hwaccel=hwaccel,
             trace=recorded,
+            on_info=display.info,
             on_progress=display.progress,
             on_warning=display.warning,
         )

@@ -44,6 +44,7 @@ class Job:
             tile_overlap=tile_overlap,
         )
         with load_network(plan, threads=threads, in_flight=1) as network:
+            self.backend = network.line
             self.measured: Measured = measure(network)
 
     def in_flight(self, limit: int, wanted: int) -> int:
@@ -58,6 +59,7 @@ class Job:
         need, seconds = need_bytes(manifest, work, in_flight=in_flight), self.measured.seconds(work)
         (height, width), (flow_height, flow_width) = manifest.tile, manifest.flow_size
         rows = {
+            "backend": self.backend,
             "frames": "unknown" if work.frames is None else str(work.frames),
             "windows": f"{work.windows or 'unknown'}, of {manifest.frames} frames, one every {work.stride}; hard cuts "
             "add some",

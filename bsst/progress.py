@@ -29,6 +29,9 @@ class Quiet:
     def progress(self, state: Progress) -> None:
         """The job went on."""
 
+    def info(self, message: str) -> None:
+        """What the job uses."""
+
     def warning(self, message: str) -> None:
         """Something the user should know; the job goes on."""
         print(f"warning: {message}", file=sys.stderr)
@@ -43,6 +46,10 @@ class Lines(Quiet):
     def __init__(self, seconds: float = 10) -> None:
         self._seconds = seconds
         self._next = time.monotonic() + seconds
+
+    def info(self, message: str) -> None:
+        """Print."""
+        print(message, file=sys.stderr)
 
     def progress(self, state: Progress) -> None:
         """Print if it is time."""
@@ -96,6 +103,10 @@ class Bar(Lines):
         frames = f"{state.frames}/{state.total or '?'} frames  {state.fps:.2f} fps{left}"
         self._bar.update(self._task, completed=state.work, total=state.total, speed=frames)
 
+    def info(self, message: str) -> None:
+        """Print above the bar."""
+        self._bar.console.print(message, markup=False, highlight=False)
+
     def warning(self, message: str) -> None:
         """Print above the bar."""
         self._bar.console.print(f"warning: {message}", markup=False, highlight=False)
@@ -107,7 +118,7 @@ class Bar(Lines):
 
 
 class JsonLines(Quiet):
-    """One JSON object a line on standard output: events `progress`, `warning`, `result`, `error`."""
+    """One JSON object a line on standard output: events `info`, `progress`, `warning`, `result`, `error`."""
 
     def __init__(self, stream: TextIO | None = None, seconds: float = 1) -> None:
         self._stream = stream or sys.stdout
@@ -126,6 +137,10 @@ class JsonLines(Quiet):
         if now >= self._next:
             self._next = now + self._seconds
             self._write("progress", **dataclasses.asdict(state))
+
+    def info(self, message: str) -> None:
+        """One line."""
+        self._write("info", message=message)
 
     def warning(self, message: str) -> None:
         """One line."""

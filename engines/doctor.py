@@ -19,6 +19,7 @@ from bsst.engines.tensorrt_trt import TensorRTBuilder
 from bsst.errors import BsstError, MissingDependencyError
 from bsst.plugins.tensorrt_version import check_tensorrt_version
 from bsst.runtime.device_cuda import CudaDevice
+from bsst.runtime.probe_av import probe_video
 
 __all__ = ["Finding", "diagnose"]
 
@@ -47,6 +48,7 @@ def diagnose() -> tuple[Finding, ...]:
         Finding(subject="bsst", status="ok", found=f"{_version('bsst')}, Python {platform.python_version()}"),
         *_onnx_runtime(gpus),
         *_gpus(gpus),
+        *_video(gpus),
         *_jetpack(),
         _tensorrt_rtx(),
         _tensorrt(gpus),
@@ -84,6 +86,23 @@ def _gpus(gpus: tuple[Gpu, ...]) -> Iterator[Finding]:
     for gpu in gpus:
         found = f"{gpu.name}, compute capability {gpu.compute_capability}, {gpu.memory_bytes / 2**30:.1f} GiB"
         yield Finding(subject="NVIDIA GPU", status="ok", found=found)
+
+
+_VIDEO_DRIVER = (
+    "if this GPU has it, install libnvcuvid and libnvidia-encode; in a container, set NVIDIA_DRIVER_CAPABILITIES=all"
+)
+
+
+def _video(gpus: tuple[Gpu, ...]) -> Iterator[Finding]:
+    for unit, problems in probe_video().items():
+        reasons = set(problems.values())
+        each = "; ".join(f"{codec}: {problem or 'gives the right pixels'}" for codec, problem in problems.items())
+        yield Finding(
+            subject=f"{unit} video",
+            status="missing" if any(reasons) else "ok",
+            found=reasons.pop() if len(reasons) == 1 and any(reasons) else each,
+            remedy=_VIDEO_DRIVER if gpus and all(problems.values()) else "",
+        )
 
 
 def _jetpack() -> Iterator[Finding]:

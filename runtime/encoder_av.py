@@ -14,6 +14,7 @@ import dataclasses
 from dataclasses import dataclass
 from fractions import Fraction
 from io import BytesIO
+from pathlib import Path
 from typing import cast
 
 import av
@@ -32,8 +33,16 @@ from bsst.runtime.log_av import ErrorLog
 from bsst.runtime.metrics import psnr, to_uint8
 from bsst.runtime.reader_av import HWAccelChoice, Tags, VideoInfo
 
-__all__ = ["Target", "add_video_stream", "choose_encoder", "choose_target", "encoder_problem", "frame_from_rgb",
-           "nvenc_target"]  # fmt: skip
+__all__ = [
+    "Target",
+    "add_video_stream",
+    "choose_encoder",
+    "choose_target",
+    "encode_trial",
+    "encoder_problem",
+    "frame_from_rgb",
+    "nvenc_target",
+]
 
 RGB_TAG = {"bt601": 6, "bt709": 1}
 LIMITED = 1
@@ -143,25 +152,40 @@ def nvenc_target(container: str, software: Target, *, crf: int) -> Target:
 
 def encoder_problem(container: str, info: VideoInfo, target: Target) -> str:
     """Encode a few frames exactly as a job would, read them back in software -> what is wrong, or ""."""
-    tick = round(1 / (info.rate * info.time_base)) or 1
-    times = [time * tick for time in TRIAL]
-    pictures = _pictures(info, target)
     file = BytesIO()
     with ErrorLog() as log:
         try:
-            with av.open(file, "w", format=container) as output:
-                stream = add_video_stream(output, info, target)
-                for picture, time in zip(pictures, times, strict=True):
-                    frame = frame_from_rgb(picture, target)
-                    frame.pts, frame.duration, frame.time_base = time, tick, info.time_base
-                    output.mux(stream.encode(frame))
-                output.mux(stream.encode(None))
+            pictures, seconds = encode_trial(file, container, info, target)
             file.seek(0)
             with av.open(file, "r") as result:
                 frames = list(result.decode(video=0))
         except (av.error.FFmpegError, OSError, ValueError) as error:
             return log.reason(error)
-    return _difference(frames, pictures, [time * info.time_base for time in times], target)
+    return _difference(frames, pictures, seconds, target)
+
+
+def encode_trial(
+    file: BytesIO | Path, container: str, info: VideoInfo, target: Target
+) -> tuple[list[np.ndarray], list[Fraction]]:
+    """Write a short video.
+
+    Returns:
+        Its frames (3, H, W) float32 RGB, and the time of each in seconds.
+
+    Raises:
+        FFmpegError: the encoder or the container refuses.
+    """
+    tick = round(1 / (info.rate * info.time_base)) or 1
+    times = [time * tick for time in TRIAL]
+    pictures = _pictures(info, target)
+    with av.open(file, "w", format=container) as output:
+        stream = add_video_stream(output, info, target)
+        for picture, time in zip(pictures, times, strict=True):
+            frame = frame_from_rgb(picture, target)
+            frame.pts, frame.duration, frame.time_base = time, tick, info.time_base
+            output.mux(stream.encode(frame))
+        output.mux(stream.encode(None))
+    return pictures, [time * info.time_base for time in times]
 
 
 def add_video_stream(container: OutputContainer, info: VideoInfo, target: Target) -> VideoStream:

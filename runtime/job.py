@@ -20,7 +20,8 @@ from pathlib import Path
 import numpy as np
 
 from bsst.errors import OutOfMemoryError, OutputError, UsageError, VerificationError
-from bsst.runtime.reader_av import VideoReader, packet_times
+from bsst.runtime.network import Network, load_network
+from bsst.runtime.reader_av import HWAccelChoice, VideoReader, packet_times
 from bsst.runtime.restore import deblur_frames
 from bsst.runtime.restorer import Restorer
 from bsst.runtime.tiles import Blend
@@ -75,7 +76,9 @@ def deblur(
     scene_cuts: bool = True,
     threads: int = 0,
     in_flight: int = 2,
+    hwaccel: HWAccelChoice = "auto",
     trace: Trace | None = None,
+    on_info: Callable[[str], None] | None = None,
     on_progress: Callable[[Progress], None] | None = None,
     on_warning: Callable[[str], None] | None = None,
 ) -> Result:
@@ -96,7 +99,9 @@ def deblur(
         scene_cuts: see `deblur_frames`.
         threads: threads of the network; 0 for all cores.
         in_flight: clips under way at once; 1 for the least memory. Like `threads`, ignored for an opened plan.
+        hwaccel: decode and encode on an NVIDIA GPU; "auto" does for plans that run on one, where its codecs work.
         trace: records what happens when; with an opened plan, decoding and encoding alone.
+        on_info: called with what runs the plan, and with what decodes and encodes, before the first frame.
         on_progress: called after each tile and each frame.
         on_warning: called with each warning as soon as it is known.
 
@@ -122,11 +127,13 @@ def deblur(
 
     with VideoReader(video) as reader, ExitStack() as stack:
         if restorer is None:
-            from bsst.runtime.network import load_network  # not needed for an opened plan
-
             path = None if plan is None else Path(plan)
             network = load_network(path, threads=threads, in_flight=in_flight, trace=trace)
             restorer = stack.enter_context(closing(network))
+        opened = restorer if isinstance(restorer, Network) else None
+        if hwaccel == "auto" and not (opened and opened.on_gpu):
+            hwaccel = "none"
+        reader.accelerate(hwaccel)
         # In the same folder, so that the rename is atomic; hidden and without a video suffix, so that nothing plays it.
         unfinished = out.with_name(f".{out.name}.{os.getpid()}.tmp")
         meter = _Meter(reader.info.frames or None, on_progress)
@@ -143,7 +150,13 @@ def deblur(
                 yield frame.rgb
 
         try:
-            with VideoWriter(unfinished, container, reader.info, source=video, lossless=lossless, crf=crf) as writer:
+            with VideoWriter(
+                unfinished, container, reader.info, source=video, lossless=lossless, crf=crf, hwaccel=hwaccel
+            ) as writer:
+                if on_info is not None:
+                    if opened:
+                        on_info(opened.line)
+                    on_info(f"decoder {reader.decoder}, encoder {writer.encoder}")
                 warn(reader.warnings + writer.warnings)
                 restored = deblur_frames(
                     sources(),

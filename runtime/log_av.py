@@ -27,7 +27,7 @@ class ErrorLog:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._capture.__exit__(kind, error, trace)
+        self._capture.__exit__(None, None, None)
         level, skip_repeated = self._before
         av.logging.set_level(level)
         av.logging.set_skip_repeated(skip_repeated)

@@ -58,6 +58,7 @@ class Network:
         device: where the sessions run; closed with the network.
         sessions: one session per stage; closed with the network.
         in_flight: clips that may be under way at once, at least 1.
+        line: what runs the plan, for messages.
 
     Raises:
         OutOfMemoryError: the device has too little memory.
@@ -65,9 +66,16 @@ class Network:
     """
 
     def __init__(
-        self, manifest: Manifest, device: Device, sessions: Mapping[str, StreamSession], *, in_flight: int = 1
+        self,
+        manifest: Manifest,
+        device: Device,
+        sessions: Mapping[str, StreamSession],
+        *,
+        in_flight: int = 1,
+        line: str = "",
     ) -> None:
-        self.manifest = manifest
+        self.manifest, self.line = manifest, line
+        self.on_gpu = not isinstance(device, HostDevice)
         self.frames = manifest.frames
         self.tile = manifest.tile
         self.flow_size = manifest.flow_size
@@ -258,7 +266,7 @@ def load_network(
     plan = open_plan(path or DEFAULT_PLAN)
     backend = open_backend(plan, threads=threads, trace=trace)
     try:
-        return Network(plan.manifest, backend.device, backend.sessions, in_flight=in_flight)
+        return Network(plan.manifest, backend.device, backend.sessions, in_flight=in_flight, line=backend.line)
     except BaseException:
         backend.close()
         raise

@@ -296,7 +296,7 @@ class VideoReader:
                 count += 1
             return
         except av.error.FFmpegError as error:
-            self.gpu_problem = f"it failed at frame {count}: {error_text(error)}"
+            self.gpu_problem = f"it failed after {count} frames: {error_text(error)}"
         self.warnings.append(f"NVDEC did not decode all of the video, software did the rest: {self.gpu_problem}")
         self._on_gpu = False
         self._container.close()

@@ -167,6 +167,7 @@ class Identity:
         self.frames, self.tile, self.flow_size = frames, tile, flow_size
         self.tile_overlap, self.window_overlap = tile_overlap, window_overlap
         self.in_flight = in_flight
+        self.line, self.on_gpu = "nothing runs", False
         self.clips = 0
 
     def features(self, frame: np.ndarray) -> np.ndarray:

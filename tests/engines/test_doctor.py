@@ -97,6 +97,27 @@ def test_gpus_ask_for_the_package_that_uses_them(monkeypatch: pytest.MonkeyPatch
     assert findings["TensorRT"].remedy == "pip install 'bsst[tensorrt]'"
 
 
+GPU = Gpu(name="T4", compute_capability="7.5", memory_bytes=16 << 30)
+
+
+@pytest.mark.parametrize(
+    ("h264", "hevc", "gpus", "status", "found", "remedy"),
+    [
+        ("", "", (GPU,), "ok", "H.264: gives the right pixels; HEVC: gives the right pixels", False),
+        ("", "no Main 10", (GPU,), "missing", "H.264: gives the right pixels; HEVC: no Main 10", False),
+        ("no NVENC", "no NVENC", (GPU,), "missing", "no NVENC", True),
+        ("no driver", "no driver", (), "missing", "no driver", False),
+    ],
+    ids=["all", "one", "none", "no-gpu"],
+)
+def test_codecs_of_the_gpu_are_listed_with_reasons(
+    monkeypatch: pytest.MonkeyPatch, h264: str, hevc: str, gpus: tuple[Gpu, ...], status: str, found: str, remedy: bool
+) -> None:
+    monkeypatch.setattr("bsst.engines.doctor.probe_video", lambda: {"NVENC": {"H.264": h264, "HEVC": hevc}})
+    finding = report(monkeypatch, versions={}, gpus=gpus)["NVENC video"]
+    assert (finding.status, finding.found, bool(finding.remedy)) == (status, found, remedy)
+
+
 @pytest.mark.parametrize(
     ("gpus", "status", "found"),
     [

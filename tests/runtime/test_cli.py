@@ -12,12 +12,15 @@ import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 
-import bsst.runtime.network
+import bsst.runtime.job
 from bsst import cli
 from bsst.runtime.network import DEFAULT_PLAN
 from tests.media import Clip, Identity, decode
+from tests.runtime.test_reader_av import WITHOUT_GPU
 
 ROOT = Path(__file__).parents[2]
+LINES = ["nothing runs", "decoder h264, encoder libx264"]
+"""What an identity restorer and the CPU print at the start."""
 
 
 @pytest.fixture
@@ -40,7 +43,8 @@ class Loads:
 @pytest.fixture
 def loads(monkeypatch: pytest.MonkeyPatch) -> Loads:
     loads = Loads(Identity())
-    monkeypatch.setattr(bsst.runtime.network, "load_network", loads)
+    monkeypatch.setattr(bsst.runtime.job, "load_network", loads)
+    monkeypatch.setattr(bsst.runtime.job, "Network", Identity)
     return loads
 
 
@@ -51,6 +55,7 @@ def invoke(*arguments: object) -> Result:
 def test_a_video_alone_uses_the_packaged_plan(clip: Path, loads: Loads) -> None:
     result = invoke(clip, "--threads", 3)
     assert (result.exit_code, result.stdout) == (0, "")
+    assert result.stderr.splitlines()[:2] == LINES
     assert "clip.deblurred.mp4: 12 frames" in result.stderr
     assert loads.calls == [(None, 3)]
     assert len(decode(clip.with_name("clip.deblurred.mp4")).seconds) == 12
@@ -69,7 +74,8 @@ def test_plan_and_video_options_and_the_group_command(clip: Path, loads: Loads) 
 def test_json_lines_can_be_parsed_and_end_with_the_result(clip: Path, loads: Loads) -> None:
     result = invoke(clip, "--log-json")
     events = [json.loads(line) for line in result.stdout.splitlines()]
-    assert {event["event"] for event in events} == {"progress", "result"}
+    assert {event["event"] for event in events} == {"info", "progress", "result"}
+    assert [event["message"] for event in events[:2]] == LINES
     assert events[-1]["frames"] == 12
     assert events[-1]["output"] == str(clip.with_name("clip.deblurred.mp4"))
     failed = invoke(clip, "--log-json")
@@ -95,11 +101,24 @@ def test_expected_errors_are_one_line_with_their_status(clip: Path, tmp_path: Pa
         (4, [clip, "-o", tmp_path / "nowhere" / "x.mp4"]),
     ]
     for status, arguments in cases:
-        result = invoke(*arguments)
+        result = invoke(*arguments, "--quiet")
         assert result.exit_code == status, result.output
         assert result.stderr.startswith("error: ")
         assert len(result.stderr.splitlines()) == 1
     assert sorted(path.name for path in tmp_path.iterdir()) == ["clip.deblurred.mp4", "clip.mp4", "text.mp4"]
+
+
+@WITHOUT_GPU
+def test_a_gpu_that_is_demanded_and_absent_is_one_line_and_writes_nothing(clip: Path, loads: Loads) -> None:
+    result = invoke(clip, "--hwaccel", "cuda")
+    assert (result.exit_code, len(result.stderr.splitlines())) == (2, 1)
+    assert result.stderr.startswith("error: expected NVDEC to decode ")
+    assert [path.name for path in clip.parent.iterdir()] == ["clip.mp4"]
+    loads.restorer.on_gpu = True
+    result = invoke(clip)
+    assert result.exit_code == 0
+    assert "h264 in software (not NVDEC: " in result.stderr
+    assert "libx264 in software (not NVENC: Cannot load libcuda.so.1)" in result.stderr
 
 
 def test_a_missing_plan_has_its_own_status(clip: Path) -> None:
@@ -114,7 +133,7 @@ def test_unexpected_errors_are_one_line_and_a_traceback_on_request(clip: Path, l
         raise ZeroDivisionError("two\nlines")
 
     loads.restorer.restore = fail  # type: ignore[method-assign]
-    result = invoke(clip)
+    result = invoke(clip, "--quiet")
     assert result.exit_code == 1
     assert result.stderr.startswith("error: ZeroDivisionError: two lines; ")
     assert len(result.stderr.splitlines()) == 1
@@ -133,6 +152,7 @@ def test_a_dry_run_tells_frames_windows_tiles_memory_and_time_and_writes_nothing
     result = invoke(clip, "--dry-run", "--in-flight", 1)
     assert (result.exit_code, result.stderr) == (0, "")
     rows = dict(line.split(maxsplit=1) for line in result.stdout.splitlines())
+    assert rows["backend"] == "plan of target cpu runs on ONNX Runtime, CPUExecutionProvider"
     assert rows["frames"] == "12"
     assert rows["windows"].startswith("1, of 12 frames")
     assert rows["tiles"].startswith("1 of 256x256")
@@ -178,7 +198,7 @@ def test_help_shows_examples_and_every_status() -> None:
 SLOW = """
 import signal, sys, time
 signal.signal(signal.SIGINT, signal.default_int_handler)  # background shells start their children with it ignored
-import bsst.runtime.network
+import bsst.runtime.job
 from bsst.runtime.network import DEFAULT_PLAN
 from bsst import cli
 from bsst.engines.plan import write_plan
@@ -189,7 +209,7 @@ class Slow(Identity):
         print("working", flush=True)
         time.sleep(0.1)
         return super().restore(*arrays)
-bsst.runtime.network.load_network = lambda path, **options: Slow()
+bsst.runtime.job.load_network = lambda path, **options: Slow()
 cli.run(sys.argv[1:])
 """
 
@@ -203,7 +223,7 @@ def test_an_interrupt_leaves_nothing(clip: Path, sent: signal.Signals) -> None:
         child.send_signal(sent)
         _, stderr = child.communicate(timeout=60)
     assert child.returncode == 130
-    assert stderr == "error: interrupted; nothing was written\n"
+    assert stderr.splitlines() == [LINES[1], "error: interrupted; nothing was written"]
     assert [path.name for path in clip.parent.iterdir()] == ["clip.mp4"]
 
 
