@@ -95,6 +95,22 @@ def test_a_target_that_breaks_or_gives_other_pixels_has_failed(
     assert "FAILED.\n\n```\n1 failed" in text
 
 
+def test_graphs_that_compute_something_else_than_plain_runs_have_failed(
+    cpu_plan: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "find_gpus", lambda: (ADA,))
+    monkeypatch.setattr(module, "CANDIDATES", (("tensorrt", "fp32"),))
+    monkeypatch.setattr(module, "_why_not", lambda target, gpus: "")
+    stale = {"restore": {"stale_graphs": True}}
+    monkeypatch.setattr(
+        module, "_build", lambda source, folder, target, *_: gpu_plan(source, target, folder, stages=stale).path
+    )
+    with simulated_gpu():
+        (result,) = selftest(tmp_path, source=cpu_plan)
+    assert result.psnr == 200
+    assert result.failed.startswith("expected 50.0 dB of CUDA graphs against plain runs, got ")
+
+
 def test_what_is_missing_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     present = {"onnx"}
     monkeypatch.setattr(module.importlib.util, "find_spec", lambda name: name if name in present else None)

@@ -62,7 +62,8 @@ def serialize(model: bytes, **facts: Any) -> bytes:
 
     `facts`: `library`, `version`, `capability` (what it was built by and for), `scratch` (bytes), `synchronises`,
     `user_allocation` (built with REQUIRE_USER_ALLOCATION), `host` and `vectorised` (names of odd tensors), `refuses`
-    (number of the run that is not enqueued), `crashes` (number of the run that fails on the GPU).
+    (number of the run that is not enqueued), `crashes` (number of the run that fails on the GPU), `stale_graphs` (a
+    captured run writes nothing: what the Developer Guide leaves open for a graph whose context was changed afterwards).
     """
     return MAGIC + json.dumps(facts).encode() + b"\n" + model
 
@@ -252,7 +253,9 @@ class IExecutionContext:
             if stream.capture is not None and (self._runs == 0 or engine.facts.get("synchronises")):
                 gpu.invalidate(stream, CAPTURE_UNSUPPORTED, "cudaStreamSynchronize")
             addresses = dict(self._addresses)
-            gpu.enqueue(stream_handle, lambda: self._compute(addresses, crash), accesses, "cudaLaunchKernel")
+            stale = stream.capture is not None and engine.facts.get("stale_graphs")
+            work = (lambda: None) if stale else (lambda: self._compute(addresses, crash))
+            gpu.enqueue(stream_handle, work, accesses, "cudaLaunchKernel")
         except CudaFailure as error:
             return self._refuse(f"Error Code 1: Cuda Runtime ({error})")
         self._runs += 1
