@@ -11,6 +11,7 @@ given as P010.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from io import BytesIO
@@ -155,37 +156,34 @@ def encoder_problem(container: str, info: VideoInfo, target: Target) -> str:
     file = BytesIO()
     with ErrorLog() as log:
         try:
-            pictures, seconds = encode_trial(file, container, info, target)
+            seconds = encode_trial(file, container, info, target)
             file.seek(0)
             with av.open(file, "r") as result:
                 frames = list(result.decode(video=0))
         except (av.error.FFmpegError, OSError, ValueError) as error:
             return log.reason(error)
-    return _difference(frames, pictures, seconds, target)
+    return _difference(frames, info, seconds, target)
 
 
-def encode_trial(
-    file: BytesIO | Path, container: str, info: VideoInfo, target: Target
-) -> tuple[list[np.ndarray], list[Fraction]]:
+def encode_trial(file: BytesIO | Path, container: str, info: VideoInfo, target: Target) -> list[Fraction]:
     """Write a short video.
 
     Returns:
-        Its frames (3, H, W) float32 RGB, and the time of each in seconds.
+        The time of each frame in seconds.
 
     Raises:
         FFmpegError: the encoder or the container refuses.
     """
     tick = round(1 / (info.rate * info.time_base)) or 1
     times = [time * tick for time in TRIAL]
-    pictures = _pictures(info, target)
     with av.open(file, "w", format=container) as output:
         stream = add_video_stream(output, info, target)
-        for picture, time in zip(pictures, times, strict=True):
+        for picture, time in zip(_pictures(info, target), times, strict=True):
             frame = frame_from_rgb(picture, target)
             frame.pts, frame.duration, frame.time_base = time, tick, info.time_base
             output.mux(stream.encode(frame))
         output.mux(stream.encode(None))
-    return pictures, [time * info.time_base for time in times]
+    return [time * info.time_base for time in times]
 
 
 def add_video_stream(container: OutputContainer, info: VideoInfo, target: Target) -> VideoStream:
@@ -230,26 +228,26 @@ def _format_problem(software: Target) -> str:
     return ""
 
 
-def _pictures(info: VideoInfo, target: Target) -> list[np.ndarray]:
-    """What a trial encodes: slopes that drift, or noise where every bit must come back."""
+def _pictures(info: VideoInfo, target: Target) -> Iterator[np.ndarray]:
+    """What a trial encodes, (3, H, W) float32 RGB: slopes that drift, or noise where every bit must come back."""
     shapes = target.encoding.plane_shapes(info.height, info.width)
     if target.lossless:
         low, high, random = 64, 2**target.encoding.bits - 64, np.random.default_rng(0)
         planes = [random.integers(low, high, shape).astype(target.encoding.dtype) for shape in shapes]
         first = rgb_from_planes((planes[0], planes[1], planes[2]), target.encoding)
     else:
-        y, x = np.mgrid[: info.height, : info.width].astype(np.float32)
-        down, right = y / info.height, x / info.width
-        first = 0.2 + 0.6 * np.stack([down, right, (down + right) / 2])
-    return [np.roll(first, 4 * index, axis=2) for index in range(len(TRIAL))]
+        down = np.linspace(0.2, 0.8, info.height, dtype=np.float32)[:, None]
+        right = np.linspace(0.2, 0.8, info.width, dtype=np.float32)[None]
+        first = np.stack(np.broadcast_arrays(down, right, (down + right) / 2))
+    yield from (np.roll(first, 4 * index, axis=2) for index in range(len(TRIAL)))  # one at a time: they are large
 
 
-def _difference(frames: list[VideoFrame], pictures: list[np.ndarray], seconds: list[Fraction], target: Target) -> str:
+def _difference(frames: list[VideoFrame], info: VideoInfo, seconds: list[Fraction], target: Target) -> str:
     """Decoded frames against what was encoded -> what is wrong, or ""."""
-    if len(frames) != len(pictures):
-        return f"{len(frames)} of {len(pictures)} frames came back"
+    if len(frames) != len(seconds):
+        return f"{len(frames)} of {len(seconds)} frames came back"
     reformatter = VideoReformatter()
-    for index, (frame, picture, time) in enumerate(zip(frames, pictures, seconds, strict=True)):
+    for index, (frame, picture, time) in enumerate(zip(frames, _pictures(info, target), seconds, strict=True)):
         if frame.pts is None or abs(frame.pts * cast(Fraction, frame.time_base) - time) > Fraction(1, 1000):
             return f"frame {index} came back at {frame.time} s, written at {float(time)} s"
         tags = int(frame.colorspace), int(frame.color_range) == FULL_RANGE

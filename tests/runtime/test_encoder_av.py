@@ -122,18 +122,23 @@ def test_a_trial_finds_what_is_wrong(changes: dict[str, Any], reason: str) -> No
 
 
 @pytest.mark.parametrize(
-    ("expect", "reason"),
+    ("expected", "reason"),
     [
-        (lambda pictures, seconds: ([1 - picture for picture in pictures], seconds), "frame 0 came back with "),
-        (lambda pictures, seconds: (pictures, [0 * time for time in seconds]), "frame 1 came back at 0.033"),
-        (lambda pictures, seconds: (pictures * 2, seconds * 2), "8 of 16 frames came back"),
+        (lambda seconds: [0 * time for time in seconds], "frame 1 came back at 0.033"),
+        (lambda seconds: seconds * 2, "8 of 16 frames came back"),
     ],
-    ids=["pixels", "times", "count"],
+    ids=["times", "count"],
 )
-def test_a_trial_finds_other_pixels_times_and_counts(expect: Any, reason: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_trial_finds_other_times_and_counts(expected: Any, reason: str, monkeypatch: pytest.MonkeyPatch) -> None:
     real = encoder_av.encode_trial
-    monkeypatch.setattr(encoder_av, "encode_trial", lambda *arguments: expect(*real(*arguments)))
+    monkeypatch.setattr(encoder_av, "encode_trial", lambda *arguments: expected(real(*arguments)))
     assert reason in encoder_problem("mp4", info(), in_software(nvenc()))
+
+
+def test_a_trial_finds_other_pixels(monkeypatch: pytest.MonkeyPatch) -> None:
+    real = encoder_av.frame_from_rgb
+    monkeypatch.setattr(encoder_av, "frame_from_rgb", lambda rgb, target: real(1 - rgb, target))
+    assert "frame 0 came back with " in encoder_problem("mp4", info(), in_software(nvenc()))
 
 
 @pytest.mark.parametrize("pixel_format", ["yuv420p", "yuv420p10le"])
