@@ -51,7 +51,8 @@ def test_a_provider_that_is_listed_but_does_not_start_is_found(monkeypatch: pyte
     monkeypatch.setattr(ort, "get_available_providers", lambda: ["CUDAExecutionProvider"])
     with_cpu_only = ort.InferenceSession
 
-    def session(model: bytes, options: Any, providers: list[str]) -> Any:
+    def session(model: bytes, options: Any, providers: list[str], enable_fallback: int) -> Any:
+        assert enable_fallback == 0, "otherwise the reason is printed and the CPU takes over"
         return with_cpu_only(model, options, providers=["CPUExecutionProvider"])
 
     monkeypatch.setattr(ort, "InferenceSession", session)
