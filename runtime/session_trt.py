@@ -182,7 +182,9 @@ class TrtSession:
                     graph.close()
             self._graphs.clear()
             if self._cache is not None and self._kernels is not None:
-                self._cache.save(bytes(self._kernels.serialize()))
+                blob = self._kernels.serialize()  # None where the library failed, as on a GPU that broke down
+                if blob is not None:
+                    self._cache.save(bytes(blob))
             self._context = self._kernels = self._engine = None
 
     def _make_context(self) -> Any:

@@ -273,6 +273,14 @@ class TestCompiledKernels:
         assert self.compiled(RuntimeCache(tmp_path / "file" / "mix.kernels")) == 1
         assert "compiled kernels are not" in caplog.text
 
+    def test_a_gpu_that_broke_down_keeps_nothing_and_closes(self, gpu: Any, tmp_path: Path) -> None:
+        cache = RuntimeCache(tmp_path / "mix.kernels")
+        with Bench(cache=cache, crashes=1, **self.FACTS) as bench:
+            bench.run(0)
+            with pytest.raises(ModelError, match="illegal memory access"):
+                bench.run(1)
+        assert not cache.path.exists()
+
     def test_engine_library_and_gpu_have_a_file_each(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         monkeypatch.setenv("BSST_CACHE_DIR", str(tmp_path))
         variants = [("a", "rtx 1.7", "Ada"), ("b", "rtx 1.7", "Ada"), ("a", "rtx 1.8", "Ada"), ("a", "rtx 1.7", "Orin")]

@@ -67,7 +67,9 @@ class IRuntimeCache:
         self._kernels = set(bytes(blob)[len(ENVIRONMENT) :].decode().split())
         return True
 
-    def serialize(self) -> memoryview:
+    def serialize(self) -> memoryview | None:
+        if _trt._gpu().broken is not None:
+            return None
         return memoryview(ENVIRONMENT + " ".join(sorted(self._kernels)).encode())
 
 
