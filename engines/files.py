@@ -12,7 +12,14 @@ from typing import BinaryIO
 
 from bsst.errors import OutputError
 
-__all__ = ["atomic_file"]
+__all__ = ["atomic_file", "what_is_at"]
+
+
+def what_is_at(path: Path) -> str:
+    """What a name leads to, in words for messages: "a file", "a folder", "a pipe or device" or "nothing"."""
+    if os.path.isfile(path):
+        return "a file"
+    return "a folder" if os.path.isdir(path) else "a pipe or device" if os.path.exists(path) else "nothing"
 
 
 @contextmanager
@@ -24,8 +31,11 @@ def atomic_file(path: Path) -> Iterator[BinaryIO]:
         and removed otherwise.
 
     Raises:
-        OutputError: the file cannot be written.
+        OutputError: the file cannot be written, or the name is that of a folder, a pipe or a device; root could
+            rename over `/dev/null`.
     """
+    if (found := what_is_at(path)) not in ("a file", "nothing"):
+        raise OutputError(f"expected a file or nothing at {path}, got {found}; choose another name")
     partial = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.partial")
     try:
         with partial.open("xb") as file:

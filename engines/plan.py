@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, BinaryIO
 
-from bsst.engines.files import atomic_file
+from bsst.engines.files import atomic_file, what_is_at
 from bsst.engines.manifest import (
     Compiler,
     Manifest,
@@ -142,6 +142,8 @@ def open_plan(path: Path) -> Plan:
         PlanError: missing, not a plan, truncated, damaged, of another format version, or with members that the
             manifest does not describe.
     """
+    if (found := what_is_at(path)) not in ("a file", "nothing"):  # a pipe without a writer never opens
+        raise PlanError(f"{path}: expected a plan file, got {found}; give the name of a plan")
     try:
         with path.open("rb") as file:
             _check_end(path, file)

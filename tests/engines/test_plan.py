@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import resource
 import subprocess
 import sys
@@ -52,6 +53,12 @@ OPTIONAL = {"float32"}  # see test_plan_float32.py
 def test_a_missing_file_names_the_remedy(tmp_path: Path) -> None:
     with pytest.raises(PlanError, match="got no such file; make one with bsst-export"):
         open_plan(tmp_path / "none.plan")
+
+
+def test_a_pipe_is_refused_before_it_is_opened(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.plan")
+    with pytest.raises(PlanError, match="expected a plan file, got a pipe or device"):
+        open_plan(tmp_path / "pipe.plan")
 
 
 def test_a_directory_is_refused(tmp_path: Path) -> None:
