@@ -8,6 +8,7 @@ Ctrl-C the hidden file is removed.
 from __future__ import annotations
 
 import os
+import secrets
 import time
 from array import array
 from collections import deque
@@ -19,6 +20,7 @@ from pathlib import Path
 
 import numpy as np
 
+from bsst.engines.files import what_is_at
 from bsst.errors import OutOfMemoryError, OutputError, UsageError, VerificationError
 from bsst.runtime.network import Network, load_network
 from bsst.runtime.reader_av import HWAccelChoice, VideoReader, packet_times
@@ -135,7 +137,7 @@ def deblur(
             hwaccel = "none"
         reader.accelerate(hwaccel)
         # In the same folder, so that the rename is atomic; hidden and without a video suffix, so that nothing plays it.
-        unfinished = out.with_name(f".{out.name}.{os.getpid()}.tmp")
+        unfinished = out.with_name(f".bsst-{os.getpid()}-{secrets.token_hex(4)}.tmp")
         meter = _Meter(reader.info.frames or None, on_progress)
         timings: deque[tuple[int, int]] = deque()
 
@@ -265,13 +267,17 @@ def _container(video: Path, out: Path, *, overwrite: bool, crf: int) -> str:
         raise UsageError(f"expected a crf of 0 to 51, got {crf}; 16 looks like the source, larger is smaller and worse")
     if not out.parent.is_dir():
         raise OutputError(f"expected an existing folder for {out}, found none; create {out.parent} first")
-    if out.exists():
-        if video.exists() and out.samefile(video):
-            raise UsageError(
-                f"expected an output other than the input, got {out} for both; choose another name with -o"
-            )
-        if not overwrite or not out.is_file():
-            raise OutputError(f"expected no file at {out}, found one; choose another name or pass --overwrite")
+    try:
+        out.exists()
+    except OSError as error:  # a name that the file system cannot hold, which is known after the work otherwise
+        raise OutputError(f"expected to write {out}, got {error.strerror}; choose another name with -o") from error
+    found = what_is_at(out)
+    if found != "nothing" and what_is_at(video) != "nothing" and out.samefile(video):
+        raise UsageError(f"expected an output other than the input, got {out} for both; choose another name with -o")
+    if found == "a file" and not overwrite:
+        raise OutputError(f"expected no file at {out}, found one; choose another name or pass --overwrite")
+    if found not in ("a file", "nothing"):
+        raise OutputError(f"expected a file or nothing at {out}, found {found}; choose another name with -o")
     return container
 
 

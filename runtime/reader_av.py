@@ -11,6 +11,7 @@ the same frame. Source: PyAV documentation, `av.codec.hwaccel.HWAccel`.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
@@ -29,6 +30,7 @@ from av.video.frame import VideoFrame
 from av.video.reformatter import VideoReformatter
 from av.video.stream import VideoStream
 
+from bsst.engines.files import what_is_at
 from bsst.errors import InputError, UsageError, VerificationError
 from bsst.runtime.colour import Encoding, matrix_from_tag
 from bsst.runtime.frame_av import FULL_RANGE, SUBSAMPLINGS, frame_to_rgb, is_interleaved
@@ -41,6 +43,7 @@ __all__ = [
     "Tags",
     "VideoInfo",
     "VideoReader",
+    "file_url",
     "main_video_stream",
     "packet_times",
 ]
@@ -113,8 +116,8 @@ class VideoReader:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.warnings: list[str] = []
-        if not path.is_file():
-            raise InputError(f"expected a video file, found none at {path}; check the name")
+        if (found := what_is_at(path)) != "a file":
+            raise InputError(f"expected a video file, found {found} at {path}; check the name")
         announced = self._scan()
         self._on_gpu = False
         self._start()
@@ -188,7 +191,7 @@ class VideoReader:
 
     def _open(self) -> InputContainer:
         try:
-            return av.open(str(self.path), "r", metadata_errors="replace")
+            return av.open(file_url(self.path), "r", metadata_errors="replace")
         except (av.error.FFmpegError, OSError) as error:
             raise InputError(
                 f"expected a video in {self.path}, FFmpeg cannot open it: {error_text(error)}; is the file complete?"
@@ -347,7 +350,8 @@ def open_on_gpu(path: Path) -> InputContainer:
         FFmpegError: no driver, no GPU, or no memory.
         RuntimeError: no stream of the file has a codec with a CUDA path.
     """
-    return av.open(str(path), "r", metadata_errors="replace", hwaccel=HWAccel("cuda", allow_software_fallback=False))
+    accelerator = HWAccel("cuda", allow_software_fallback=False)
+    return av.open(file_url(path), "r", metadata_errors="replace", hwaccel=accelerator)
 
 
 def main_video_stream(container: InputContainer) -> VideoStream:
@@ -363,6 +367,11 @@ def main_video_stream(container: InputContainer) -> VideoStream:
     raise InputError(f"expected a video stream in {container.name}, found {kinds}; give a video file")
 
 
+def file_url(path: Path) -> str:
+    """What FFmpeg is told to open: absolute, since it takes the start of `12:30.mp4` for a protocol."""
+    return os.path.abspath(path)
+
+
 def packet_times(path: Path) -> tuple[list[int], Fraction]:
     """Presentation times of a finished video file, ascending, and the seconds per tick; nothing is decoded.
 
@@ -370,7 +379,7 @@ def packet_times(path: Path) -> tuple[list[int], Fraction]:
         VerificationError: the file cannot be read back.
     """
     try:
-        with av.open(str(path), "r") as container:
+        with av.open(file_url(path), "r") as container:
             stream = main_video_stream(container)
             times = sorted(packet.pts for packet in container.demux(stream) if packet.size and packet.pts is not None)
             return times, stream.time_base or Fraction(1)

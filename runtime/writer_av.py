@@ -23,7 +23,7 @@ from av.video.stream import VideoStream
 from bsst.errors import OutputError
 from bsst.runtime.encoder_av import add_video_stream, choose_encoder, frame_from_rgb
 from bsst.runtime.log_av import error_text
-from bsst.runtime.reader_av import HWAccelChoice, VideoInfo, main_video_stream
+from bsst.runtime.reader_av import HWAccelChoice, VideoInfo, file_url, main_video_stream
 
 __all__ = ["CONTAINERS", "VideoWriter"]
 
@@ -89,7 +89,7 @@ class VideoWriter:
         if self._target.encoding.bits < info.encoding.bits:
             self.warnings.append(f"{self._target.codec} stores {self._target.encoding.bits} of the source's "
                                  f"{info.encoding.bits} bits per colour; --lossless to .mkv keeps them")  # fmt: skip
-        self._source = av.open(str(source), "r", metadata_errors="replace")
+        self._source = av.open(file_url(source), "r", metadata_errors="replace")
         aspect = info.sample_aspect_ratio
         if aspect and aspect != 1 and container in ("matroska", "webm"):  # PyAV cannot set the container's own field
             self._warn(f"pixel aspect ratio {aspect.numerator}:{aspect.denominator} is kept in the video stream only; "
@@ -141,7 +141,7 @@ class VideoWriter:
 
     def _start(self) -> None:
         """Describe all streams and write the header."""
-        self._container = av.open(str(self.path), "w", format=self._container_name)
+        self._container = av.open(file_url(self.path), "w", format=self._container_name)
         stream = add_video_stream(self._container, self._info, self._target)
         if self._info.display_matrix:
             stream.set_display_matrix(self._info.display_matrix)
@@ -213,8 +213,8 @@ class VideoWriter:
 
     def _output_error(self, error: Exception) -> OutputError:
         return OutputError(
-            f"expected to write {self.path}, FFmpeg could not: {error_text(error)}; check free space, permissions and "
-            f"the options"
+            f"expected to write a video into {self.path.parent}, FFmpeg could not: {error_text(error)}; check free "
+            f"space and permissions, or choose an output name that ends in .mkv"
         )
 
 

@@ -35,7 +35,7 @@ def run(*arguments: object) -> Result:
         (["--clip", CITY, "--against", "b.plan", "--weights", "w"], 2, "got --against b.plan"),
         (["--clip", CITY, "--frames", "0"], 2, "--frames"),
         (["--gopro", "nowhere"], 3, "ROOT/test/blur/CLIP/FRAME"),
-        (["--clip", "nowhere.mp4"], 3, "found none at nowhere.mp4"),
+        (["--clip", "nowhere.mp4"], 3, "found nothing at nowhere.mp4"),
         (["--clip", CITY, "--weights", "nowhere.pth"], 5, "nowhere.pth: expected a checkpoint"),
         (["--clip", CITY, "--against", "nowhere.plan"], 5, "nowhere.plan: expected a plan"),
     ],

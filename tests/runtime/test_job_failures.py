@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -92,6 +93,36 @@ def test_outputs_that_cannot_be_written_are_refused(clip: Path, out: str, error:
     assert names(clip.parent) == ["clip.mp4"]
 
 
+@pytest.mark.parametrize("name", ["12:30.mp4", "http:a.mp4", "-i.mp4", "two\nlines.mp4", "50%d*.mp4"])
+def test_names_that_ffmpeg_would_take_for_something_else_are_names(
+    clip: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.chdir(clip.parent)
+    clip.rename(name)
+    result = deblur(name, "out" + name, restorer=Identity())
+    assert (result.output, result.frames) == (Path("out" + name), 12)
+    assert names(clip.parent) == sorted([name, "out" + name])
+
+
+def test_long_names_work_up_to_what_the_file_system_holds(clip: Path) -> None:
+    longest = clip.with_name("x" * 251 + ".mp4")
+    assert deblur(clip, longest, restorer=Identity()).output == longest
+    with pytest.raises(OutputError, match="got File name too long"):
+        deblur(clip, clip.with_name("x" * 252 + ".mp4"), restorer=Identity())
+
+
+def test_overwriting_stops_at_folders(clip: Path) -> None:
+    (clip.parent / "out.mp4").mkdir()
+    with pytest.raises(OutputError, match="found a folder"):
+        deblur(clip, clip.parent / "out.mp4", restorer=Identity(), overwrite=True)
+
+
+def test_a_pipe_is_no_video(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.mp4")
+    with pytest.raises(InputError, match="found a pipe or device at"):
+        deblur(tmp_path / "pipe.mp4", restorer=Identity())
+
+
 def truncated(path: Path, share: float) -> None:
     data = path.read_bytes()
     path.write_bytes(data[: int(len(data) * share)])
@@ -146,10 +177,10 @@ def test_files_without_video_are_refused(tmp_path: Path) -> None:
         frame.sample_rate = 8000
         stream.layout = "mono"
         container.mux([*stream.encode(frame), *stream.encode(None)])
-    for path, message in ((text, "cannot open"), (sound, "found audio"), (tmp_path / "none.mp4", "found none")):
+    for path, message in ((text, "cannot open"), (sound, "found audio"), (tmp_path / "none.mp4", "found nothing")):
         with pytest.raises(InputError, match=message):
             deblur(path, tmp_path / "out.mp4", restorer=Identity())
-    with pytest.raises(InputError, match="found none"):
+    with pytest.raises(InputError, match="found a folder"):
         deblur(tmp_path, tmp_path / "out.mp4", restorer=Identity())
     assert not (tmp_path / "out.mp4").exists()
 
