@@ -17,6 +17,7 @@ from .native import (
     DataType,
     DynamicPluginTensorDesc,
     ExprBuilder,
+    IDimensionExpr,
     KernelLaunchParams,
     PluginField,
     PluginFieldCollection,
@@ -93,8 +94,8 @@ def play(plugin_id, inputs, fields, *, request="STRICT_AOT"):
     )
     output_types = plugin.get_output_data_types([kind for _, kind in inputs], [len(shape) for shape, _ in inputs])
     builder = ExprBuilder()
-    dims = [[builder.constant(size) for size in shape] for shape, _ in inputs]
-    output_dims = [[size.get_constant_value() for size in out] for out in plugin.get_output_shapes(dims, [], builder)]
+    dims = [[IDimensionExpr(size, constant=False) for size in shape] for shape, _ in inputs]
+    output_dims = [[size.value for size in out] for out in plugin.get_output_shapes(dims, [], builder)]
     tensors = [*inputs, *zip(output_dims, output_types, strict=True)]
     described = [DynamicPluginTensorDesc(PluginTensorDesc(shape, kind, TensorFormat.LINEAR)) for shape, kind in tensors]
     types = tuple(kind for _, kind in tensors)
@@ -111,14 +112,16 @@ def play(plugin_id, inputs, fields, *, request="STRICT_AOT"):
     entry, ptx = plugin.get_kernel(
         [d.desc for d in described[: len(inputs)]], [d.desc for d in described[len(inputs) :]]
     )
-    size = lambda name: getattr(launch, name).expr.get_constant_value()  # noqa: E731
+    size = lambda name: getattr(launch, name).expr.value  # noqa: E731
+    if max(size("grid_y"), size("grid_z")) > 65535:
+        raise RuntimeError("cuLaunchKernel: at most 65535 blocks along y and z")
     return {
         "entry": entry if isinstance(entry, str) else entry.decode(),
         "ptx": ptx.decode(),
         "grid": tuple(map(size, ("grid_x", "grid_y", "grid_z"))),
         "block": tuple(map(size, ("block_x", "block_y", "block_z"))),
         "shared_bytes": size("shared_mem"),
-        "sizes": tuple(item.expr.get_constant_value() for item in setter.items),
+        "sizes": tuple(item.expr.value for item in setter.items),
         "output_shape": tuple(output_dims[0]),
         "types": types,
     }

@@ -91,14 +91,19 @@ _OPERATIONS = {
 
 
 class IDimensionExpr:
-    def __init__(self, value):
-        self._value = value
+    """A symbolic integer; `value` is what it turns out to be at run time, which the plugin must not ask for."""
+
+    def __init__(self, value, *, constant=True):
+        self.value = value
+        self._constant = constant
 
     def is_constant(self):
-        return True
+        return self._constant
 
     def get_constant_value(self):
-        return self._value
+        if not self._constant:
+            raise AssertionError("get_constant_value() of an expression that is not constant")
+        return self.value
 
 
 class IExprBuilder:
@@ -106,7 +111,7 @@ class IExprBuilder:
 
 
 class ExprBuilder(IExprBuilder):
-    """Evaluates at once: every shape here is static."""
+    """Evaluates at once, and tells nobody; what depends on a shape is not constant."""
 
     def constant(self, value):
         if type(value) is not int:
@@ -116,7 +121,12 @@ class ExprBuilder(IExprBuilder):
     def operation(self, operation, first, second):
         if not isinstance(first, IDimensionExpr) or not isinstance(second, IDimensionExpr):
             raise TypeError(f"operation(): incompatible function arguments: {type(first)}, {type(second)}")
-        return IDimensionExpr(_OPERATIONS[operation](first._value, second._value))
+        value = _OPERATIONS[operation](first.value, second.value)
+        if not -(2**31) <= value < 2**31:
+            raise OverflowError(
+                f"{operation.name} of {first.value} and {second.value} is no INT32, as kernels take them"
+            )
+        return IDimensionExpr(value, constant=first.is_constant() and second.is_constant())
 
 
 class Dims(tuple):
