@@ -11,12 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import av
+import numpy as np
 import pytest
 
 from bsst.errors import UsageError
 from bsst.runtime import encoder_av, job
-from bsst.runtime.colour import Encoding
-from bsst.runtime.encoder_av import Target, choose_encoder, choose_target, encoder_problem, nvenc_target
+from bsst.runtime.colour import Encoding, rgb_from_planes
+from bsst.runtime.encoder_av import Target, choose_encoder, choose_target, encoder_problem, frame_from_rgb, nvenc_target
 from bsst.runtime.job import deblur
 from bsst.runtime.reader_av import Tags, VideoInfo
 from tests.media import FULL, LIMITED, TAG_BT709, Clip, Identity, decode
@@ -64,6 +65,23 @@ def test_quality_and_depth_follow_the_job() -> None:
     deep = nvenc("matroska", bits=12)
     assert (deep.codec, deep.pixel_format, deep.encoding.bits, deep.codec_tag) == ("hevc_nvenc", "p010le", 10, "")
     assert nvenc("mov", bits=10).codec_tag == "hvc1"
+
+
+@pytest.mark.parametrize("full", [True, False], ids=["full", "limited"])
+@pytest.mark.parametrize("size", [(96, 162), (50, 146), (2, 2)], ids=str)
+def test_ten_bits_reach_p010_unchanged(size: tuple[int, int], full: bool) -> None:
+    source = info(10, size=size)
+    encoding = dataclasses.replace(source.encoding, full_range=full)
+    tags = dataclasses.replace(source.tags, range=FULL if full else LIMITED)
+    source = dataclasses.replace(source, encoding=encoding, tags=tags)
+    target = nvenc_target("mp4", choose_target("mp4", source, lossless=True, crf=16), crf=16)
+    random = np.random.default_rng(3)
+    y, u, v = (random.integers(100, 900, shape).astype(np.uint16) for shape in encoding.plane_shapes(*size))
+    raw: Any = av.CodecContext.create("rawvideo", "w")  # NVENC itself needs a GPU
+    raw.height, raw.width, raw.pix_fmt, raw.time_base = *size, target.pixel_format, source.time_base
+    (packet,) = raw.encode(frame_from_rgb(rgb_from_planes((y, u, v), encoding), target))
+    expected = np.concatenate([y.ravel(), np.stack([u, v], axis=2).ravel()]) << 6
+    np.testing.assert_array_equal(np.frombuffer(bytes(packet), np.uint16), expected)
 
 
 @pytest.mark.parametrize(
