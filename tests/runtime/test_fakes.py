@@ -4,9 +4,15 @@ from __future__ import annotations
 
 import enum
 import importlib
+import importlib.metadata
 import importlib.util
 import inspect
+import json
+import os
 import re
+import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -26,6 +32,28 @@ ENUMS = (
     "TensorLocation",
 )
 OUR_OWN = {"facts", "library", "version", "session", "tensors", "problem", "nbytes", "numpy_type", "compiled", "logger"}
+TENSORRT = {
+    "Runtime": "Runtime",
+    "ICudaEngine": "ICudaEngine",
+    "IExecutionContext": "IExecutionContext",
+    "Builder": "Builder",
+    "BuilderConfig": "IBuilderConfig",
+    "TimingCache": "ITimingCache",
+    "OnnxParser": "OnnxParser",
+}
+"""Classes of the fake -> of the real bindings."""
+NATIVE = (
+    "createInferBuilder_INTERNAL",
+    "createInferRefitter_INTERNAL",
+    "createInferRuntime_INTERNAL",
+    "createNvOnnxParserRefitter_INTERNAL",
+    "createNvOnnxParser_INTERNAL",
+    "getBuilderPluginRegistry",
+    "getNvOnnxParserVersion",
+    "getPluginRegistry",
+    "initLibNvInferPlugins",
+)
+"""All that TensorRT's bindings take from its libraries, which PyPI has not."""
 
 
 def public(cls: type) -> Iterator[str]:
@@ -58,6 +86,92 @@ def test_every_name_of_the_rtx_fake_is_in_the_real_library() -> None:
             assert member in real.DataType.__members__
             assert hasattr(fake.DataType, member)
         assert {member.name for member in fake.TensorFormat} <= set(real.TensorFormat.__members__)
+
+
+def accepts(documentation: str, method: str, given: list[str]) -> bool:
+    """Whether an overload of a pybind11 docstring takes arguments of these names, in this order."""
+    for overload in re.findall(rf"\b{method}\(self: [^,)]+(.*)\) -> ", documentation):
+        stated = re.findall(r", (\w+): ([^,]*)", overload)
+        names = [name for name, _ in stated]
+        if names[: len(given)] == given and all("=" in rest for _, rest in stated[len(given) :]):
+            return True
+    return False
+
+
+def arguments(function: Any) -> list[str]:
+    return [name for name in inspect.signature(function).parameters if name != "self"]
+
+
+@pytest.mark.needs_rtx
+def test_methods_of_the_rtx_fake_take_the_arguments_of_the_real_ones() -> None:
+    real: Any = importlib.import_module("tensorrt_rtx")
+    with simulated_gpu():
+        fake: Any = importlib.import_module("tensorrt_rtx")
+        checked = 0
+        for name in CLASSES:
+            for member in public(getattr(fake, name)):
+                method = inspect.getattr_static(getattr(fake, name), member)
+                if inspect.isfunction(method) and (name, member) != ("ICudaEngine", "create_execution_context"):
+                    checked += 1
+                    assert accepts(getattr(getattr(real, name), member).__doc__, member, arguments(method)), member
+        assert checked > 15
+        # One that takes a strategy or a configuration: two overloads of the real one.
+        documentation = real.ICudaEngine.create_execution_context.__doc__
+        for argument in ("strategy", "runtime_config"):
+            assert accepts(documentation, "create_execution_context", [argument])
+
+
+@pytest.fixture(scope="module")
+def tensorrt_bindings(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]:
+    """Documentation of NVIDIA's bindings of TensorRT, over libraries that do nothing."""
+    compiler = shutil.which("cc")
+    if compiler is None or importlib.util.find_spec("tensorrt_bindings") is None:
+        pytest.skip("no C compiler, or no tensorrt-cu13-bindings")
+    distributions = importlib.metadata.packages_distributions()["tensorrt_bindings"]
+    major = importlib.metadata.version(distributions[0]).split(".")[0]
+    folder = tmp_path_factory.mktemp("libraries")
+    source = folder / "nothing.c"
+    source.write_text("".join(f"void *{name}(void) {{ return 0; }}\n" for name in NATIVE))
+    for library in ("nvinfer", "nvinfer_plugin", "nvonnxparser"):
+        name = f"lib{library}.so.{major}"
+        command = [compiler, "-shared", "-fPIC", "-o", str(folder / name), f"-Wl,-soname,{name}", str(source)]
+        subprocess.run(command, check=True)
+    code = (
+        "import json, tensorrt_bindings as t\n"
+        "def look(c):\n"
+        "    if hasattr(c, '__members__'): return {n: int(v) for n, v in c.__members__.items()}\n"
+        "    return {n: getattr(c, n).__doc__ or '' for n in dir(c) if not n.startswith('_')}\n"
+        "print(json.dumps({n: look(getattr(t, n)) for n in dir(t) if isinstance(getattr(t, n), type)}))\n"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, "LD_LIBRARY_PATH": str(folder)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return dict(json.loads(result.stdout))
+
+
+def test_names_and_arguments_of_the_tensorrt_fake_are_those_of_the_real_bindings(
+    tensorrt_bindings: dict[str, dict[str, Any]],
+) -> None:
+    with simulated_gpu():
+        fake: Any = importlib.import_module("tensorrt")
+        checked = 0
+        for name, real in TENSORRT.items():
+            cls = getattr(fake, name, None) or getattr(fake.runtime, name)
+            for member in public(cls):
+                method = inspect.getattr_static(cls, member)
+                assert member in tensorrt_bindings[real], f"{real}.{member}"
+                if inspect.isfunction(method):
+                    checked += 1
+                    assert accepts(tensorrt_bindings[real][member], member, arguments(method)), f"{real}.{member}"
+        assert checked > 15
+        for name in ("ExecutionContextAllocationStrategy", "TensorIOMode", "TensorLocation"):
+            assert {m.name: m.value for m in getattr(fake, name)} == tensorrt_bindings[name]
+        for name in ("NetworkDefinitionCreationFlag", "HardwareCompatibilityLevel", "ProfilingVerbosity", "DataType"):
+            assert {m.name for m in getattr(fake, name)} <= set(tensorrt_bindings[name])
 
 
 def cuda_header() -> str:

@@ -72,8 +72,8 @@ class BuilderConfig:
         self._cache = None
         self.hardware_compatibility_level = HardwareCompatibilityLevel.NONE
 
-    def create_timing_cache(self, serialized: bytes) -> TimingCache:
-        return TimingCache(serialized)
+    def create_timing_cache(self, serialized_timing_cache: bytes) -> TimingCache:
+        return TimingCache(serialized_timing_cache)
 
     def set_timing_cache(self, cache: TimingCache, ignore_mismatch: bool) -> bool:
         if cache.data.startswith(b"other gpu"):
