@@ -7,8 +7,8 @@ CUDA graphs are kept per set of addresses, because a propagation step alternates
 met for the second time is run and then captured, later ones are one launch. TensorRT wants one ordinary run before a
 capture. Its guide advises one context per graph (NVIDIA/TensorRT#3798); NVIDIA's TensorRT-Edge-LLM takes several from
 one context, kept by addresses, as here (cpp/runtime/exec/engineExecutor.cpp), and `bsst-doctor --selftest` compares
-them with plain runs. TensorRT-RTX can capture by itself, but keeps one set of addresses and captures again at every change
-(pytorch/TensorRT#4187), so the same way is taken with it where the engine allows (`is_stream_capturable`).
+them with plain runs. TensorRT-RTX can capture by itself, but keeps one set of addresses and captures again at every
+change (pytorch/TensorRT#4187), so the same way is taken with it where the engine allows (`is_stream_capturable`).
 
 Not run here: no GPU. Source: https://docs.nvidia.com/deeplearning/tensorrt/latest/_static/python-api/ (ICudaEngine,
 IExecutionContext, IRuntimeConfig) and the docstrings of tensorrt-rtx 1.7.1, which is installed for the build tests.
