@@ -76,7 +76,8 @@ def _onnx_runtime(gpus: tuple[Gpu, ...]) -> Iterator[Finding]:
             subject="ONNX Runtime CUDAExecutionProvider",
             status="missing",
             found="this onnxruntime is built for the CPU",
-            remedy="pip uninstall onnxruntime && pip install 'bsst[ort-gpu]'",
+            # Both bring the same package; asking for an extra of bsst would bring the first one back.
+            remedy="pip uninstall onnxruntime && pip install 'onnxruntime-gpu[cuda,cudnn]'",
         )
 
 

@@ -1,6 +1,12 @@
-"""Which providers of ONNX Runtime really compute: the list of available ones only says how it was compiled."""
+"""Which providers of ONNX Runtime really compute: the list of available ones only says how it was compiled.
+
+Source: https://onnxruntime.ai/docs/execution-providers/CUDA-ExecutionProvider.html ("Preload DLLs").
+"""
 
 from __future__ import annotations
+
+from contextlib import redirect_stdout
+from io import StringIO
 
 import numpy as np
 
@@ -28,6 +34,10 @@ def probe_providers() -> dict[str, str]:
     except ImportError as error:
         return {PROVIDERS[0]: f"onnxruntime cannot be imported: {error}"}
     offered = ort.get_available_providers()
+    if "CUDAExecutionProvider" in offered:
+        # The loader does not look where `pip install onnxruntime-gpu[cuda,cudnn]` puts CUDA; what it misses is printed.
+        with redirect_stdout(StringIO()):
+            ort.preload_dlls()
     return {provider: _problem(provider) for provider in PROVIDERS if provider in offered}
 
 

@@ -47,7 +47,9 @@ def test_a_backend_that_rounds_positions_is_found(monkeypatch: pytest.MonkeyPatc
     assert probe_providers()["CPUExecutionProvider"].startswith("GridSample gives wrong pixels: expected [1.5, 3.0")
 
 
-def test_a_provider_that_is_listed_but_does_not_start_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_provider_that_is_listed_but_does_not_start_is_found(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.setattr(ort, "get_available_providers", lambda: ["CUDAExecutionProvider"])
     with_cpu_only = ort.InferenceSession
 
@@ -55,8 +57,16 @@ def test_a_provider_that_is_listed_but_does_not_start_is_found(monkeypatch: pyte
         assert enable_fallback == 0, "otherwise the reason is printed and the CPU takes over"
         return with_cpu_only(model, options, providers=["CPUExecutionProvider"])
 
+    def preload() -> None:
+        loaded.append("CUDA")
+        print("Failed to load libcudnn.so.9")
+
+    loaded: list[str] = []
     monkeypatch.setattr(ort, "InferenceSession", session)
+    monkeypatch.setattr(ort, "preload_dlls", preload)
     assert probe_providers() == {"CUDAExecutionProvider": "it does not start and falls back to the CPU"}
+    assert loaded == ["CUDA"], "where pip put its libraries, only this finds them"
+    assert capsys.readouterr().out == ""
 
 
 def report(
@@ -94,7 +104,8 @@ def test_gpus_ask_for_the_package_that_uses_them(monkeypatch: pytest.MonkeyPatch
     gpu = Gpu(name="Orin", compute_capability="8.7", memory_bytes=8 << 30)
     findings = report(monkeypatch, versions={}, gpus=(gpu,))
     assert findings["NVIDIA GPU"].found == "Orin, compute capability 8.7, 8.0 GiB"
-    assert "bsst[ort-gpu]" in findings["ONNX Runtime CUDAExecutionProvider"].remedy
+    remedy = findings["ONNX Runtime CUDAExecutionProvider"].remedy
+    assert remedy == "pip uninstall onnxruntime && pip install 'onnxruntime-gpu[cuda,cudnn]'"
     assert findings["TensorRT"].remedy == "pip install 'bsst[tensorrt]'"
 
 
