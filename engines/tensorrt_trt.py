@@ -19,7 +19,7 @@ from bsst.engines.cuda_driver import find_gpus
 from bsst.engines.manifest import Compiler
 from bsst.errors import MissingDependencyError, UsageError
 from bsst.plugins.operator_schema import CAPABILITIES
-from bsst.plugins.tensorrt_version import check_tensorrt_version, supports_plugins
+from bsst.plugins.tensorrt_version import check_tensorrt_version, supports_plugins, supports_same_capability
 
 __all__ = ["TensorRTBuilder"]
 
@@ -49,12 +49,18 @@ class TensorRTBuilder:
         """Compile for the GPU of this machine.
 
         Raises:
-            UsageError: a compute capability was asked for that this machine has not.
+            UsageError: a compute capability was asked for that this machine has not, or a kind of engine that this
+                version has not.
             ModelError: a version that must not be used.
             BuildError: it refused, crashed, or hit a limit.
         """
         compiler = self.compiler()
         check_tensorrt_version(compiler.version, plugins=options.plugin_capability is not None)
+        if options.hardware_compatibility == "same-capability" and not supports_same_capability(compiler.version):
+            raise UsageError(
+                "expected TensorRT 10.9 or later for --hardware-compatibility same-capability, got "
+                f"{compiler.version}; take ampere+, or leave it out"
+            )
         self.compute_capabilities(options)
         return compile_stage(
             stage,

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from bsst.errors import ModelError
 
-__all__ = ["check_tensorrt_version", "supports_plugins"]
+__all__ = ["check_tensorrt_version", "supports_plugins", "supports_same_capability"]
 
 OLDEST = (10, 3)
 OLDEST_WITH_PLUGINS = (10, 9)
@@ -17,6 +17,11 @@ BROKEN = (10, 14)
 def supports_plugins(version: str) -> bool:
     """Whether plugins compiled ahead of time (`tensorrt.plugin.aot_impl`) work in this version."""
     return _release(version) >= OLDEST_WITH_PLUGINS and _release(version) != BROKEN
+
+
+def supports_same_capability(version: str) -> bool:
+    """Whether `HardwareCompatibilityLevel.SAME_COMPUTE_CAPABILITY` is there; the bindings of 10.3 lack it."""
+    return _release(version) >= (10, 9)
 
 
 def check_tensorrt_version(version: str, *, plugins: bool) -> None:

@@ -71,6 +71,12 @@ class TestBuild:
     def test_hardware_compatibility_is_passed_on(self, level: Any, name: str) -> None:
         assert build(hardware_compatibility=level)["hardware"] == name
 
+    def test_a_level_that_an_old_version_lacks_is_refused(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        use_version(monkeypatch, "10.3.0.30")
+        with pytest.raises(UsageError, match=r"expected TensorRT 10\.9 or later .* got 10\.3\.0\.30; take ampere\+"):
+            build(hardware_compatibility="same-capability")
+        assert build(hardware_compatibility="ampere+")["hardware"] == "AMPERE_PLUS"
+
     def test_timings_are_kept_between_builds(self, tmp_path: Path) -> None:
         cache = tmp_path / "timings"
         assert build(timing_cache=cache)["cache"] == ""

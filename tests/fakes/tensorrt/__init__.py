@@ -42,7 +42,8 @@ class NetworkDefinitionCreationFlag(enum.IntEnum):
 class HardwareCompatibilityLevel(enum.Enum):
     NONE = 0
     AMPERE_PLUS = 1
-    SAME_COMPUTE_CAPABILITY = 2
+    if not __version__.startswith("10.3."):
+        SAME_COMPUTE_CAPABILITY = 2
 
 
 class ProfilingVerbosity(enum.Enum):
