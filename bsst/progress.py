@@ -63,8 +63,9 @@ class Lines(Quiet):
 
     def result(self, result: Result) -> None:
         """Print what was written."""
+        again = f", {result.retried} of them restored again in float32" if result.retried else ""
         print(
-            f"{result.output}: {result.frames} frames in {clock(result.seconds)}, {result.fps:.2f} fps",
+            f"{result.output}: {result.frames} frames in {clock(result.seconds)}, {result.fps:.2f} fps{again}",
             file=sys.stderr,
         )
 

@@ -271,6 +271,9 @@ class _Counting:
         self.not_finite += result.size - int(np.count_nonzero(np.isfinite(result)))
         return _Done(result)
 
+    def float32(self) -> None:
+        """What is measured is the plan itself."""
+
     def cancel(self) -> None:
         """Nothing is ever under way."""
 

@@ -55,8 +55,10 @@ class Result:
 
     output: Path
     frames: int
+    retried: int
+    """Frames of windows whose result was not finite and that were restored again in float32."""
     repaired: int
-    """Frames whose restoration was not finite; the source's frame stands in for each."""
+    """Frames whose restoration was not finite, in float32 either; the source's frame stands in for each."""
     seconds: float
     """Wall-clock time from the first frame to the verified file."""
     fps: float
@@ -151,6 +153,12 @@ def deblur(
                 timings.append((frame.pts, frame.duration))
                 yield frame.rgb
 
+        def retry(frames: range) -> None:
+            if not meter.retried:
+                window = f"window of frames {_ranges(frames)}"
+                warn([f"{window} restored again in float32, as it was not finite; so is every other like it"])
+            meter.retried += len(frames)
+
         try:
             with VideoWriter(
                 unfinished, container, reader.info, source=video, lossless=lossless, crf=crf, hwaccel=hwaccel
@@ -168,6 +176,7 @@ def deblur(
                     blend=blend,
                     scene_cuts=scene_cuts,
                     on_work=meter.worked,
+                    on_retry=retry,
                     on_repair=meter.repair,
                 )
                 with closing(restored):  # its threads use the reader
@@ -193,6 +202,7 @@ def deblur(
     return Result(
         output=out,
         frames=len(meter.times),
+        retried=meter.retried,
         repaired=len(meter.repaired),
         seconds=seconds,
         fps=len(meter.times) / seconds,
@@ -211,6 +221,7 @@ class _Meter:
 
     def __init__(self, total: int | None, on_progress: Callable[[Progress], None] | None) -> None:
         self.times = array("q")
+        self.retried = 0
         self.repaired = array("q")
         self._work = 0.0
         self._total = total

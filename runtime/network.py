@@ -14,14 +14,14 @@ from __future__ import annotations
 
 import weakref
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from bsst.engines.manifest import Manifest
-from bsst.engines.plan import open_plan
+from bsst.engines.plan import Plan, open_plan
 from bsst.errors import BsstError, UsageError
 from bsst.runtime.backends import open_backend
 from bsst.runtime.device import Buffer, Device, DeviceTensor, Event
@@ -58,6 +58,7 @@ class Network:
         device: where the sessions run; closed with the network.
         sessions: one session per stage; closed with the network.
         in_flight: clips that may be under way at once, at least 1.
+        float32: opens the same network in float32; closed with the network.
         line: what runs the plan, for messages.
 
     Raises:
@@ -72,6 +73,7 @@ class Network:
         sessions: Mapping[str, StreamSession],
         *,
         in_flight: int = 1,
+        float32: Callable[[], Network] | None = None,
         line: str = "",
     ) -> None:
         self.manifest, self.line = manifest, line
@@ -83,6 +85,8 @@ class Network:
         self.window_overlap = manifest.window_overlap
         self.in_flight = in_flight
         self._device, self._sessions = device, sessions
+        self._open_float32 = float32
+        self._float32: Network | None = None
         self._upload, self._network, self._download, self._flow = (
             device.stream(name) for name in ("upload", "network", "download", "flow")
         )
@@ -169,8 +173,22 @@ class Network:
             self.cancel()
             raise
 
+    def float32(self) -> Network | None:
+        """The same network in float32 on the CPU, loaded by the first call; None where the plan carries none.
+
+        Raises:
+            PlanError: the plan was replaced since it was opened.
+            ModelError: ONNX Runtime refuses a stage.
+            OutOfMemoryError: there is too little memory.
+        """
+        if self._float32 is None and self._open_float32 is not None:
+            self._float32 = self._open_float32()
+        return self._float32
+
     def cancel(self) -> None:
         """Give up everything under way and forget failures; results that were not taken fail. Any thread may call."""
+        if self._float32 is not None:
+            self._float32.cancel()
         self._device.abort()
         for slot in self._slots:
             slot.owner = None
@@ -179,6 +197,8 @@ class Network:
 
     def close(self) -> None:
         """Give up everything under way and free sessions and device; a second call does nothing."""
+        if self._float32 is not None:
+            self._float32.close()
         self._device.abort()
         for session in self._sessions.values():
             session.close()
@@ -264,9 +284,25 @@ def load_network(
         OutOfMemoryError: the device has too little memory.
     """
     plan = open_plan(path or DEFAULT_PLAN)
+    exact = plan.float32
+    # Retries are rare and waited for: one at a time.
+    again = None if exact is None else lambda: _network_of(exact, threads=threads, in_flight=1)
+    return _network_of(plan, threads=threads, in_flight=in_flight, trace=trace, float32=again)
+
+
+def _network_of(
+    plan: Plan,
+    *,
+    threads: int,
+    in_flight: int,
+    trace: Trace | None = None,
+    float32: Callable[[], Network] | None = None,
+) -> Network:
     backend = open_backend(plan, threads=threads, trace=trace)
     try:
-        return Network(plan.manifest, backend.device, backend.sessions, in_flight=in_flight, line=backend.line)
+        return Network(
+            plan.manifest, backend.device, backend.sessions, in_flight=in_flight, float32=float32, line=backend.line
+        )
     except BaseException:
         backend.close()
         raise

@@ -19,6 +19,7 @@ import numpy as np
 from bsst.errors import InputError, ModelError, OutOfMemoryError
 from bsst.runtime.ahead import Ahead
 from bsst.runtime.restorer import Restored, Restorer
+from bsst.runtime.retry import finite, with_finite_flow
 from bsst.runtime.scenes import mark_cuts
 from bsst.runtime.tiles import GRID, Blend, TiledFlow, TileGrid, tile_grid
 from bsst.runtime.windows import Window, sliding_windows
@@ -37,6 +38,7 @@ def deblur_frames(
     blend: Blend = "feather",
     scene_cuts: bool = True,
     on_work: Callable[[float], None] | None = None,
+    on_retry: Callable[[range], None] | None = None,
     on_repair: Callable[[int], None] | None = None,
 ) -> Generator[np.ndarray, None, None]:
     """Deblur a stream of frames in bounded memory; as many frames come out as went in, in order.
@@ -52,6 +54,7 @@ def deblur_frames(
         blend: how tiles are joined, see `bsst.runtime.tiles`.
         scene_cuts: start afresh at hard cuts.
         on_work: called after each tile with the frames restored so far, a fraction while a window is in progress.
+        on_retry: called with the frames of each window that was not finite and was restored again in float32.
         on_repair: called with the index of each frame whose restoration was not finite; its source frame is output.
 
     Yields:
@@ -103,6 +106,8 @@ def deblur_frames(
             if isinstance(result, float):
                 work(result)
                 continue
+            if on_retry is not None and result.retried:
+                on_retry(result.retried)
             if on_repair is not None:
                 for index in result.repaired:
                     on_repair(index)
@@ -118,6 +123,8 @@ class _Result:
     """To output, in order."""
     repaired: Sequence[int]
     """Index in the video of each frame that is the source's."""
+    retried: range
+    """Indices in the video of all its frames if any of it was restored again in float32; else empty."""
 
 
 def _of_one_size(frames: Iterable[np.ndarray], shape: tuple[int, ...]) -> Iterator[np.ndarray]:
@@ -135,9 +142,15 @@ class _Tile:
     """One tile of one window, under way."""
 
     window: Window
+    clip: Sequence[np.ndarray]
+    """What `Restorer.submit` was given, views of the window's frames."""
+    backward: np.ndarray
+    forward: np.ndarray
     restored: Restored
     where: str
     """For messages."""
+    retried: bool
+    """Its flow was estimated again in float32."""
 
 
 def _restored(
@@ -148,8 +161,11 @@ def _restored(
     tiles = _in_flight(_submitted(windows, restorer, grid), restorer.in_flight)
     for first in tiles:
         window = first.window
-        blended = grid.blend(_results(chain([first], islice(tiles, len(grid) - 1)), grid, done, on_work))
-        result = _checked(window, blended, grid, done)
+        retried = [first.where] if first.retried else []
+        blended = grid.blend(
+            _results(chain([first], islice(tiles, len(grid) - 1)), restorer, grid, done, on_work, retried)
+        )
+        result = _checked(window, blended, grid, done, retried=bool(retried))
         done += len(result.frames)
         del first, window, blended
         yield result
@@ -159,7 +175,7 @@ def _restored(
 def _submitted(windows: Iterable[Window], restorer: Restorer, grid: TileGrid) -> Iterator[_Tile]:
     """Every tile of every window, row by row."""
 
-    def tiles(window: Window, frames: str) -> Iterator[_Tile]:
+    def tiles(window: Window, frames: str, retried: bool) -> Iterator[_Tile]:
         clips = zip(*(grid.cut(frame) for frame in window.frames), strict=True)
         flows = zip(*(grid.scaled(GRID).cut(np.stack(pair)) for pair in window.pairs), strict=True)
         for count, (clip, flow) in enumerate(zip(clips, flows, strict=True), start=1):
@@ -167,14 +183,25 @@ def _submitted(windows: Iterable[Window], restorer: Restorer, grid: TileGrid) ->
             where = f"{frames}, tile {count} of {len(grid)}"
             with _named(where):
                 restored = restorer.submit(clip, backward, forward)
-            yield _Tile(window=window, restored=restored, where=where)
+            yield _Tile(
+                window=window,
+                clip=clip,
+                backward=backward,
+                forward=forward,
+                restored=restored,
+                where=where,
+                retried=retried,
+            )
 
     done = 0
     for window in windows:
         kept = window.keep.stop - window.keep.start
-        yield from tiles(window, f"frames {done} to {done + kept - 1}")
+        frames = f"frames {done} to {done + kept - 1}"
+        with _named(f"{frames}, flow again in float32"):
+            sound = with_finite_flow(window, restorer)
+        yield from tiles(sound, frames, sound is not window)
         done += kept
-        del window  # before the next one is awaited
+        del window, sound  # before the next one is awaited
 
 
 def _in_flight(tiles: Iterator[_Tile], limit: int) -> Iterator[_Tile]:
@@ -196,12 +223,23 @@ def _in_flight(tiles: Iterator[_Tile], limit: int) -> Iterator[_Tile]:
 
 
 def _results(
-    tiles: Iterable[_Tile], grid: TileGrid, done: int, on_work: Callable[[float], None]
+    tiles: Iterable[_Tile],
+    restorer: Restorer,
+    grid: TileGrid,
+    done: int,
+    on_work: Callable[[float], None],
+    retried: list[str],
 ) -> Iterator[np.ndarray]:
-    """Tiles of a window under way -> (K, 3, tile_h, tile_w) each."""
+    """Tiles of a window under way -> (K, 3, tile_h, tile_w) each; `retried` gets those that float32 had to restore."""
     for count, tile in enumerate(tiles, start=1):
         with _named(tile.where):
             restored = tile.restored.result()[tile.window.keep]
+        if not finite(restored):
+            with _named(f"{tile.where}, again in float32"):
+                exact = restorer.float32()
+                if exact is not None:
+                    restored = exact.submit(tile.clip, tile.backward, tile.forward).result()[tile.window.keep]
+                    retried.append(tile.where)
         yield restored
         on_work(done + len(restored) * count / len(grid))
 
@@ -215,14 +253,18 @@ def _named(where: str) -> Iterator[None]:
         raise type(error)(f"{where}: {error}") from error
 
 
-def _checked(window: Window, blended: np.ndarray, grid: TileGrid, done: int) -> _Result:
+def _checked(window: Window, blended: np.ndarray, grid: TileGrid, done: int, *, retried: bool) -> _Result:
     """Limit the kept frames (K, 3, *padded) of a window in place; frames that are not finite become the source's."""
     frames, repaired = [], []
     for index, (source, restored) in enumerate(zip(window.frames[window.keep], blended, strict=True), start=done):
-        if np.isfinite(restored).all():
+        if finite(restored):
             # The source's own values outside the RGB cube are code values of its video: let them pass.
             frames.append(np.clip(restored, np.minimum(source, 0), np.maximum(source, 1), out=restored))
         else:
             frames.append(source)
             repaired.append(index)
-    return _Result(frames=[grid.crop(frame) for frame in frames], repaired=repaired)
+    return _Result(
+        frames=[grid.crop(frame) for frame in frames],
+        repaired=repaired,
+        retried=range(done, done + len(frames) * retried),
+    )

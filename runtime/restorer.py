@@ -80,6 +80,16 @@ class Restorer(FlowEstimator, Protocol):
         """
         ...
 
+    def float32(self) -> Restorer | None:
+        """The same network in float32, for what is not finite here; None where there is none.
+
+        Opened by the first call and closed with this one. One thread at a time asks for it and uses it.
+        """
+        ...
+
     def cancel(self) -> None:
-        """Give up everything under way; threads that wait for it get an error. Called from any thread."""
+        """Give up everything under way, here and in `float32`; threads that wait for it get an error.
+
+        Called from any thread.
+        """
         ...

@@ -13,6 +13,8 @@ import av
 import numpy as np
 from skimage import data
 
+from bsst.runtime.restorer import Restorer
+
 TAG_BT709, TAG_BT601, TAG_UNSPECIFIED = 1, 6, 2
 LIMITED, FULL = 1, 2
 
@@ -182,6 +184,9 @@ class Identity:
     def submit(self, clip: Sequence[np.ndarray], backward: np.ndarray, forward: np.ndarray) -> Done:
         frames = np.stack(clip)
         return Done(lambda: self.restore(frames, backward, forward))
+
+    def float32(self) -> Restorer | None:
+        return None
 
     def cancel(self) -> None:
         pass

@@ -52,6 +52,9 @@ class Alone:
         restored = restore_alone(self.manifest, np.stack(clip), backward, forward)
         return type("Finished", (), {"result": lambda self: restored})()
 
+    def float32(self):
+        return None
+
     def cancel(self) -> None:
         pass
 
