@@ -11,7 +11,6 @@ import onnx
 import onnx.inliner
 import onnx.shape_inference
 import onnxscript
-import onnxscript.optimizer
 
 from bsst.errors import ExportError
 from bsst.plugins import flow_warp, modulated_deform_conv, sparse_window_attention
@@ -19,6 +18,7 @@ from bsst.plugins.flow_warp import onnx_function as flow_warp_function
 from bsst.plugins.modulated_deform_conv import onnx_function as modulated_deform_conv_function
 from bsst.plugins.modulated_deform_conv import plugin_node as modulated_deform_conv_plugin
 from bsst.plugins.operator_schema import DOMAIN, VERSION, OperatorSchema
+from bsst.plugins.simplify import simplify
 from bsst.plugins.sparse_window_attention import onnx_function as sparse_window_attention_function
 from bsst.plugins.sparse_window_attention import plugin_node as sparse_window_attention_plugin
 
@@ -85,7 +85,7 @@ def lower(model: onnx.ModelProto, target: Target) -> onnx.ModelProto:
         for index, opset in reversed(list(enumerate(inlined.opset_import))):
             if opset.domain == DOMAIN:
                 del inlined.opset_import[index]
-    lowered = onnxscript.optimizer.optimize(inlined)  # static shapes turn the index arithmetic into constants
+    lowered = simplify(inlined)  # static shapes turn the index arithmetic into constants
     return _as_plugins(lowered) if kept else lowered
 
 
