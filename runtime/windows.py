@@ -67,6 +67,7 @@ def sliding_windows(
         previous = features  # here, so that features of two frames are held, not of three
         features = flows.features(frame)
         if not first:
+            # Waited for pair by pair: that costs nothing while flow takes less time than the network, a window behind.
             pairs.append(flows.flow(previous, features))
         recent.append(frame)
         seen += 1
