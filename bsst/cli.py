@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 import click
 
 from bsst.cli_calibrate import calibrate
-from bsst.cli_common import EXIT_STATUS, Command, require_folder
+from bsst.cli_common import EXIT_STATUS, THREADS, Group, require_output
 from bsst.cli_export import export
 from bsst.cli_parity import parity
 from bsst.errors import EXIT_REPAIRED, UsageError
@@ -37,12 +37,6 @@ Examples:
 """
 
 
-class Group(click.Group):
-    """Subcommands are `Command`s."""
-
-    command_class = Command
-
-
 @click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="bsst", prog_name="bsst")
 def main() -> None:
@@ -56,10 +50,20 @@ def main() -> None:
 @click.option("--overwrite", is_flag=True, help="Replace an existing output.")
 @click.option("--lossless", is_flag=True, help="Keep the restored frames exactly; large files. FFV1 in .mkv.")
 @click.option("--crf", default=16, show_default=True, help="Quality of the encoder, 0 (best) to 51.")
-@click.option("--window-overlap", type=int, metavar="FRAMES", help="Shared by neighbouring windows.  [default: plan]")
-@click.option("--tile-overlap", type=int, metavar="PIXELS", help="Shared by neighbouring tiles.  [default: plan]")
+@click.option(
+    "--window-overlap",
+    type=click.IntRange(min=0),
+    metavar="FRAMES",
+    help="Shared by neighbouring windows.  [default: plan]",
+)
+@click.option(
+    "--tile-overlap",
+    type=click.IntRange(min=0),
+    metavar="PIXELS",
+    help="Shared by neighbouring tiles.  [default: plan]",
+)
 @click.option("--no-scene-cuts", is_flag=True, help="Treat the video as one scene.")
-@click.option("--threads", default=0, show_default="all cores", help="Threads of the network.")
+@click.option("--threads", type=THREADS, default=0, show_default="all cores", help="Threads of the network.")
 @click.option("--in-flight", type=click.IntRange(1, 8), default=2, show_default=True,
               help="Clips under way at once; 1 takes the least memory.")  # fmt: skip
 @click.option("--hwaccel", type=click.Choice(["auto", "none", "cuda"]), default="auto", show_default=True,
@@ -97,12 +101,14 @@ def run(
     """
     if len(files) > 2:
         raise UsageError(f"expected [PLAN] VIDEO, got {len(files)} files; deblur one video at a time")
-    require_folder(trace)
     plan, video = files if len(files) == 2 else (None, files[0])
+    if plan is not None and video.suffix == ".plan":
+        raise UsageError(f"expected [PLAN] VIDEO, got {plan} before {video}; name the plan first")
     from bsst import progress
-    from bsst.runtime.job import deblur
+    from bsst.runtime.job import deblur, default_output
     from bsst.runtime.trace import Trace
 
+    require_output(trace, others=[plan, video, output or default_output(video)])
     if dry_run or max_memory is not None:
         from bsst.dry_run import Job, parse_bytes
 
@@ -178,7 +184,7 @@ def doctor(selftest: bool, report: Path, debug: bool) -> None:
     from bsst.engines.doctor import diagnose
 
     if selftest:
-        require_folder(report)
+        require_output(report)
     findings = diagnose()
     width = max(len(finding.subject) for finding in findings)
     for finding in findings:

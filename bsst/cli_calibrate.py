@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from bsst.cli_common import EXIT_STATUS, Command, require_folder, require_packages
+from bsst.cli_common import EXIT_STATUS, THREADS, Command, require_inputs, require_output, require_packages
 from bsst.errors import UsageError
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ Examples:
               help="How a range is chosen from the values seen.")  # fmt: skip
 @click.option("--percentile", default=99.999, show_default=True, help="Magnitudes inside the range, in percent.")
 @click.option("--windows", default=2, show_default=True, help="Windows of each clip, spread evenly.")
-@click.option("--threads", default=0, show_default="all cores", help="Threads of the network.")
+@click.option("--threads", type=THREADS, default=0, show_default="all cores", help="Threads of the network.")
 @click.option("-q", "--quiet", is_flag=True, help="Print errors only.")
 @click.option("--debug", is_flag=True, help="Show tracebacks.")
 def calibrate(
@@ -55,7 +55,8 @@ def calibrate(
     """Measure on CLIPs which values the activations of PLAN take, so that PLAN can be quantised."""
     if truths and len(truths) != len(clips):
         raise UsageError(f"expected --truth once per clip, got {len(truths)} for {len(clips)} clips; name all or none")
-    require_folder(output)
+    require_inputs(*clips, *truths)
+    require_output(output, others=[plan, *clips, *truths])
     require_packages("onnx", "onnxscript", extra="export", purpose="bsst-calibrate")
     from bsst.calibration.calibrate import calibrate as measure
     from bsst.calibration.ranges import write_ranges

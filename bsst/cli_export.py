@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
-from bsst.cli_common import EXIT_STATUS, Command, require_packages
+from bsst.cli_common import EXIT_STATUS, Command, Finite, require_inputs, require_output, require_packages
 from bsst.errors import UsageError
 
 if TYPE_CHECKING:
@@ -66,9 +66,9 @@ class Size(click.ParamType[tuple[int, int]]):
 @click.option("--bf16", is_flag=True, help="The same in bfloat16; TensorRT and TensorRT-RTX from SM 80 on.")
 @click.option("--int8", is_flag=True, help="Quantise the stages that keep to a budget; needs --ranges.")
 @click.option("--ranges", metavar="RANGES", type=click.Path(path_type=Path), help="File written by bsst-calibrate.")
-@click.option("--int8-loss", type=click.FloatRange(min=0), metavar="DB",
+@click.option("--int8-loss", type=Finite(min=0), metavar="DB",
               help="What int8 may lose against ground truth.  [default: 0.1]")  # fmt: skip
-@click.option("--int8-psnr", type=click.FloatRange(min=0), metavar="DB",
+@click.option("--int8-psnr", type=Finite(min=0), metavar="DB",
               help="What int8 must keep against fp32 without one.  [default: 45]")  # fmt: skip
 @click.option("--keep-float32", is_flag=True,
               help="Carry the float32 stages too: what is not finite is restored again with them, on the CPU. Adds the "
@@ -76,9 +76,15 @@ class Size(click.ParamType[tuple[int, int]]):
 @click.option("--sm", metavar="LIST", default="", help="Compute capabilities to build for, such as 86,89,120.")
 @click.option("--frames", type=int, help=f"Frames of a window.  [default: {FRAMES}]")
 @click.option("--tile", type=Size(), help=f"Area restored in one run.  [default: {TILE[0]}x{TILE[1]}]")
-@click.option("--flow-size", type=Size(), help="Area whose flow is computed in one run.  [default: the tile]")
+@click.option(
+    "--flow-size", type=Size(), help="Area whose flow is computed in one run.  [default: the tile, or the least]"
+)
 @click.option("--tile-overlap", type=int, help=f"Pixels shared by neighbouring tiles.  [default: {TILE_OVERLAP}]")
-@click.option("--window-overlap", type=int, help=f"Frames shared by windows.  [default: {WINDOW_OVERLAP}]")
+@click.option(
+    "--window-overlap",
+    type=int,
+    help=f"Frames shared by windows.  [default: {WINDOW_OVERLAP}, or half of a shorter window]",
+)
 @click.option("--optimization-level", type=click.IntRange(0, 5), metavar="0-5",
               help="Effort of TensorRT and TensorRT-RTX.  [default: 3]")  # fmt: skip
 @click.option("--hardware-compatibility", type=click.Choice(["ampere+", "same-capability"]),
@@ -86,9 +92,9 @@ class Size(click.ParamType[tuple[int, int]]):
 @click.option("--timing-cache", metavar="FILE", type=click.Path(path_type=Path, dir_okay=False),
               help="TensorRT: kernel timings kept between builds on this GPU.")  # fmt: skip
 @click.option("--no-plugins", is_flag=True, help="TensorRT: custom operators as standard ones, not as our kernels.")
-@click.option("--time-limit", type=click.FloatRange(min=0, min_open=True), metavar="SECONDS",
+@click.option("--time-limit", type=Finite(min=0, min_open=True), metavar="SECONDS",
               help="Stop a stage that compiles longer.  [default: 3600]")  # fmt: skip
-@click.option("--memory-limit", type=click.FloatRange(min=0, min_open=True), metavar="GIB",
+@click.option("--memory-limit", type=Finite(min=0, min_open=True), metavar="GIB",
               help="Stop a stage whose compiler takes more memory.  [default: 16]")  # fmt: skip
 @click.option("--no-check", is_flag=True, help="Skip the comparison with the reference.")
 @click.option("--no-cache", is_flag=True, help="Build every engine again.")
@@ -172,18 +178,16 @@ def export(
             f"expected {', '.join(chosen)} with --target, --from or --fp16, got a plain cpu plan, for which nothing is "
             "compiled; name a target, as in --target tensorrt-rtx"
         )
+    require_inputs(weights, raft)
+    require_output(output, others=[source, weights, raft, ranges, timing_cache])
     with tempfile.TemporaryDirectory(prefix="bsst-export-") as folder:
         if source is None:
             source = output if options is None else Path(folder) / "cpu.plan"
-            tile = tile or TILE
             _export_cpu(
                 source,
                 load=(weights, raft, config),
-                sizes=(frames or FRAMES, tile, flow_size or tile),
-                overlaps=(
-                    TILE_OVERLAP if tile_overlap is None else tile_overlap,
-                    WINDOW_OVERLAP if window_overlap is None else window_overlap,
-                ),
+                sizes=(FRAMES if frames is None else frames, tile or TILE, flow_size),
+                overlaps=(tile_overlap, window_overlap),
                 check=not no_check,
                 show=show,
             )
@@ -207,8 +211,8 @@ def _export_cpu(
     output: Path,
     *,
     load: tuple[Path | None, Path | None, str | None],
-    sizes: tuple[int, tuple[int, int], tuple[int, int]],
-    overlaps: tuple[int, int],
+    sizes: tuple[int, tuple[int, int], tuple[int, int] | None],
+    overlaps: tuple[int | None, int | None],
     check: bool,
     show: Callable[[str], None],
 ) -> None:
@@ -220,12 +224,16 @@ def _export_cpu(
     networks = load_networks(*load)
     if networks.unused:
         show(f"{len(networks.unused)} checkpoint entries are not used by the network, as in the released files")
+    frames, tile, flow_size = sizes
+    if flow_size is None:  # small tiles are fine for the network, not for its flow
+        minimum = networks.network.config.raft.frame_minimum
+        flow_size = max(tile[0], minimum), max(tile[1], minimum)
     manifest = export_plan(
         output,
         networks,
-        Geometry(frames=sizes[0], tile=sizes[1], flow_size=sizes[2]),
-        tile_overlap=overlaps[0],
-        window_overlap=overlaps[1],
+        Geometry(frames=frames, tile=tile, flow_size=flow_size),
+        tile_overlap=TILE_OVERLAP if overlaps[0] is None else overlaps[0],
+        window_overlap=max(0, min(WINDOW_OVERLAP, frames // 2)) if overlaps[1] is None else overlaps[1],
         check=check,
         progress=show,
     )

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from bsst.cli_common import Command, require_folder, require_packages
+from bsst.cli_common import THREADS, Command, Finite, require_inputs, require_output, require_packages
 from bsst.errors import EXIT_OVER_BUDGET, UsageError
 
 if TYPE_CHECKING:
@@ -66,12 +66,14 @@ File = click.Path(path_type=Path)
 @click.option("--frames", type=click.IntRange(min=1), help="Compare only the first frames of each clip.")
 @click.option("--patches", is_flag=True, help="Cut and join tiles as the released evaluation: 64 pixels overlap.")
 @click.option("--bisect", is_flag=True, help="Name the first stage and the first ONNX node outside the budget.")
-@click.option("--min-psnr", type=float, metavar="DB", help="Least PSNR between plan and reference.")
-@click.option("--max-loss", type=float, metavar="DB", help="Most PSNR lost to the reference against ground truth.")
-@click.option("--min-stage-psnr", type=float, metavar="DB", help="Least PSNR of each stage, for --bisect.")
+@click.option("--min-psnr", type=Finite(), metavar="DB", help="Least PSNR between plan and reference.")
+@click.option("--max-loss", type=Finite(), metavar="DB", help="Most PSNR lost to the reference against ground truth.")
+@click.option("--min-stage-psnr", type=Finite(), metavar="DB", help="Least PSNR of each stage, for --bisect.")
 @click.option("--html", metavar="FILE", type=File, help="Write a report to open in a browser.")
 @click.option("--json", "as_json", is_flag=True, help="Print everything as JSON.")
-@click.option("--threads", default=0, show_default="all cores", help="Threads of ONNX Runtime and PyTorch.")
+@click.option(
+    "--threads", type=THREADS, default=0, show_default="all cores", help="Threads of ONNX Runtime and PyTorch."
+)
 @click.option("-q", "--quiet", is_flag=True, help="Print results and errors only.")
 @click.option("--debug", is_flag=True, help="Show tracebacks.")
 def parity(
@@ -106,7 +108,9 @@ def parity(
         raise UsageError(f"expected --truth with --clip, got it with {kind}, which has its own; leave it out")
     if against != "reference" and (weights is not None or raft is not None):
         raise UsageError(f"expected --weights and --raft with --against reference, got --against {against}; choose one")
-    require_folder(html)
+    compared = None if against == "reference" else Path(against)
+    require_inputs(weights, raft, truth)
+    require_output(html, others=[plan, footage, truth, weights, raft, compared])
     require_packages("PIL", "skimage", "jinja2", "onnx", extra="parity", purpose="bsst-parity")
     from bsst.calibration.parity import Tiling
     from bsst.calibration.parity_budget import default_budgets
