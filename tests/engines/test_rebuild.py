@@ -111,8 +111,12 @@ def rebuild_without_torch(setup: str, *arguments: object) -> None:
 @pytest.mark.slow
 def test_a_device_without_torch_rebuilds_a_plan_in_half_precision_and_runs_it(cpu_plan: Path, tmp_path: Path) -> None:
     output = tmp_path / "half.plan"
-    rebuild_without_torch("", "--from", cpu_plan, "--fp16", "--no-check", "--no-cache", "-o", output)
-    manifest = open_plan(output).manifest
+    rebuild_without_torch("", "--from", cpu_plan, "--fp16", "--keep-float32", "--no-check", "--no-cache", "-o", output)
+    plan, source = open_plan(output), open_plan(cpu_plan)
+    assert plan.float32 is not None
+    for stage in source.manifest.stages:
+        assert plan.float32.member(stage.name) == source.member(stage.name) != plan.member(stage.name)
+    manifest = plan.manifest
     assert manifest.precision == "fp16"
     kinds = {spec.name: spec.dtype for stage in manifest.stages for spec in stage.inputs + stage.outputs}
     assert {name for name, kind in kinds.items() if kind == "float16"} == {

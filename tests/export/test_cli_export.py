@@ -24,6 +24,7 @@ def run(*arguments: object):
         (["--config", "release"], "expected --weights CHECKPOINT"),
         (["--frames", "9"], "use 8 or 10"),
         (["--target", "vulkan"], "'vulkan' is not one of"),
+        (["--keep-float32"], "expected --fp16, --bf16 or --int8 with --keep-float32, got fp32"),
         (
             ["--sm", "86", "--time-limit", "9"],
             "expected --sm, --time-limit with --target, --from or --fp16, got a plain",
