@@ -191,3 +191,33 @@ def test_a_traced_video_waits_as_often_as_an_untraced_one_and_shows_every_stage(
     assert {span.track for span in trace.spans} == {"upload", "flow", "network", "download"}
     for name in ("upload", "flow", "network", "download"):
         check_order(track(trace, name))
+
+
+def test_a_crash_in_a_traced_video_keeps_the_spans_before_it_and_leaves_nothing(cpu_plan: Path, tmp_path: Path) -> None:
+    trace = Trace()
+    with simulated_gpu():
+        path = gpu_plan(cpu_plan, "tensorrt", tmp_path, stages={"attend": {"crashes": 2}}).path
+        network = load_network(path, trace=trace)
+        with network, pytest.raises(ModelError, match="illegal memory access"):
+            list(deblur_frames(iter(city(9, 100, 120)), network))
+    assert 0 < sum(span.name == "attend" for span in trace.spans) <= 2
+
+
+@pytest.mark.needs_cuda
+def test_a_real_gpu_times_copies_within_what_the_host_saw() -> None:
+    trace = Trace()
+    with CudaDevice(trace=trace) as device:
+        array = device.host_array((64, 1 << 16), "float32")
+        array[...] = 1
+        place, stream = tensor(device, array), device.stream("only")
+        before = time.perf_counter() - trace._origin
+        for _ in range(20):
+            stream.upload(array, place)
+        stream.synchronize()
+        after = time.perf_counter() - trace._origin
+    assert len(trace.spans) == 20
+    for former, latter in zip(trace.spans, trace.spans[1:], strict=False):
+        assert latter.start >= former.start + former.seconds - 5e-6
+    assert before - MILLISECOND <= trace.spans[0].start
+    assert trace.spans[-1].start + trace.spans[-1].seconds <= after + MILLISECOND
+    assert sum(span.seconds for span in trace.spans) > 20 * array.nbytes / 1e12, "faster than any bus"
