@@ -109,8 +109,9 @@ class _Worker:
             if self._closed:
                 raise BsstError(f"stream {self._name}: expected an open device, got a closed one; open another")
             if self._thread is None:
-                self._thread = threading.Thread(target=self._run, name=f"bsst {self._name}", daemon=True)
-                self._thread.start()
+                thread = threading.Thread(target=self._run, name=f"bsst {self._name}", daemon=True)
+                thread.start()  # fails where memory is short; `close` joins only what runs
+                self._thread = thread
             self._queue.append(operation)
             self._changed.notify_all()
 

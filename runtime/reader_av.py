@@ -51,6 +51,8 @@ __all__ = [
 HWAccelChoice = Literal["auto", "none", "cuda"]
 """Where video is decoded and encoded: on the GPU if that works, in software, or on the GPU or not at all."""
 
+MOST_FRAMES_PER_SECOND = 1000
+
 MISSING_SECONDS = 0.5
 """A file that ends this much before its stated duration is truncated."""
 SAME_PICTURE = 40
@@ -336,11 +338,19 @@ class VideoReader:
                 transfer=int(frame.color_trc),
             ),
             time_base=frame.time_base or stream.time_base or Fraction(1, 90000),
-            rate=stream.average_rate or stream.guessed_rate or Fraction(25),
+            rate=_rate(stream),
             frames=announced,
             sample_aspect_ratio=stream.sample_aspect_ratio or None,
             display_matrix=None if matrix is None else tuple(np.frombuffer(memoryview(matrix), np.int32).tolist()),
         )
+
+
+def _rate(stream: VideoStream) -> Fraction:
+    """Average frames per second; for raw DV FFmpeg gives the ticks per second instead, and muxers refuse those."""
+    average = stream.average_rate
+    if average and average <= MOST_FRAMES_PER_SECOND:
+        return average
+    return stream.guessed_rate or Fraction(25)
 
 
 def open_on_gpu(path: Path) -> InputContainer:

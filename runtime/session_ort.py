@@ -15,7 +15,7 @@ from functools import cache
 import numpy as np
 import onnxruntime as ort
 
-from bsst.errors import ModelError, OutOfMemoryError
+from bsst.errors import BsstError, ModelError, OutOfMemoryError
 from bsst.runtime.device import DeviceTensor, Stream
 from bsst.runtime.session import Array
 
@@ -49,9 +49,8 @@ class OrtSession:
         try:
             self._session = ort.InferenceSession(model, options, providers=[_CPU])
         except Exception as error:  # ONNX Runtime raises bare subclasses of Exception
-            raise ModelError(
-                f"stage {name}: expected a graph for ONNX Runtime {ort.__version__}, got {_first_line(error)}; "
-                "export the plan again with this version"
+            raise _error(
+                name, error, f"a graph for ONNX Runtime {ort.__version__}", "export the plan again with this version"
             ) from error
 
     def run(self, inputs: Mapping[str, Array], outputs: Mapping[str, Array]) -> None:
@@ -142,10 +141,7 @@ def _run(name: str, session: ort.InferenceSession, binding: ort.IOBinding, optio
     try:
         session.run_with_iobinding(binding, options)
     except Exception as error:  # ONNX Runtime raises bare subclasses of Exception
-        reason = _first_line(error)
-        if "alloc" in reason.lower():
-            raise OutOfMemoryError(f"stage {name}: expected enough memory, got {reason}; use a smaller tile") from error
-        raise ModelError(f"stage {name}: expected a result, got {reason}") from error
+        raise _error(name, error, "a result", "check the plan with bsst-inspect") from error
 
 
 @cache
@@ -153,6 +149,14 @@ def _share_arena() -> None:
     """One memory arena for all sessions of the process: only one stage runs at a time, so each reuses the others'."""
     info = ort.OrtMemoryInfo("Cpu", ort.OrtAllocatorType.ORT_ARENA_ALLOCATOR, 0, ort.OrtMemType.DEFAULT)
     ort.create_and_register_allocator(info, ort.OrtArenaCfg(0, -1, -1, -1))  # library defaults
+
+
+def _error(name: str, error: Exception, expected: str, remedy: str) -> BsstError:
+    """What a refusal of ONNX Runtime means: lack of memory says `bad_alloc` or "Failed to allocate"."""
+    reason = _first_line(error)
+    if "alloc" in reason.lower():
+        return OutOfMemoryError(f"stage {name}: expected enough memory, got {reason}; use a smaller tile")
+    return ModelError(f"stage {name}: expected {expected}, got {reason}; {remedy}")
 
 
 def _first_line(error: Exception) -> str:

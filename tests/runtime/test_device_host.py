@@ -158,3 +158,9 @@ def test_the_trace_holds_each_operation_on_the_track_of_its_stream() -> None:
     (span,) = trace.spans
     assert (span.track, span.name) == ("a", "nap")
     assert 0.02 <= span.seconds < 1
+
+
+def test_a_thread_that_cannot_start_is_the_error_that_arrives(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(threading.Thread, "start", lambda thread: fail(RuntimeError("can't start new thread")))
+    with pytest.raises(RuntimeError, match="can't start new thread"), HostDevice() as device:
+        submit(device.stream("a"), lambda: None)

@@ -189,6 +189,13 @@ def test_rotation_survives(tmp_path: Path, suffix: str, rotation: int) -> None:
     check(source, deblur(source, restorer=Identity(), lossless=True).output, lossless_planes=suffix != ".mkv")
 
 
+def test_raw_dv_from_a_tape_can_be_written_as_mp4(tmp_path: Path) -> None:
+    video = Clip(suffix=".dv", codec="dvvideo", size=(576, 720), times=(0, 1, 2), time_base=Fraction(1, 25)).write(
+        tmp_path / "tape"
+    )
+    assert deblur(video, tmp_path / "out.mp4", restorer=Identity()).frames == 3
+
+
 def test_pixel_aspect_survives_or_is_named(tmp_path: Path) -> None:
     source = Clip(aspect=Fraction(4, 3)).write(tmp_path / "clip")
     same = deblur(source, restorer=Identity(), lossless=True)

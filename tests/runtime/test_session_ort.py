@@ -15,10 +15,10 @@ import onnxruntime as ort
 import pytest
 
 from bsst.engines.manifest import StageSpec
-from bsst.errors import ModelError
+from bsst.errors import ModelError, OutOfMemoryError
 from bsst.runtime.backends import _provider_options
 from bsst.runtime.device_cuda import CudaDevice
-from bsst.runtime.session_ort import OrtGpuSession
+from bsst.runtime.session_ort import OrtGpuSession, OrtSession
 
 from .simulated_gpu import simulated_gpu
 from .test_session_trt import MODEL, SPEC
@@ -83,6 +83,15 @@ def test_every_provider_takes_its_options_on_a_fresh_machine(device: CudaDevice,
 def test_what_tensorrt_leaves_over_runs_on_the_same_stream_of_the_gpu(device: CudaDevice) -> None:
     made, handle = session(device, TENSORRT)
     assert made.providers[1:] == [(CUDA, {"device_id": "0", "user_compute_stream": handle})]
+
+
+def test_a_lack_of_memory_is_not_taken_for_a_wrong_graph(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*arguments: object, **options: object) -> None:
+        raise RuntimeError("[ONNXRuntimeError] : 6 : Exception during initialization: std::bad_alloc")
+
+    monkeypatch.setattr(ort, "InferenceSession", fail)
+    with pytest.raises(OutOfMemoryError, match="stage mix: expected enough memory"):
+        OrtSession("mix", MODEL, threads=1)
 
 
 def test_no_other_provider_may_take_over(device: CudaDevice) -> None:
