@@ -39,10 +39,6 @@ class LogicError(Error):
     pass
 
 
-class LaunchError(Error):
-    pass
-
-
 class RuntimeError(Error):  # noqa: A001
     pass
 
@@ -54,7 +50,8 @@ def _call(name: str, work: Any) -> Any:
     except CudaFailure as error:
         if error.code == OUT_OF_MEMORY:
             raise MemoryError(str(error)) from None
-        raise (LaunchError if error.code == simulated.ILLEGAL_ADDRESS else LogicError)(str(error)) from None
+        # As `translate_cuda_error` of pycuda; an illegal address is none of its LaunchErrors.
+        raise (RuntimeError if error.code == simulated.NOT_READY else LogicError)(str(error)) from None
 
 
 def init(flags: int = 0) -> None:
