@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import importlib.util
 import logging
 import os
@@ -38,22 +37,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session")
 def cpu_plan(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Smallest plan of target `cpu`: `edge` of random weights, one update of the flow, T = 4, 64x128 tiles."""
-    import torch
-
-    from bsst.config import EDGE
+    """The smallest plan of target `cpu` that was compared with the reference: `small_edge`, sizes `SMALL`."""
     from bsst.export.export_plan import export_plan
-    from bsst.export.stage import Geometry
-    from bsst.reference.bsstnet import BSSTNet
-    from bsst.reference.checkpoint import Networks
-    from bsst.reference.raft import RAFT
+    from tests.networks import SMALL, small_edge
 
-    torch.manual_seed(7)
-    config = dataclasses.replace(EDGE, raft=dataclasses.replace(EDGE.raft, iterations=1))
-    networks = Networks(
-        network=BSSTNet(config), raft=RAFT(config.raft), label="random weights", sha256="7" * 64, unused=()
-    )
     path = tmp_path_factory.mktemp("plans") / "edge.plan"
-    geometry = Geometry(frames=4, tile=(64, 128), flow_size=(128, 128))
-    export_plan(path, networks, geometry, tile_overlap=16, window_overlap=1, check=False)
+    export_plan(path, small_edge(), SMALL, tile_overlap=16, window_overlap=1)
     return path

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
 from functools import cache
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from bsst.config import CONFIGS
+from bsst.config import CONFIGS, EDGE
+from bsst.export.stage import Geometry
 from bsst.reference.bsstnet import BSSTNet
 from bsst.reference.checkpoint import Networks
 from bsst.reference.raft import RAFT
@@ -16,6 +18,26 @@ from bsst.runtime.reader_av import VideoReader
 from tests.golden_inputs import weight
 
 CITY = Path(__file__).parent / "data" / "city_blurry.mp4"
+SMALL = Geometry(frames=4, tile=(64, 128), flow_size=(128, 144))
+"""Sizes of the plan `cpu_plan`."""
+
+
+@cache
+def small_edge() -> Networks:
+    """`edge` with one update of the flow network, which traces in seconds.
+
+    Random weights change a frame more than trained ones do (28 dB to 50 dB on frames of the city), so that an error in
+    any stage shows more in the result.
+    """
+    config = dataclasses.replace(EDGE, raft=dataclasses.replace(EDGE.raft, iterations=1))
+    torch.manual_seed(7)
+    return Networks(
+        network=BSSTNet(config).eval(),
+        raft=RAFT(config.raft).eval(),
+        label="random weights",
+        sha256="7" * 64,
+        unused=(),
+    )
 
 
 @cache

@@ -23,8 +23,6 @@ from bsst.engines.plan import open_plan, write_plan
 from bsst.errors import InputError, ModelError, UsageError
 from tests.media import Clip
 
-from .plans import edge_plan_file
-
 DATA = Path(__file__).parents[1] / "data"
 CITY, SHARP = DATA / "city_blurry.mp4", DATA / "city_sharp.mp4"
 RNG = np.random.default_rng(11)
@@ -96,19 +94,12 @@ def test_an_activation_that_is_always_zero_is_refused(method: Method) -> None:
 
 
 @pytest.fixture(scope="module")
-def edge_plan(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("plans") / "edge.plan"
-    path.write_bytes(edge_plan_file())
-    return path
+def ranges(cpu_plan: Path) -> Ranges:
+    return calibrate(cpu_plan, [clip_record(CITY, SHARP)], method="minmax", windows=2)
 
 
-@pytest.fixture(scope="module")
-def ranges(edge_plan: Path) -> Ranges:
-    return calibrate(edge_plan, [clip_record(CITY, SHARP)], method="minmax", windows=2)
-
-
-def test_stages_see_what_the_wiring_gives_them(edge_plan: Path, ranges: Ranges) -> None:
-    plan = open_plan(edge_plan)
+def test_stages_see_what_the_wiring_gives_them(cpu_plan: Path, ranges: Ranges) -> None:
+    plan = open_plan(cpu_plan)
     assert set(ranges.tensors) == set(INT8_STAGES)
     assert ranges.tensors["encode"]["full"] == ranges.tensors["restore"]["full"]
     encode = plain_graph(onnx.load_from_string(plan.member("encode")))
@@ -116,7 +107,8 @@ def test_stages_see_what_the_wiring_gives_them(edge_plan: Path, ranges: Ranges) 
     assert subtract.op_type == "Sub"
     centre = next(numpy_helper.to_array(t) for t in encode.graph.initializer if t.name == subtract.input[1])
     samples = list(read_samples(ranges.clips, frames=4, size=sample_size(plan.manifest), windows=2))
-    frames = np.concatenate([sample.blurry for sample in samples]) - centre
+    height, width = plan.manifest.tile
+    frames = np.concatenate([sample.blurry[:, :, :height, :width] for sample in samples]) - centre
     assert ranges.tensors["encode"][subtract.output[0]] == (frames.min(), frames.max())
 
 
@@ -139,12 +131,12 @@ def test_small_pictures_and_short_clips_are_mirrored(tmp_path: Path) -> None:
     np.testing.assert_array_equal(sample.blurry[:, :, 50:], sample.blurry[:, :, 36:50][:, :, ::-1])
 
 
-def test_no_clips_are_refused(edge_plan: Path) -> None:
+def test_no_clips_are_refused(cpu_plan: Path) -> None:
     with pytest.raises(UsageError, match="one or more clips, got none"):
-        calibrate(edge_plan, [])
+        calibrate(cpu_plan, [])
 
 
-def test_a_clip_with_nan_is_refused(monkeypatch: pytest.MonkeyPatch, edge_plan: Path) -> None:
+def test_a_clip_with_nan_is_refused(monkeypatch: pytest.MonkeyPatch, cpu_plan: Path) -> None:
     class Broken:
         info = SimpleNamespace(frames=4)
 
@@ -161,7 +153,7 @@ def test_a_clip_with_nan_is_refused(monkeypatch: pytest.MonkeyPatch, edge_plan: 
 
     monkeypatch.setattr("bsst.calibration.samples.VideoReader", Broken)
     with pytest.raises(InputError, match=r"expected finite pixels in .*city_blurry\.mp4, got NaN or infinity"):
-        calibrate(edge_plan, [clip_record(CITY, None)])
+        calibrate(cpu_plan, [clip_record(CITY, None)])
 
 
 def test_a_clip_that_changed_or_disagrees_with_its_truth_is_refused(tmp_path: Path) -> None:
@@ -176,11 +168,11 @@ def test_a_clip_that_changed_or_disagrees_with_its_truth_is_refused(tmp_path: Pa
         clip_record(tmp_path / "gone.mp4", None)
 
 
-def test_ranges_survive_the_file_and_belong_to_one_plan(edge_plan: Path, ranges: Ranges, tmp_path: Path) -> None:
+def test_ranges_survive_the_file_and_belong_to_one_plan(cpu_plan: Path, ranges: Ranges, tmp_path: Path) -> None:
     path = tmp_path / "ranges.json"
     write_ranges(path, ranges)
     assert read_ranges(path) == ranges
-    plan = open_plan(edge_plan)
+    plan = open_plan(cpu_plan)
     require_plan(ranges, plan.manifest)
     relabelled = dataclasses.replace(plan.manifest, label="the same stages")
     require_plan(ranges, relabelled)
@@ -226,9 +218,9 @@ def invoke(*arguments: object) -> tuple[int, str, str]:
     return result.exit_code, result.stdout, result.stderr
 
 
-def test_the_command_shows_progress_and_writes_the_file_whole(edge_plan: Path, tmp_path: Path) -> None:
+def test_the_command_shows_progress_and_writes_the_file_whole(cpu_plan: Path, tmp_path: Path) -> None:
     output = tmp_path / "ranges.json"
-    status, out, err = invoke(edge_plan, CITY, "--truth", SHARP, "--windows", 1, "-o", output)
+    status, out, err = invoke(cpu_plan, CITY, "--truth", SHARP, "--windows", 1, "-o", output)
     assert (status, err.splitlines()[0]) == (0, "window 1 of at most 1: city_blurry.mp4 from frame 0")
     written = read_ranges(output)
     assert out == f"{output}: {sum(map(len, written.tensors.values()))} ranges of 5 stages\n"
@@ -256,18 +248,18 @@ def test_the_command_shows_progress_and_writes_the_file_whole(edge_plan: Path, t
     ],
 )
 def test_requests_that_cannot_be_met_end_with_their_status(
-    edge_plan: Path, tmp_path: Path, arguments: tuple[Any, ...], status: int, message: str
+    cpu_plan: Path, tmp_path: Path, arguments: tuple[Any, ...], status: int, message: str
 ) -> None:
     output = tmp_path / "ranges.json"
-    got, out, err = invoke(edge_plan, *arguments, "-o", output)
+    got, out, err = invoke(cpu_plan, *arguments, "-o", output)
     assert (got, out) == (status, "")
     assert message in err
     assert not output.exists()
 
 
 def test_a_file_that_is_no_plan_and_a_place_that_cannot_be_written_end_with_their_status(
-    edge_plan: Path, tmp_path: Path
+    cpu_plan: Path, tmp_path: Path
 ) -> None:
     assert invoke(CITY, CITY, "-o", tmp_path / "ranges.json")[0] == 5
     nowhere = tmp_path / "missing" / "ranges.json"
-    assert invoke(edge_plan, CITY, "--windows", 1, "--method", "minmax", "-o", nowhere)[0] == 4
+    assert invoke(cpu_plan, CITY, "--windows", 1, "--method", "minmax", "-o", nowhere)[0] == 4

@@ -30,28 +30,19 @@ from bsst.runtime.network import Network, host_network
 from bsst.runtime.session_ort import OrtSession
 from bsst.runtime.wiring import clip_tensors
 
-from .plans import edge_plan_file
-
 DATA = Path(__file__).parents[1] / "data"
 CITY, SHARP = DATA / "city_blurry.mp4", DATA / "city_sharp.mp4"
 
 
 @pytest.fixture(scope="module")
-def edge_plan(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("plans") / "edge.plan"
-    path.write_bytes(edge_plan_file())
-    return path
+def ranges(cpu_plan: Path) -> Ranges:
+    return calibrate(cpu_plan, [clip_record(CITY, SHARP)], method="minmax", windows=1)
 
 
 @pytest.fixture(scope="module")
-def ranges(edge_plan: Path) -> Ranges:
-    return calibrate(edge_plan, [clip_record(CITY, SHARP)], method="minmax", windows=1)
-
-
-@pytest.fixture(scope="module")
-def int8_plan(edge_plan: Path, ranges: Ranges, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def int8_plan(cpu_plan: Path, ranges: Ranges, tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("plans") / "int8.plan"
-    rebuild_plan(edge_plan, path, target="cpu", int8=Int8Request(ranges=ranges))
+    rebuild_plan(cpu_plan, path, target="cpu", int8=Int8Request(ranges=ranges))
     return path
 
 
@@ -61,10 +52,10 @@ def network(path: Path) -> Network:
     return host_network(plan.manifest, sessions)
 
 
-def test_an_int8_plan_keeps_to_its_budget_on_a_real_clip(edge_plan: Path, int8_plan: Path, ranges: Ranges) -> None:
+def test_an_int8_plan_keeps_to_its_budget_on_a_real_clip(cpu_plan: Path, int8_plan: Path, ranges: Ranges) -> None:
     manifest = open_plan(int8_plan).manifest
     (sample,) = read_samples(ranges.clips, frames=4, size=sample_size(manifest), windows=1)
-    with network(edge_plan) as exact, network(int8_plan) as quantised:
+    with network(cpu_plan) as exact, network(int8_plan) as quantised:
         expected, got = (restore_clip(n, sample.blurry) for n in (exact, quantised))
     assert np.isfinite(got).all()
     decisions = manifest.parity["int8"]
@@ -73,7 +64,7 @@ def test_an_int8_plan_keeps_to_its_budget_on_a_real_clip(edge_plan: Path, int8_p
     assert abs(measured - decisions["clip"]["psnr"]) < 0.5
     assert abs(decisions["clip"]["loss"]) <= 0.1
     assert decisions["budget"] == {"loss_db": 0.1, "psnr_db": 45.0}
-    assert int8_plan.stat().st_size < 0.95 * edge_plan.stat().st_size
+    assert int8_plan.stat().st_size < 0.95 * cpu_plan.stat().st_size
 
 
 def test_only_stages_that_may_be_quantised_are_and_the_manifest_says_how_much(int8_plan: Path) -> None:
@@ -93,32 +84,32 @@ def test_only_stages_that_may_be_quantised_are_and_the_manifest_says_how_much(in
 
 
 def test_what_is_not_quantised_falls_back_to_half_precision(
-    edge_plan: Path, ranges: Ranges, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    cpu_plan: Path, ranges: Ranges, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     chosen = ("encode", "restore")
     monkeypatch.setattr("bsst.calibration.choose_int8.INT8_STAGES", chosen)
     output = tmp_path / "mixed.plan"
     manifest = rebuild_plan(
-        edge_plan, output, target="cpu", precision="fp16", int8=Int8Request(ranges=ranges), check=False
+        cpu_plan, output, target="cpu", precision="fp16", int8=Int8Request(ranges=ranges), check=False
     )
     shares = {stage.name: stage.precision for stage in manifest.stages}
     assert all(set(shares[name]) <= {"int8", "float16"} and "int8" in shares[name] for name in chosen)
     assert shares["propagate_forward_1"] == shares["flow"] == shares["decode"] == {"float16": 1.0}
     assert clip_tensors(manifest)["full"].dtype == "float16"  # stages agree on what they hand over
     (sample,) = read_samples(ranges.clips, frames=4, size=sample_size(manifest), windows=1)
-    with network(edge_plan) as exact, network(output) as mixed:
+    with network(cpu_plan) as exact, network(output) as mixed:
         assert psnr(restore_clip(exact, sample.blurry), restore_clip(mixed, sample.blurry), 1.0) > 45
 
 
 def test_a_stage_that_would_break_the_budget_stays_and_the_others_do_not(
-    edge_plan: Path, ranges: Ranges, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    cpu_plan: Path, ranges: Ranges, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("bsst.calibration.choose_int8.INT8_STAGES", ("restore", "fuse", "encode"))
     narrow = {name: (low / 50, high / 50) for name, (low, high) in ranges.tensors["restore"].items()}
     without_truth = [clip_record(CITY, None)]
     bad = dataclasses.replace(ranges, tensors=ranges.tensors | {"restore": narrow}, clips=tuple(without_truth))
     request = Int8Request(ranges=bad, budget=Budget(psnr_db=60))
-    manifest = rebuild_plan(edge_plan, tmp_path / "a.plan", target="cpu", int8=request)
+    manifest = rebuild_plan(cpu_plan, tmp_path / "a.plan", target="cpu", int8=request)
     decisions = manifest.parity["int8"]
     assert {name for name, row in decisions["stages"].items() if not row["int8"]} == {"restore"}
     assert manifest.stage("restore").precision == {"float32": 1.0}
@@ -127,18 +118,18 @@ def test_a_stage_that_would_break_the_budget_stays_and_the_others_do_not(
 
 
 def test_ranges_of_another_plan_are_refused_before_anything_is_measured(
-    edge_plan: Path, ranges: Ranges, tmp_path: Path
+    cpu_plan: Path, ranges: Ranges, tmp_path: Path
 ) -> None:
     steps: list[str] = []
     other = Int8Request(ranges=dataclasses.replace(ranges, stages_sha256="0" * 64))
     with pytest.raises(UsageError, match="ranges of another one"):
-        rebuild_plan(edge_plan, tmp_path / "a.plan", target="cpu", int8=other, progress=steps.append)
+        rebuild_plan(cpu_plan, tmp_path / "a.plan", target="cpu", int8=other, progress=steps.append)
     assert steps == []
 
 
 @pytest.fixture(scope="module")
-def restore(edge_plan: Path) -> onnx.ModelProto:
-    return onnx.load_from_string(open_plan(edge_plan).member("restore"))
+def restore(cpu_plan: Path) -> onnx.ModelProto:
+    return onnx.load_from_string(open_plan(cpu_plan).member("restore"))
 
 
 @pytest.mark.needs_rtx
@@ -192,20 +183,20 @@ def invoke(*arguments: object) -> tuple[int, str]:
     ],
 )
 def test_options_that_do_not_fit_end_with_status_2(
-    edge_plan: Path, tmp_path: Path, arguments: tuple[str, ...], message: str
+    cpu_plan: Path, tmp_path: Path, arguments: tuple[str, ...], message: str
 ) -> None:
-    status, err = invoke("--from", edge_plan, *arguments, "-o", tmp_path / "a.plan")
+    status, err = invoke("--from", cpu_plan, *arguments, "-o", tmp_path / "a.plan")
     assert status == 2
     assert message in err
 
 
 def test_a_plan_in_which_nothing_can_be_quantised_is_refused_with_the_table_and_status_5(
-    edge_plan: Path, ranges: Ranges, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    cpu_plan: Path, ranges: Ranges, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("bsst.calibration.choose_int8.INT8_STAGES", ("fuse", "restore"))
     file, output = tmp_path / "ranges.json", tmp_path / "a.plan"
     write_ranges(file, dataclasses.replace(ranges, clips=(clip_record(CITY, None),)))
-    status, err = invoke("--from", edge_plan, "--int8", "--ranges", file, "-o", output, "--int8-psnr", "1000")
+    status, err = invoke("--from", cpu_plan, "--int8", "--ranges", file, "-o", output, "--int8-psnr", "1000")
     assert (status, output.exists()) == (5, False)
     assert [line.split()[0] for line in err.splitlines() if line.endswith(" no")] == ["fuse", "restore"]
     assert re.match(r"error: expected at least one stage in int8 .* 1000\.0 dB of fp32, got none", err.splitlines()[-1])
@@ -218,8 +209,8 @@ def test_the_defaults_in_the_help_are_those_of_the_budget() -> None:
     assert f"[default: {budget.psnr_db:g}]" in str(helps["--int8-psnr"])
 
 
-def test_another_plan_ends_with_status_2(edge_plan: Path, ranges: Ranges, tmp_path: Path) -> None:
-    plan = open_plan(edge_plan)
+def test_another_plan_ends_with_status_2(cpu_plan: Path, ranges: Ranges, tmp_path: Path) -> None:
+    plan = open_plan(cpu_plan)
     members: dict[str, Path | bytes] = {s.member: plan.member(s.name) for s in plan.manifest.stages}
     model = onnx.load_from_string(plan.member("fuse"))
     model.doc_string = "one byte more"

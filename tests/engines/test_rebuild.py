@@ -59,18 +59,6 @@ def test_every_stage_of_edge_builds_in_half_precision_with_no_gpu(
 
 @pytest.mark.needs_rtx
 @pytest.mark.slow
-def test_every_stage_of_edge_builds_for_turing_alone(cpu_plan: Path, tmp_path: Path, cache: EngineCache) -> None:
-    turing = BuildOptions(compute_capabilities=("7.5",))
-    with pytest.raises(UsageError, match="--fp16 with --sm 75"):
-        rebuild_plan(cpu_plan, tmp_path / "a.plan", target="tensorrt-rtx", options=turing, cache=cache)
-    manifest = rebuild_plan(
-        cpu_plan, tmp_path / "a.plan", target="tensorrt-rtx", precision="fp16", options=turing, cache=cache, check=False
-    )
-    assert manifest.compute_capabilities == ("7.5",)
-
-
-@pytest.mark.needs_rtx
-@pytest.mark.slow
 def test_every_stage_of_edge_builds_in_single_precision(cpu_plan: Path, tmp_path: Path, cache: EngineCache) -> None:
     manifest = rebuild_plan(cpu_plan, tmp_path / "a.plan", target="tensorrt-rtx", options=RTX, cache=cache)
     assert {tuple(stage.precision) for stage in manifest.stages} == {("float32",)}
@@ -124,7 +112,7 @@ def test_a_device_without_torch_rebuilds_a_plan_in_half_precision_and_runs_it(cp
         *("reconstruction", "attended", "decoded"),
     }
     assert kinds["motion"] == kinds["backward"] == kinds["sharp"] == kinds["frame"] == "float32"
-    clip = moving_texture(manifest.frames, 128, 128)
+    clip = moving_texture(manifest.frames, *manifest.flow_size)
     restored = [restore_clip(network(path), clip) for path in (cpu_plan, output)]
     assert 50 <= psnr(restored[0], restored[1], 1.0) < 150
 
@@ -248,6 +236,10 @@ def test_half_precision_that_costs_too_much_is_refused(
             "--timing-cache with --target tensorrt only",
         ),
         ({"target": "cpu", "options": BuildOptions(plugins=False)}, "--no-plugins with --target tensorrt only"),
+        (
+            {"target": "tensorrt-rtx", "options": BuildOptions(compute_capabilities=("7.5",))},
+            "expected --fp16 with --sm 75",
+        ),
         ({"target": "tensorrt-rtx", "precision": "int8"}, "expected fp32, fp16 or bf16 for what is not int8, got int8"),
         ({"target": "cpu", "precision": "bf16"}, "--bf16 with --target tensorrt or tensorrt-rtx, got cpu"),
         ({"target": "ort-cuda", "precision": "bf16"}, "ONNX Runtime has no convolution in bfloat16"),

@@ -81,12 +81,12 @@ def test_unwritable_output_is_status_4(tmp_path) -> None:
 
 
 @pytest.mark.slow
-def test_half_precision_plan_is_built_from_a_plan_and_smaller(tmp_path: Path, monkeypatch) -> None:
+def test_half_precision_plan_is_built_from_a_plan_and_smaller(cpu_plan: Path, tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setenv("BSST_CACHE_DIR", str(tmp_path / "cache"))
-    result = run("-o", tmp_path / "half.plan", "--from", DEFAULT_PLAN, "--fp16")
+    result = run("-o", tmp_path / "half.plan", "--from", cpu_plan, "--fp16")
     assert result.exit_code == 0, result.output
     assert "dB against float32 on a clip" in result.output
     manifest = open_plan(tmp_path / "half.plan").manifest
     assert manifest.precision == "fp16"
     assert all(stage.precision == {"float16": 1.0} for stage in manifest.stages)
-    assert (tmp_path / "half.plan").stat().st_size < 0.85 * DEFAULT_PLAN.stat().st_size
+    assert (tmp_path / "half.plan").stat().st_size < 0.85 * cpu_plan.stat().st_size

@@ -6,10 +6,9 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-import torch
 
 from bsst.calibration.clip_parity import moving_texture, psnr, restore_clip
-from bsst.config import EDGE, config_from_json
+from bsst.config import config_from_json
 from bsst.engines.plan import open_plan
 from bsst.errors import ExportError, UsageError
 from bsst.export import parity
@@ -17,31 +16,11 @@ from bsst.export.export_plan import export_plan
 from bsst.export.session_torch import TorchSession
 from bsst.export.stage import Geometry
 from bsst.export.stages import pipeline_stages
-from bsst.reference.bsstnet import BSSTNet
 from bsst.reference.checkpoint import Networks, load_networks
-from bsst.reference.raft import RAFT
 from bsst.runtime.network import DEFAULT_PLAN, host_network, load_network
 from bsst.runtime.session_ort import OrtSession
-from tests.networks import city, seeded
+from tests.networks import SMALL, city, seeded, small_edge
 from tests.release_plan import release_plan
-
-TINY = Geometry(frames=4, tile=(64, 64), flow_size=(128, 144))
-
-
-def tiny_edge() -> Networks:
-    """`edge` with one update of the flow network, which traces in seconds."""
-    config = dataclasses.replace(EDGE, raft=dataclasses.replace(EDGE.raft, iterations=1))
-    torch.manual_seed(3)
-    return Networks(
-        network=BSSTNet(config).eval(), raft=RAFT(config.raft).eval(), label="t", sha256="1" * 64, unused=()
-    )
-
-
-@pytest.fixture(scope="module")
-def tiny_plan(tmp_path_factory) -> Path:
-    path = tmp_path_factory.mktemp("plan") / "tiny.plan"
-    export_plan(path, tiny_edge(), TINY, tile_overlap=16, window_overlap=2)
-    return path
 
 
 def agreement(plan: Path, networks: Networks) -> tuple[dict[str, float], float]:
@@ -74,20 +53,20 @@ def test_release_plan_agrees_with_the_reference_on_real_frames() -> None:
     assert clip >= 80
 
 
-def test_export_is_checked_and_records_its_figures(tiny_plan) -> None:
-    figures = open_plan(tiny_plan).manifest.parity
-    assert set(figures["stages"]) == {stage.name for stage in open_plan(tiny_plan).manifest.stages}
+def test_export_is_checked_and_records_its_figures(cpu_plan) -> None:
+    figures = open_plan(cpu_plan).manifest.parity
+    assert set(figures["stages"]) == {stage.name for stage in open_plan(cpu_plan).manifest.stages}
     assert min(figures["stages"].values()) >= 80
     assert figures["clip"] >= 80
 
 
-def test_export_of_equal_weights_gives_equal_bytes(tiny_plan, tmp_path) -> None:
-    export_plan(tmp_path / "again.plan", tiny_edge(), TINY, tile_overlap=16, window_overlap=2)
-    assert (tmp_path / "again.plan").read_bytes() == tiny_plan.read_bytes()
+def test_export_of_equal_weights_gives_equal_bytes(cpu_plan, tmp_path) -> None:
+    export_plan(tmp_path / "again.plan", small_edge.__wrapped__(), SMALL, tile_overlap=16, window_overlap=1)
+    assert (tmp_path / "again.plan").read_bytes() == cpu_plan.read_bytes()
 
 
-def test_graphs_carry_their_operators_and_no_provenance(tiny_plan) -> None:
-    plan = open_plan(tiny_plan)
+def test_graphs_carry_their_operators_and_no_provenance(cpu_plan) -> None:
+    plan = open_plan(cpu_plan)
     operators = set()
     for stage in plan.manifest.stages:
         data = plan.member(stage.name)
@@ -100,9 +79,9 @@ def test_graphs_carry_their_operators_and_no_provenance(tiny_plan) -> None:
     assert operators == {"BsstFlowWarp", "BsstModulatedDeformConv", "BsstSparseWindowAttention"}
 
 
-def test_disagreeing_stage_is_refused_by_name(tiny_plan) -> None:
-    manifest = open_plan(tiny_plan).manifest
-    stages = pipeline_stages(tiny_edge().network, tiny_edge().raft, TINY)
+def test_disagreeing_stage_is_refused_by_name(cpu_plan) -> None:
+    manifest = open_plan(cpu_plan).manifest
+    stages = pipeline_stages(small_edge().network, small_edge().raft, SMALL)
 
     class Noisy(TorchSession):
         def run(self, inputs, outputs):
@@ -112,12 +91,12 @@ def test_disagreeing_stage_is_refused_by_name(tiny_plan) -> None:
 
     sessions = {stage.name: Noisy(stage) if stage.name == "fuse" else TorchSession(stage) for stage in stages}
     with pytest.raises(ExportError, match="fuse: expected at least 80.0 dB"):
-        parity.measure_parity(manifest, stages, sessions, moving_texture(4, 128, 144))
+        parity.measure_parity(manifest, stages, sessions, moving_texture(SMALL.frames, *SMALL.flow_size))
 
 
-def test_not_a_number_is_refused(tiny_plan) -> None:
-    manifest = open_plan(tiny_plan).manifest
-    stages = pipeline_stages(tiny_edge().network, tiny_edge().raft, TINY)
+def test_not_a_number_is_refused(cpu_plan) -> None:
+    manifest = open_plan(cpu_plan).manifest
+    stages = pipeline_stages(small_edge().network, small_edge().raft, SMALL)
 
     class Broken(TorchSession):
         def run(self, inputs, outputs):
@@ -126,31 +105,31 @@ def test_not_a_number_is_refused(tiny_plan) -> None:
 
     sessions = {stage.name: Broken(stage) if stage.name == "restore" else TorchSession(stage) for stage in stages}
     with pytest.raises(ExportError, match="restore: expected at least"):
-        parity.measure_parity(manifest, stages, sessions, moving_texture(4, 128, 144))
+        parity.measure_parity(manifest, stages, sessions, moving_texture(SMALL.frames, *SMALL.flow_size))
 
 
-def test_plan_runs_like_the_modules_it_came_from(tiny_plan) -> None:
-    networks = tiny_edge()
-    stages = pipeline_stages(networks.network, networks.raft, TINY)
-    manifest = open_plan(tiny_plan).manifest
-    clip = city(4, 128, 144)
+def test_plan_runs_like_the_modules_it_came_from(cpu_plan) -> None:
+    networks = small_edge()
+    stages = pipeline_stages(networks.network, networks.raft, SMALL)
+    manifest = open_plan(cpu_plan).manifest
+    clip = city(SMALL.frames, *SMALL.flow_size)
     expected = restore_clip(host_network(manifest, {stage.name: TorchSession(stage) for stage in stages}), clip)
-    assert psnr(expected, restore_clip(load_network(tiny_plan, threads=1), clip), 1.0) >= 80
+    assert psnr(expected, restore_clip(load_network(cpu_plan, threads=1), clip), 1.0) >= 80
 
 
 @pytest.mark.parametrize(
     ("geometry", "message"),
     [
-        (dataclasses.replace(TINY, frames=9), "--frames .* got 9; use 8 or 10"),
-        (dataclasses.replace(TINY, frames=2), "--frames .* got 2; use 4"),
-        (dataclasses.replace(TINY, tile=(100, 64)), "--tile .* use 128x64"),
-        (dataclasses.replace(TINY, tile=(0, 64)), "--tile .* use 64x64"),
-        (dataclasses.replace(TINY, flow_size=(64, 130)), "--flow-size .* use 128x144"),
+        (dataclasses.replace(SMALL, frames=9), "--frames .* got 9; use 8 or 10"),
+        (dataclasses.replace(SMALL, frames=2), "--frames .* got 2; use 4"),
+        (dataclasses.replace(SMALL, tile=(100, 64)), "--tile .* use 128x64"),
+        (dataclasses.replace(SMALL, tile=(0, 64)), "--tile .* use 64x64"),
+        (dataclasses.replace(SMALL, flow_size=(64, 130)), "--flow-size .* use 128x144"),
     ],
 )
 def test_impossible_sizes_are_refused_with_sizes_that_work(geometry, message, tmp_path) -> None:
     with pytest.raises(UsageError, match=message):
-        export_plan(tmp_path / "x.plan", tiny_edge(), geometry, tile_overlap=16, window_overlap=0)
+        export_plan(tmp_path / "x.plan", small_edge(), geometry, tile_overlap=16, window_overlap=0)
     assert not list(tmp_path.iterdir())
 
 
@@ -160,4 +139,4 @@ def test_impossible_sizes_are_refused_with_sizes_that_work(geometry, message, tm
 )
 def test_impossible_overlaps_are_refused(overlaps, message, tmp_path) -> None:
     with pytest.raises(UsageError, match=message):
-        export_plan(tmp_path / "x.plan", tiny_edge(), TINY, tile_overlap=overlaps[0], window_overlap=overlaps[1])
+        export_plan(tmp_path / "x.plan", small_edge(), SMALL, tile_overlap=overlaps[0], window_overlap=overlaps[1])
