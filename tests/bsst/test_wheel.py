@@ -11,8 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.media import Clip, decode
+
 ROOT = Path(__file__).parents[2]
-CLIP = ROOT / "tests" / "data" / "city_blurry.mp4"
 
 
 @pytest.fixture(scope="module")
@@ -54,5 +55,7 @@ main(sys.argv[1:], standalone_mode=False)
 
     plan = site / "bsst" / "runtime" / "data" / "edge.plan"
     assert json.loads(run("inspect", "--json", str(plan)))["manifest"]["target"] == "cpu"
-    run("run", str(CLIP), "-o", str(tmp_path / "sharp.mp4"))
-    assert (tmp_path / "sharp.mp4").stat().st_size > 10_000
+    clip = Clip(size=(70, 102), times=tuple(range(0, 5 * 512, 512))).write(tmp_path / "blurry")
+    run("run", str(clip), "-o", str(tmp_path / "sharp.mp4"))
+    sharp = decode(tmp_path / "sharp.mp4")
+    assert (len(sharp.seconds), sharp.stream["size"]) == (5, (70, 102))
