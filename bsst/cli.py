@@ -8,7 +8,6 @@ light.
 from __future__ import annotations
 
 import json
-import signal
 import sys
 from contextlib import ExitStack
 from pathlib import Path
@@ -119,7 +118,6 @@ def run(
             click.echo(job.table(in_flight))
             return
     recorded = None if trace is None else Trace()
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # leave no unfinished file behind on `kill`
     display: progress.Quiet
     if log_json:
         display = progress.JsonLines()

@@ -5,7 +5,10 @@ from __future__ import annotations
 import importlib
 import math
 import os
-from collections.abc import Iterable
+import signal
+import threading
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -54,13 +57,18 @@ def require_output(path: Path | None, *, others: Iterable[Path | None] = ()) -> 
         others: files that it reads, or writes besides.
 
     Raises:
-        OutputError: its folder does not exist, or the name is that of a folder, a pipe or a device.
+        OutputError: its folder does not exist or cannot be written, or the name is that of a folder, a pipe or a
+            device.
         UsageError: it is one of `others`.
     """
     if path is None:
         return
     if not os.path.isdir(path.absolute().parent):
         raise OutputError(f"expected a folder for {path}, got none; create it or choose another place")
+    if not os.access(path.absolute().parent, os.W_OK):
+        raise OutputError(
+            f"expected a folder for {path} that can be written, got one that cannot; choose another place"
+        )
     if (found := what_is_at(path)) not in ("a file", "nothing"):
         raise OutputError(f"expected a file or nothing at {path}, got {found}; choose another name")
     for other in others:
@@ -132,7 +140,8 @@ class Command(click.Command):
     def invoke(self, ctx: click.Context) -> Any:
         """Run; translate exceptions."""
         try:
-            return super().invoke(ctx)
+            with _kill_as_interrupt():
+                return super().invoke(ctx)
         except (click.ClickException, click.exceptions.Exit, click.Abort, BrokenPipeError):  # click ends quietly
             raise
         except BsstError as error:
@@ -160,6 +169,19 @@ class Group(click.Group):
             return super().resolve_command(ctx, args)
         except click.UsageError as error:
             raise _usage(error, ctx.command_path) from error
+
+
+@contextmanager
+def _kill_as_interrupt() -> Iterator[None]:
+    """Let `kill` end a command like Ctrl-C, which leaves no unfinished file behind."""
+    if threading.current_thread() is not threading.main_thread():  # only that one may change it
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _usage(error: click.UsageError, program: str) -> click.exceptions.Exit:

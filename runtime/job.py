@@ -13,7 +13,7 @@ import time
 from array import array
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -193,7 +193,8 @@ def deblur(
                 f"use a plan with fewer frames or scale the video down"
             ) from error
         finally:
-            unfinished.unlink(missing_ok=True)
+            with suppress(OSError):  # of a read-only folder, which has been reported
+                unfinished.unlink(missing_ok=True)
     warn(reader.warnings + writer.warnings)
     if meter.repaired:
         count = f"{len(meter.repaired)} of {len(meter.times)} frames could not be restored and are unchanged"

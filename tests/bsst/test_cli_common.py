@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -72,6 +73,20 @@ def test_folders_and_pipes_are_refused_before_any_work(tmp_path: Path) -> None:
     refused(4, "expected a folder for", "export", "-o", tmp_path / "none" / "x.plan")
     refused(2, "got a pipe or device", "export", "-o", tmp_path / "x.plan", "--weights", pipe)
     refused(2, "got a pipe or device", "calibrate", DEFAULT_PLAN, pipe, "-o", tmp_path / "r.json")
+
+
+def test_folders_that_cannot_be_written_are_refused_before_any_work(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(os, "access", lambda path, mode: False)  # root may write everywhere but on read-only disks
+    refused(4, "that can be written", "export", "-o", tmp_path / "x.plan")
+
+
+def test_kill_ends_every_command_like_an_interrupt(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("bsst.engines.plan.open_plan", lambda path: os.kill(os.getpid(), signal.SIGTERM))
+    before = signal.getsignal(signal.SIGTERM)
+    refused(130, "interrupted", "inspect")
+    assert signal.getsignal(signal.SIGTERM) is before
 
 
 @pytest.mark.parametrize("error", [MemoryError(), RuntimeError("can't start new thread")])

@@ -111,6 +111,19 @@ def test_long_names_work_up_to_what_the_file_system_holds(clip: Path) -> None:
         deblur(clip, clip.with_name("x" * 252 + ".mp4"), restorer=Identity())
 
 
+def test_a_read_only_folder_is_one_error(clip: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*arguments: object, **options: object) -> None:
+        raise OSError(30, "Read-only file system")
+
+    opened = av.open
+    monkeypatch.setattr(Path, "unlink", fail)  # says so of files that do not exist, too
+    monkeypatch.setattr(
+        av, "open", lambda file, mode="r", **options: fail() if mode == "w" else opened(file, **options)
+    )
+    with pytest.raises(OutputError, match="expected to write"):
+        deblur(clip, restorer=Identity())
+
+
 def test_overwriting_stops_at_folders(clip: Path) -> None:
     (clip.parent / "out.mp4").mkdir()
     with pytest.raises(OutputError, match="found a folder"):
