@@ -89,6 +89,8 @@ def read_ranges(path: Path) -> Ranges:
         raise ModelError(
             f"expected ranges written by bsst-calibrate in {path}, got {reason}; write them again"
         ) from error
+    if ranges.windows < 1:
+        raise ModelError(f"{path}: expected 1 or more windows of each clip, got {ranges.windows}; write them again")
     for stage, tensors in ranges.tensors.items():
         for name, (low, high) in tensors.items():
             if not low <= high or max(-low, high) <= 0:

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bsst.calibration.ranges import ClipRecord
+from bsst.engines.files import what_is_at
 from bsst.errors import InputError, UsageError
 from bsst.runtime.reader_av import VideoReader
 
@@ -105,6 +106,8 @@ def _middle(picture: NDArray[np.float32], size: tuple[int, int]) -> NDArray[np.f
 
 
 def _digest(path: Path) -> str:
+    if (found := what_is_at(path)) == "a pipe or device":  # which may never end
+        raise InputError(f"expected a video file, found {found} at {path}; check the name")
     try:
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
