@@ -242,7 +242,7 @@ def test_the_command_shows_progress_and_writes_the_file_whole(cpu_plan: Path, tm
         ((CITY, CITY, "--truth", SHARP), 2, "--truth once per clip, got 1 for 2 clips"),
         ((CITY, "--windows", 0), 2, "1 or more windows"),
         ((CITY, "--method", "percentile", "--percentile", 101), 2, "a percentile above 50 up to 100, got 2 and 101"),
-        ((), 2, "Missing argument 'CLIP...'"),
+        ((), 2, "missing argument 'CLIP...'"),
         ((Path("missing.mp4"),), 3, "expected a video file at missing.mp4"),
         ((Path(__file__),), 3, "test_calibrate.py"),
     ],
