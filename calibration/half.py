@@ -1,8 +1,8 @@
 """Graph passes `--fp16` and `--bf16`: float32 graph -> the same with products in 16 bits, coordinates in float32.
 
 Requires: opset 19, one static graph of standard operators (or nodes of `operators`), types known.
-Ensures: every convolution and matrix product is half (checked), names, shapes and order of inputs and outputs
-stay, and only `half_tensors` among them change their type.
+Ensures: every convolution and matrix product is half (checked; `FLOAT_PRODUCTS` apart), names, shapes and order of
+inputs and outputs stay, and only `half_tensors` among them change their type.
 
 Opset 19 of ONNX has no Conv in bfloat16 (22 does, but from 20 on TensorRT samples grids by the nearest pixel, see
 `export/lint.py`), so `onnx.checker` refuses bf16 graphs; TensorRT-RTX 1.7 compiles them for SM 80 and later.
@@ -31,6 +31,9 @@ FEATURES = re.compile(r"full|half|quarter|state\d?|feature_\d+|reconstruction|at
 
 _FLOATS = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16)
 _KINDS: dict[HalfType, int] = {"float16": TensorProto.FLOAT16, "bfloat16": TensorProto.BFLOAT16}
+FLOAT_PRODUCTS: dict[HalfType, frozenset[str]] = {"float16": frozenset(), "bfloat16": frozenset({"ConvTranspose"})}
+"""Products that stay float32. TensorRT-RTX 1.7 refuses transposed convolutions in bfloat16: "Could not infer output
+types for operation: deconv"."""
 _LARGEST: dict[HalfType, float] = {"float16": 65504.0, "bfloat16": 3.3895313892515355e38}
 
 
@@ -66,7 +69,8 @@ def to_half(
     types = value_types(result)
     assignment = assign_precision(result, types, half_tensors=half_tensors, operators=known, largest=_LARGEST[dtype])
     rewriter = _Rewriter(result.graph, types, known, _KINDS[dtype])
-    rewriter.apply(assignment.half, frozenset(half_tensors))
+    kept = {index for index, node in enumerate(result.graph.node) if node.op_type in FLOAT_PRODUCTS[dtype]}
+    rewriter.apply(assignment.half - kept, frozenset(half_tensors))
     _refuse_float_products(result, dtype)
     return result
 
@@ -217,7 +221,8 @@ def _scale_before_product(graph: onnx.GraphProto) -> None:
 
 def _refuse_float_products(model: onnx.ModelProto, dtype: HalfType) -> None:
     types = value_types(model)
-    left = [n.name for n in model.graph.node if n.op_type in PRODUCTS and types[n.output[0]] == TensorProto.FLOAT]
+    wanted = PRODUCTS - FLOAT_PRODUCTS[dtype]
+    left = [n.name for n in model.graph.node if n.op_type in wanted and types[n.output[0]] == TensorProto.FLOAT]
     if left:
         raise ExportError(
             f"expected every convolution and matrix product in {dtype}, got float32 for {', '.join(left[:5])} "

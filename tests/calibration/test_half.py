@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from typing import Any, get_args
+from typing import Any, cast, get_args
 
 import numpy as np
 import onnx
@@ -297,3 +297,17 @@ def test_bfloat16_costs_eight_times_the_error_of_float16_and_holds_larger_number
         assert np.isfinite(large).all() == (dtype == "bfloat16")
     assert 4 < errors["bfloat16"] / errors["float16"] < 16
     to_half(graph("stage (float[2,3] x) => (float[2,4] y) { y = MatMul (x, w) }", w=np.full((3, 4), 1e5)), "bfloat16")
+
+
+def test_transposed_convolutions_stay_float32_in_bfloat16_alone() -> None:
+    model = graph(
+        "stage (float[1,4,7,5] x) => (float[1,4,14,10] decoded) "
+        "{ y = Conv <pads=[1,1,1,1]> (x, w) decoded = ConvTranspose <strides=[2,2]> (y, v) }",
+        w=RNG.normal(0, 0.2, (4, 4, 3, 3)),
+        v=RNG.normal(0, 0.2, (4, 4, 2, 2)),
+    )
+    for dtype, kept in (("float16", "FLOAT16"), ("bfloat16", "FLOAT")):
+        half = to_half(model, cast(HalfType, dtype), half_tensors={"decoded"})
+        found = dtypes(half)
+        assert (found["Conv"], found["ConvTranspose"]) == (dtype.upper(), kept)
+        assert half.graph.output[0].type.tensor_type.elem_type == TensorProto.DataType.Value(dtype.upper())

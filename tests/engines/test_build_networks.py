@@ -7,6 +7,7 @@ from pathlib import Path
 import onnx
 import pytest
 
+from bsst.calibration.half import precision_shares
 from bsst.engines.builder import BuildOptions, StageGraph
 from bsst.engines.memory import device_memory
 from bsst.engines.plan import open_plan
@@ -53,3 +54,13 @@ def test_the_hardest_stages_of_release_build(stage: str, capability: str, tmp_pa
     )
     assert built.data.startswith(b"vtrt")
     assert built.facts["weight_bytes"] < 60e6
+
+
+def test_attention_builds_in_bfloat16_with_its_transposed_convolution_in_float32() -> None:
+    model = onnx.load_from_string(open_plan(DEFAULT_PLAN).member("attend"))
+    graph = prepare_stage(model, "tensorrt-rtx", "bf16", compute_capabilities=("8.9",))
+    shares = precision_shares(graph)
+    assert shares["bfloat16"] > 0.8 > 0.2 > shares["float32"] > 0
+    stage = StageGraph(name="attend", model=graph.SerializeToString())
+    built = TensorRTRTXBuilder().build(stage, BuildOptions(compute_capabilities=("8.9",)))
+    assert built.data.startswith(b"vtrt")
