@@ -1,7 +1,8 @@
 """Compile one stage in a child process and turn whatever happens there into an engine or one clear error.
 
 The child is `python -m MODULE REQUEST`, where REQUEST is a JSON file with the paths `model` and `engine` and the
-options. It writes the engine, prints its log, and prints progress as lines `@progress <fraction> <phase>`.
+options. It writes the engine, prints its log, and prints progress as lines `@progress <fraction> <phase>`
+and figures as lines `@fact <name> <number>`.
 """
 
 from __future__ import annotations
@@ -20,8 +21,9 @@ from bsst.engines.files import atomic_file
 from bsst.engines.strict_json import canonical_json
 from bsst.errors import BuildError
 
-__all__ = ["PROGRESS", "compile_stage"]
+__all__ = ["FACT", "PROGRESS", "compile_stage"]
 
+FACT = "@fact"
 PROGRESS = "@progress"
 
 _MEMORY = {
@@ -75,6 +77,10 @@ def _facts(result: ChildResult) -> dict[str, float]:
         # A network split into several parts states one figure each; they are alive together.
         if found := pattern.findall(log):
             facts[name] = float(sum(map(int, found)))
+    for line in result.lines:
+        if line.startswith(FACT):
+            _, name, value = line.split()
+            facts[name] = float(value)
     return facts
 
 

@@ -13,7 +13,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from bsst.engines.compile_stage import PROGRESS
+from bsst.engines.compile_stage import FACT, PROGRESS
+from bsst.engines.layer_types import half_share
 from bsst.engines.strict_json import parse_json
 
 __all__ = ["compile_file"]
@@ -52,6 +53,21 @@ def compile_file(trt: Any, request: dict[str, Any]) -> None:
     Path(request["engine"]).write_bytes(engine)
     if cache is not None:
         Path(request["timing_cache"]).write_bytes(bytes(config.get_timing_cache().serialize()))
+    if request["library"] == "tensorrt":
+        # TensorRT-RTX 1.7.1 builds without a GPU but loads no engine without one ("cudaError 35").
+        _report_layers(trt, logger, engine)
+
+
+def _report_layers(trt: Any, logger: Any, engine: Any) -> None:
+    try:
+        runtime = trt.Runtime(logger)
+        loaded = runtime.deserialize_cuda_engine(engine)
+        if loaded is None:
+            raise RuntimeError("the engine was not loaded")
+        information = loaded.create_engine_inspector().get_engine_information(trt.LayerInformationFormat.JSON)
+        print(f"{FACT} half_layers {half_share(information):.4f}", flush=True)
+    except Exception as error:  # a figure for the reader must not cost an engine that is built
+        print(f"half-precision layers were not counted: {error!r}", flush=True)
 
 
 def _choose_gpus(trt: Any, config: Any, request: dict[str, Any]) -> None:

@@ -109,13 +109,15 @@ def _parity(figures: dict[str, Any], name: str) -> Iterator[tuple[str, str]]:
 
 
 def _stage_row(label: str, stage: StageSpec) -> tuple[str, ...]:
-    shares = ", ".join(f"{name} {share:.0%}" for name, share in stage.precision.items())
+    shares = [f"{name} {share:.0%}" for name, share in stage.precision.items()]
+    if (half := stage.build.get("half_layers")) is not None:
+        shares.append(f"engine {half:.0%} half")
     seconds = stage.build.get("seconds")
     flow = " -> ".join(", ".join(map(_tensor, tensors)) for tensors in (stage.inputs, stage.outputs))
     return (
         label,
         _size(stage.size),
-        shares or "-",
+        ", ".join(shares) or "-",
         _size(stage.build.get("activation_bytes")),
         f"{seconds:.1f} s" if seconds is not None else "-",
         flow,

@@ -73,7 +73,8 @@ class StageSpec:
     """Share of the convolutions and matrix products at each type, read back from the graph: `{"float16": 1.0}`;
     empty for a stage that has none."""
     build: dict[str, float]
-    """What the compiler reported: `seconds`, `activation_bytes`, `weight_bytes`; empty where it reports nothing."""
+    """What the compiler reported: `seconds`, `activation_bytes`, `weight_bytes`, `half_layers` (share of the engine's
+    layers in 16 bits, target `tensorrt`); empty where it reports nothing."""
     sha256: str = ""
     """Digest of the member; `write_plan` fills it."""
     size: int = 0

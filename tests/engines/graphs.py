@@ -31,6 +31,21 @@ def warp_and_attend(seed: int = 3) -> bytes:
     return model.SerializeToString(deterministic=True)
 
 
+def mostly_half() -> bytes:
+    """Five nodes, three of them with float16 outputs, one float32, one int64."""
+    model = parser.parse_model("""
+        <ir_version: 9, opset_import: ["" : 19]>
+        stage (float[1,8,3] x) => (float[1,8,3] y, int64[3] size) {
+          a = Cast <to=10> (x)
+          b = Relu (a)
+          c = Neg (b)
+          y = Cast <to=1> (c)
+          size = Shape (y)
+        }""")
+    onnx.checker.check_model(model, full_check=True)
+    return model.SerializeToString(deterministic=True)
+
+
 def with_unknown_node() -> bytes:
     """A node that no target knows."""
     model = parser.parse_model("""

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import importlib.util
 import json
 import math
@@ -32,6 +33,21 @@ def test_the_table_names_every_stage_and_what_people_ask_for(plan: Plan) -> None
         assert words in text
     assert "float32 100%" in text
     assert max(map(len, text.splitlines())) < 400
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("facts", "cell"), [({"half_layers": 0.968}, "float32 100%, engine 97% half  "), ({}, "float32 100%  ")]
+)
+def test_the_table_shows_what_the_inspector_counted_where_it_did(
+    plan: Plan, facts: dict[str, float], cell: str
+) -> None:
+    stages = tuple(
+        dataclasses.replace(stage, precision={"float32": 1.0}, build=facts) for stage in plan.manifest.stages
+    )
+    text = plan_table(dataclasses.replace(plan, manifest=dataclasses.replace(plan.manifest, stages=stages)))
+    assert text.count(cell) >= len(stages)
+    assert ("half  " in text) == bool(facts)
 
 
 @pytest.mark.slow

@@ -13,6 +13,7 @@ import pytest
 
 from bsst.engines.builder import BuildOptions, StageGraph
 from bsst.engines.cache import EngineCache
+from bsst.engines.child import ChildResult, run_limited
 from bsst.engines.cuda_driver import Gpu, find_gpus
 from bsst.engines.plan import Plan, open_plan, write_plan
 from bsst.engines.rebuild import rebuild_plan
@@ -20,7 +21,7 @@ from bsst.engines.tensorrt_trt import TensorRTBuilder
 from bsst.errors import BuildError, MissingDependencyError, ModelError, UsageError
 from bsst.plugins.registry import plugin_ptx
 
-from .graphs import warp_and_attend, with_unknown_node
+from .graphs import mostly_half, warp_and_attend, with_unknown_node
 
 STAGE = StageGraph(name="flow", model=warp_and_attend())
 ORIN = Gpu(name="Orin", compute_capability="8.7", memory_bytes=1 << 33)
@@ -43,7 +44,9 @@ def use_version(monkeypatch: pytest.MonkeyPatch, version: str) -> None:
 
 
 def build(**options: Any) -> dict[str, Any]:
-    return dict(json.loads(TensorRTBuilder().build(STAGE, BuildOptions(**options)).data))
+    record = dict(json.loads(TensorRTBuilder().build(STAGE, BuildOptions(**options)).data))
+    del record["layers"]
+    return record
 
 
 @pytest.mark.usefixtures("tensorrt")
@@ -91,6 +94,45 @@ class TestBuild:
     def test_memory_is_read_from_the_log(self) -> None:
         facts = TensorRTBuilder().build(STAGE, BuildOptions()).facts
         assert (facts["activation_bytes"], facts["weight_bytes"]) == (1048, 77)
+
+    @pytest.mark.parametrize(
+        ("version", "spelling"), [("10.13.3.9", ""), ("10.13.3.9", "words"), ("11.4.0.106", ""), ("10.3.0.30", "")]
+    )
+    def test_the_share_of_half_layers_is_read_from_the_engine(
+        self, monkeypatch: pytest.MonkeyPatch, version: str, spelling: str
+    ) -> None:
+        use_version(monkeypatch, version)
+        monkeypatch.setenv("FAKE_TENSORRT_INSPECTOR", spelling)
+        facts = TensorRTBuilder().build(StageGraph(name="mixed", model=mostly_half()), BuildOptions()).facts
+        assert facts["half_layers"] == 0.6
+        assert TensorRTBuilder().build(STAGE, BuildOptions()).facts["half_layers"] == 0
+
+    @pytest.mark.parametrize(
+        ("inspector", "reason"),
+        [
+            ("names", "expected layers with data types"),
+            ("garbage", "JSONDecodeError"),
+            ("unloadable", "the engine was not loaded"),
+        ],
+    )
+    def test_an_engine_that_cannot_be_inspected_is_built_and_the_log_says_why(
+        self, monkeypatch: pytest.MonkeyPatch, inspector: str, reason: str
+    ) -> None:
+        logs: list[tuple[str, ...]] = []
+
+        def run(*arguments: Any, **options: Any) -> ChildResult:
+            result = run_limited(*arguments, **options)
+            logs.append(result.lines)
+            return result
+
+        monkeypatch.setattr("bsst.engines.compile_stage.run_limited", run)
+        monkeypatch.setenv("FAKE_TENSORRT_INSPECTOR", inspector)
+        built = TensorRTBuilder().build(STAGE, BuildOptions())
+        assert json.loads(built.data)["verbosity"] == "DETAILED"
+        assert "half_layers" not in built.facts
+        assert built.facts["weight_bytes"] == 77
+        (line,) = [line for line in logs[0] if line.startswith("half-precision layers were not counted")]
+        assert reason in line
 
     def test_a_refusal_carries_the_words_of_the_library(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("FAKE_TENSORRT", "refuse")
@@ -170,6 +212,9 @@ class TestPlan:
         assert convolution["output_shape"] == [1, 16, 32, 36]
         for stage in plan.manifest.stages:
             assert stage.precision == {"float16": 1.0}
+            types = [kind for _, kind in json.loads(plan.member(stage.name))["layers"]]
+            half = types.count(onnx.TensorProto.FLOAT16) / len(types)
+            assert stage.build["half_layers"] == round(half, 4) > 0
 
     def test_the_cache_knows_kernels_and_gpu(
         self, three_stages: Path, cache: EngineCache, monkeypatch: pytest.MonkeyPatch

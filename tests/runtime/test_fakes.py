@@ -40,6 +40,7 @@ TENSORRT = {
     "BuilderConfig": "IBuilderConfig",
     "TimingCache": "ITimingCache",
     "OnnxParser": "OnnxParser",
+    "EngineInspector": "EngineInspector",
 }
 """Classes of the fake -> of the real bindings."""
 NATIVE = (
@@ -168,7 +169,7 @@ def test_names_and_arguments_of_the_tensorrt_fake_are_those_of_the_real_bindings
                     checked += 1
                     assert accepts(tensorrt_bindings[real][member], member, arguments(method)), f"{real}.{member}"
         assert checked > 15
-        for name in ("ExecutionContextAllocationStrategy", "TensorIOMode", "TensorLocation"):
+        for name in ("ExecutionContextAllocationStrategy", "LayerInformationFormat", "TensorIOMode", "TensorLocation"):
             assert {m.name: m.value for m in getattr(fake, name)} == tensorrt_bindings[name]
         for name in ("NetworkDefinitionCreationFlag", "HardwareCompatibilityLevel", "ProfilingVerbosity", "DataType"):
             assert {m.name for m in getattr(fake, name)} <= set(tensorrt_bindings[name])

@@ -3,7 +3,7 @@
 `tensorrt.plugin` on top of it is NVIDIA's own Python package where the wheel `tensorrt-cu13-bindings` (or -cu12-) is
 installed, and `tests/fakes/strict_plugin.py` elsewhere; FAKE_TENSORRT_PLUGIN=nvidia or strict chooses one.
 `build_serialized_network` returns a JSON record of everything it was told, as the "engine"; with FAKE_TENSORRT=runnable
-an engine that `runtime.py` executes.
+an engine that `runtime.py` executes. A record can be loaded and inspected, not executed.
 """
 
 import enum
@@ -14,6 +14,7 @@ import os
 import sys
 
 from .graph import parse
+from .inspector import EngineInspector, LayerInformationFormat, layers  # noqa: F401
 from .native import *  # noqa: F403
 from .native import ILogger
 from .runtime import (  # noqa: F401
@@ -123,6 +124,7 @@ class Builder:
             "verbosity": config.profiling_verbosity.name,
             "cache": config._cache.data.decode() if config._cache else None,
             "kernels": network.kernels,
+            "layers": layers(network.model),
         }
         return json.dumps(record).encode()
 

@@ -25,6 +25,7 @@ from typing import Any
 
 import numpy as np
 
+from .inspector import EngineInspector
 from .native import DataType, ILogger, TensorFormat
 
 MAGIC = b"FAKE-TENSORRT\n"
@@ -90,6 +91,10 @@ class Runtime:
         self.logger = logger
 
     def deserialize_cuda_engine(self, serialized_engine: bytes) -> ICudaEngine | None:
+        if os.environ.get("FAKE_TENSORRT_INSPECTOR") == "unloadable":
+            return self._refuse("Error Code 2: OutOfMemory (Requested size was larger than the free memory.)")
+        if serialized_engine.startswith(b"{"):
+            return ICudaEngine(self.logger, json.loads(serialized_engine), None)
         gpu = _gpu()
         try:
             gpu.require_context("cudaGetDevice")
@@ -124,13 +129,16 @@ class Runtime:
 class ICudaEngine:
     __slots__ = ("facts", "logger", "session", "tensors")
 
-    def __init__(self, logger: Any, facts: dict[str, Any], model: bytes) -> None:
+    def __init__(self, logger: Any, facts: dict[str, Any], model: bytes | None) -> None:
         import onnxruntime as ort
 
+        self.logger, self.facts = logger, facts
+        self.session, self.tensors = None, {}
+        if model is None:
+            return
         options = ort.SessionOptions()
         options.intra_op_num_threads = 1
         options.log_severity_level = 3
-        self.logger, self.facts = logger, facts
         self.session = ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
         self.tensors = {
             **{node.name: (TensorIOMode.INPUT, node) for node in self.session.get_inputs()},
@@ -144,6 +152,9 @@ class ICudaEngine:
     @property
     def device_memory_size_v2(self) -> int:
         return int(self.facts.get("scratch", 1000))
+
+    def create_engine_inspector(self) -> EngineInspector:
+        return EngineInspector(self.facts)
 
     def get_tensor_name(self, index: int) -> str:
         return list(self.tensors)[index]
