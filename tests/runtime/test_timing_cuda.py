@@ -41,10 +41,11 @@ def waits(gpu: Any) -> int:
 
 
 def check_order(spans: list[Span]) -> None:
-    """Operations of a stream follow one another and take the simulated GPU's millisecond each."""
+    """Operations of a stream follow one another and take the simulated GPU's millisecond; more where another thread
+    waited for something between the events of one."""
     for former, latter in zip(spans, spans[1:], strict=False):
         assert latter.start >= former.start + former.seconds - 1e-9
-    assert all(span.seconds == pytest.approx(MILLISECOND) for span in spans)
+    assert all(span.seconds >= MILLISECOND - 1e-9 for span in spans)
 
 
 def test_spans_are_in_order_on_each_stream_and_come_when_somebody_waits(gpu: Any) -> None:
@@ -69,6 +70,7 @@ def test_spans_are_in_order_on_each_stream_and_come_when_somebody_waits(gpu: Any
     uploads, (download,) = track(trace, "first"), track(trace, "second")
     assert [span.name for span in uploads] == ["upload"] * 3 + ["download"]
     check_order(uploads)
+    assert all(span.seconds == pytest.approx(MILLISECOND) for span in (*uploads, download))
     assert before <= uploads[0].start <= after + MILLISECOND
     assert download.start == pytest.approx(uploads[3].start), "they run at the same time after the third upload"
 
