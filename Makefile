@@ -36,7 +36,7 @@ plan: $(DEV_VENV)/.installed  ## Rebuild the packaged plan from the packaged wei
 # Needs Debian's ffmpeg, about 6 GB in DATA, and hours; every step keeps what exists and resumes.
 DATA ?= out/training/data
 RUN_DIR ?= out/training/run
-MINUTES ?= 110
+MINUTES ?= 210
 train-edge: $(DEV_VENV)/.installed  ## Train the edge network again; see reference/training/README.md.
 	$(DEV) -m bsst.reference.training.sources --data $(DATA)
 	$(DEV) -m bsst.reference.training.real --data $(DATA) interpolate
