@@ -32,8 +32,8 @@ def simulated_gpu(**options: Any) -> Iterator[Any]:
         patch.setenv("FAKE_TENSORRT_PLUGIN", "strict")
         _forget()
         simulated = importlib.import_module("pycuda.simulated")
-        patch.setattr("bsst.runtime.graph_cuda.load_driver", lambda: LIBCUDA)
-        LIBCUDA = simulated.Libcuda()
+        driver = importlib.import_module("pycuda.libcuda").Libcuda()
+        patch.setattr("bsst.runtime.graph_cuda.load_driver", lambda: driver)
         gpu = simulated.reset(**options)
         try:
             yield gpu

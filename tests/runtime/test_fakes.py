@@ -186,7 +186,7 @@ def cuda_header() -> str:
 def test_the_driver_has_the_functions_that_are_called_with_as_many_arguments() -> None:
     header = cuda_header()
     with simulated_gpu():
-        libcuda = importlib.import_module("pycuda.simulated").Libcuda
+        libcuda = importlib.import_module("pycuda.libcuda").Libcuda
         functions = [name for name in vars(libcuda) if name.startswith("cu")]
         assert len(functions) == 8
         for name in functions:
