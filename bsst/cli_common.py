@@ -31,7 +31,7 @@ __all__ = [
 EXIT_STATUS = """\b
 Exit status:
   0    done
-  1    internal error
+  1    internal error, or nobody reads the output any more
   2    wrong usage
   3    the video cannot be read
   4    the output exists or cannot be written

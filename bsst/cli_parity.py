@@ -40,7 +40,7 @@ Budgets by precision, where the options do not say otherwise:
 \b
 Exit status:
   0    compared, everything within its budget
-  1    internal error
+  1    internal error, or nobody reads the output any more
   2    wrong usage
   3    footage that cannot be read
   4    a report that cannot be written
