@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -213,5 +214,7 @@ def test_auto_tries_the_gpu_only_beside_plans_that_run_on_one(
 def test_nvenc_passes_its_trial(bits: int, lossless: bool) -> None:
     size = (240, 320)
     target = nvenc(bits=bits, lossless=lossless)
-    if problem := encoder_problem("mp4", info(bits, size=size), target):
-        pytest.skip(f"not every GPU has NVENC: {problem}")
+    problem = encoder_problem("mp4", info(bits, size=size), target)
+    if re.search(r"not supported|unsupported device|No capable devices", problem):  # words of FFmpeg's nvenc.c
+        pytest.skip(f"this GPU has no such encoder: {problem}")
+    assert problem == ""
