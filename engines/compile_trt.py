@@ -66,7 +66,7 @@ def _report_layers(trt: Any, logger: Any, engine: Any) -> None:
             raise RuntimeError("the engine was not loaded")
         information = loaded.create_engine_inspector().get_engine_information(trt.LayerInformationFormat.JSON)
         print(f"{FACT} half_layers {half_share(information):.4f}", flush=True)
-    except Exception as error:  # a figure for the reader must not cost an engine that is built
+    except Exception as error:  # any that Python sees: a figure for the reader must not cost an engine that is built
         print(f"half-precision layers were not counted: {error!r}", flush=True)
 
 
