@@ -37,19 +37,19 @@ plan: $(DEV_VENV)/.installed  ## Rebuild the packaged plan from the packaged wei
 DATA ?= out/training/data
 RUN_DIR ?= out/training/run
 MINUTES ?= 210
-train-edge: $(DEV_VENV)/.installed  ## Train the edge network again; see reference/training/README.md.
-	$(DEV) -m bsst.reference.training.sources --data $(DATA)
-	$(DEV) -m bsst.reference.training.real --data $(DATA) interpolate
-	$(DEV) -m bsst.reference.training.cache --data $(DATA) --split train --count 2400
-	$(DEV) -m bsst.reference.training.cache --data $(DATA) --split validation --count 6
-	$(DEV) -m bsst.reference.training.cache --data $(DATA) --split held --count 40
-	$(DEV) -m bsst.reference.training.real --data $(DATA) clips --split train --count 500
-	$(DEV) -m bsst.reference.training.train_flow --data $(DATA) --run $(RUN_DIR) --minutes 11
-	$(DEV) -m bsst.reference.training.flows --data $(DATA) --flow $(RUN_DIR)/flow.safetensors
-	$(DEV) -m bsst.reference.training.train --data $(DATA) --run $(RUN_DIR)/first --flow $(RUN_DIR)/flow.safetensors --minutes 38
-	$(DEV) -m bsst.reference.training.train --data $(DATA) --run $(RUN_DIR) --flow $(RUN_DIR)/flow.safetensors --minutes $(MINUTES) \
+train-edge: $(DEV_VENV)/.installed  ## Train the edge network again; see training/README.md.
+	$(DEV) -m bsst.training.sources --data $(DATA)
+	$(DEV) -m bsst.training.real --data $(DATA) interpolate
+	$(DEV) -m bsst.training.cache --data $(DATA) --split train --count 2400
+	$(DEV) -m bsst.training.cache --data $(DATA) --split validation --count 6
+	$(DEV) -m bsst.training.cache --data $(DATA) --split held --count 40
+	$(DEV) -m bsst.training.real --data $(DATA) clips --split train --count 500
+	$(DEV) -m bsst.training.train_flow --data $(DATA) --run $(RUN_DIR) --minutes 11
+	$(DEV) -m bsst.training.flows --data $(DATA) --flow $(RUN_DIR)/flow.safetensors
+	$(DEV) -m bsst.training.train --data $(DATA) --run $(RUN_DIR)/first --flow $(RUN_DIR)/flow.safetensors --minutes 38
+	$(DEV) -m bsst.training.train --data $(DATA) --run $(RUN_DIR) --flow $(RUN_DIR)/flow.safetensors --minutes $(MINUTES) \
 		--start $(RUN_DIR)/first/deblur.pt --phase-ends 0 0.8 --learning-rate 4e-4 --half-precision
-	$(DEV) -m bsst.reference.training.pack --data $(DATA) --run $(RUN_DIR) --flow $(RUN_DIR)/flow.safetensors
+	$(DEV) -m bsst.training.pack --data $(DATA) --run $(RUN_DIR) --flow $(RUN_DIR)/flow.safetensors
 	$(DEV) benchmarks/edge_quality.py --data $(DATA)
 
 clean:

@@ -26,13 +26,13 @@ import onnx
 
 from bsst.engines.builder import BuildOptions, StageGraph, build_stage
 from bsst.engines.cache import EngineCache
-from bsst.engines.manifest import Manifest, Precision, StageSpec
-from bsst.engines.memory import device_memory
-from bsst.engines.plan import Plan, open_plan
 from bsst.engines.prepare import prepare_stage
 from bsst.engines.rebuild import stage_spec
-from bsst.engines.tensorrt_rtx_trt import TensorRTRTXBuilder
+from bsst.engines.tensorrt_rtx import TensorRTRTXBuilder
 from bsst.errors import BuildError
+from bsst.plan.archive import Plan, open_plan
+from bsst.plan.manifest import Manifest, Precision, StageSpec
+from bsst.runtime.network.device_memory import device_memory
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 HEADER = "| stage | built in | plan | activations | weights | compiler's memory |\n|---|---:|---:|---:|---:|---:|"

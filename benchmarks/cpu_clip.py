@@ -80,8 +80,8 @@ def _measure(options: argparse.Namespace) -> dict[str, float]:
     rng = np.random.default_rng(0)
     clip = rng.random((options.frames, 3, options.size, options.size), dtype=np.float32)
     if options.side == "plan":
-        from bsst.calibration.clip_parity import restore_clip
-        from bsst.runtime.network import load_network
+        from bsst.runtime.network.network import load_network
+        from bsst.runtime.one_clip import restore_clip
 
         network = load_network(options.plan)
         run = lambda: restore_clip(network, clip)  # noqa: E731

@@ -15,7 +15,7 @@ import numpy as np
 
 import bsst
 from bsst.runtime.metrics import psnr, to_uint8
-from bsst.runtime.reader_av import VideoReader
+from bsst.runtime.video.reader import VideoReader
 
 ROOT = Path(__file__).parents[1]
 BLURRY = ROOT / "tests" / "data" / "city_blurry.mp4"

@@ -19,12 +19,12 @@ import torch
 import torch.nn.functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
-from bsst.engines.plan import open_plan
+from bsst.plan.archive import open_plan
 from bsst.reference.checkpoint import load_networks
 from bsst.reference.raft import quarter_flow
-from bsst.runtime.network import DEFAULT_PLAN, load_network
-from bsst.runtime.reader_av import VideoReader
+from bsst.runtime.network.network import DEFAULT_PLAN, load_network
 from bsst.runtime.restore import deblur_frames
+from bsst.runtime.video.reader import VideoReader
 
 ROOT = Path(__file__).parents[1]
 GATE_DB = 80

@@ -20,10 +20,10 @@ from safetensors.torch import load_file
 from bsst.config import EDGE
 from bsst.reference.bsstnet import BSSTNet
 from bsst.reference.raft import RAFT
-from bsst.reference.training.batches import Pool
-from bsst.reference.training.evaluate import Example, example, gain, gain_alone, psnr
-from bsst.reference.training.flows import frames_of
-from bsst.reference.training.real import HELD_CLIPS, VALIDATION_CLIPS, fixed_clip
+from bsst.training.batches import Pool
+from bsst.training.evaluate import Example, example, gain, gain_alone, psnr
+from bsst.training.flows import frames_of
+from bsst.training.real import HELD_CLIPS, VALIDATION_CLIPS, fixed_clip
 
 DEFAULT_WEIGHTS = Path(__file__).parents[1] / "reference" / "weights" / "edge.safetensors"
 

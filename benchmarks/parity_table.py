@@ -23,17 +23,17 @@ from typing import Any
 import numpy as np
 import torch
 
-from bsst.calibration.parity import Footage, compare
-from bsst.calibration.parity_budget import default_budgets
-from bsst.calibration.parity_footage import video_footage
-from bsst.calibration.parity_torch import torch_reference
+from bsst.calibration.parity.budget import default_budgets
+from bsst.calibration.parity.compare import Footage, compare
+from bsst.calibration.parity.footage import video_footage
+from bsst.calibration.parity.reference import torch_reference
 from bsst.config import config_from_json
-from bsst.engines.manifest import Manifest
-from bsst.engines.plan import open_plan
 from bsst.errors import EXIT_OVER_BUDGET
+from bsst.plan.archive import open_plan
+from bsst.plan.manifest import Manifest
 from bsst.reference.checkpoint import Networks, load_networks
-from bsst.reference.training.real import HELD_CLIPS, fixed_clip
-from bsst.runtime.network import load_network
+from bsst.runtime.network.network import load_network
+from bsst.training.real import HELD_CLIPS, fixed_clip
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))

@@ -75,8 +75,8 @@ def main() -> None:
 def _measure(options: argparse.Namespace) -> dict[str, float | str]:
     """One run, written without loss; peak RSS includes the decoder and the encoder."""
     from bsst.runtime.job import deblur
-    from bsst.runtime.reader_av import VideoReader
     from bsst.runtime.trace import Trace
+    from bsst.runtime.video.reader import VideoReader
 
     trace = Trace()
     with tempfile.TemporaryDirectory() as folder:

@@ -6,7 +6,7 @@
 
 from bsst.errors import BsstError
 from bsst.runtime.job import Progress, Result, deblur
-from bsst.runtime.network import load_network
+from bsst.runtime.network.network import load_network
 from bsst.runtime.restore import deblur_frames
 
 __all__ = ["BsstError", "Progress", "Result", "deblur", "deblur_frames", "load_network"]

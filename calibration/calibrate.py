@@ -12,17 +12,17 @@ from pathlib import Path
 
 import onnx
 
-from bsst.calibration.clip_parity import restore_clip
-from bsst.calibration.int8_placement import INT8_STAGES, int8_sites, plain_graph
+from bsst.calibration.observe import ObservingSession, RangeCollector
+from bsst.calibration.precision.int8_placement import INT8_STAGES, int8_sites, plain_graph
 from bsst.calibration.ranges import ClipRecord, Method, Ranges, stages_key
-from bsst.calibration.ranges_ort import ObservingSession, RangeCollector
 from bsst.calibration.samples import read_samples
-from bsst.engines.manifest import Manifest, require
-from bsst.engines.plan import Plan, open_plan
 from bsst.errors import UsageError
-from bsst.runtime.network import host_network
-from bsst.runtime.session import Session
-from bsst.runtime.session_ort import OrtSession
+from bsst.plan.archive import Plan, open_plan
+from bsst.plan.manifest import Manifest, require
+from bsst.runtime.network.network import host_network
+from bsst.runtime.one_clip import restore_clip
+from bsst.runtime.sessions.base import Session
+from bsst.runtime.sessions.ort import OrtSession
 
 __all__ = ["calibrate", "sample_size"]
 

@@ -14,18 +14,18 @@ from typing import Any
 import onnx
 
 from bsst.calibration.calibrate import sample_size
-from bsst.calibration.clip_parity import clip_flows, psnr, restore_crop
-from bsst.calibration.emulate_half import emulate_half
-from bsst.calibration.half import HalfType, feature_tensors, to_half
-from bsst.calibration.int8 import to_int8
-from bsst.calibration.int8_placement import INT8_STAGES, int8_sites, plain_graph
+from bsst.calibration.precision.emulate import emulate_half
+from bsst.calibration.precision.int8 import to_int8
+from bsst.calibration.precision.int8_placement import INT8_STAGES, int8_sites, plain_graph
+from bsst.calibration.precision.to_half import HalfType, feature_tensors, to_half
 from bsst.calibration.ranges import Ranges
 from bsst.calibration.samples import Sample, read_samples
-from bsst.engines.plan import Plan
 from bsst.errors import ExportError
+from bsst.plan.archive import Plan
 from bsst.runtime import metrics
-from bsst.runtime.network import host_network
-from bsst.runtime.session_ort import OrtSession
+from bsst.runtime.network.network import host_network
+from bsst.runtime.one_clip import clip_flows, psnr, restore_crop
+from bsst.runtime.sessions.ort import OrtSession
 
 __all__ = ["Budget", "Figures", "choose_int8", "decision_table"]
 

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from bsst.engines.files import atomic_file
-from bsst.engines.manifest import Manifest
-from bsst.engines.strict_json import canonical_json, from_json, parse_json
 from bsst.errors import ModelError, PlanError, UsageError
+from bsst.files import atomic_file
+from bsst.plan.manifest import Manifest
+from bsst.plan.strict_json import canonical_json, from_json, parse_json
 
 __all__ = ["ClipRecord", "Method", "Ranges", "read_ranges", "require_plan", "stages_key", "write_ranges"]
 

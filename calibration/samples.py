@@ -11,9 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bsst.calibration.ranges import ClipRecord
-from bsst.engines.files import what_is_at
 from bsst.errors import InputError, UsageError
-from bsst.runtime.reader_av import VideoReader
+from bsst.files import what_is_at
+from bsst.runtime.video.reader import VideoReader
 
 __all__ = ["Sample", "clip_record", "read_samples"]
 

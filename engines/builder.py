@@ -2,8 +2,8 @@
 
     builder.build(stage, options) -> BuiltEngine
 
-`build_stage` puts the cache in front of it. A builder per target: `cpu_ort.py`, `tensorrt_rtx_trt.py`,
-`tensorrt_trt.py`.
+`build_stage` puts the cache in front of it. A builder per target: `ort.py`, `tensorrt_rtx.py`,
+`tensorrt.py`.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any, Literal, Protocol
 
 from bsst.engines.cache import EngineCache
-from bsst.engines.manifest import Compiler, Target
-from bsst.engines.strict_json import canonical_json
+from bsst.plan.manifest import Compiler, Target
+from bsst.plan.strict_json import canonical_json
 
 __all__ = ["BuildOptions", "Builder", "BuiltEngine", "Progress", "StageGraph", "build_key", "build_stage"]
 

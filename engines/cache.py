@@ -9,28 +9,20 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-import platformdirs
 from filelock import FileLock
 
-from bsst.engines.files import atomic_file
-from bsst.engines.strict_json import canonical_json, from_json, parse_json
 from bsst.errors import OutputError, PlanError
+from bsst.files import atomic_file
+from bsst.plan.strict_json import canonical_json, from_json, parse_json
 
-__all__ = ["CacheEntry", "EngineCache", "cache_directory"]
+__all__ = ["CacheEntry", "EngineCache"]
 
 _LOG = logging.getLogger("bsst.engines")
-
-
-def cache_directory() -> Path:
-    """`BSST_CACHE_DIR`, or the cache directory of this user (platformdirs)."""
-    chosen = os.environ.get("BSST_CACHE_DIR")
-    return Path(chosen) if chosen else platformdirs.user_cache_path("bsst")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,11 +15,10 @@ from pathlib import Path
 from typing import Any
 
 from bsst.engines.builder import BuildOptions, BuiltEngine, StageGraph
-from bsst.engines.cache import cache_directory
 from bsst.engines.child import ChildResult, run_limited
-from bsst.engines.files import atomic_file
-from bsst.engines.strict_json import canonical_json
 from bsst.errors import BuildError
+from bsst.files import atomic_file, cache_directory
+from bsst.plan.strict_json import canonical_json
 
 __all__ = ["FACT", "PROGRESS", "compile_stage"]
 

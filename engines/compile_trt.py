@@ -15,7 +15,7 @@ from typing import Any
 
 from bsst.engines.compile_stage import FACT, PROGRESS
 from bsst.engines.layer_types import half_share
-from bsst.engines.strict_json import parse_json
+from bsst.plan.strict_json import parse_json
 
 __all__ = ["compile_file"]
 

@@ -7,11 +7,11 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from bsst.engines.files import atomic_file
-from bsst.engines.manifest import Manifest, StageSpec, TensorSpec, manifest_to_json
-from bsst.engines.memory import device_memory
-from bsst.engines.plan import Plan
 from bsst.errors import OutputError
+from bsst.files import atomic_file
+from bsst.plan.archive import Plan
+from bsst.plan.manifest import Manifest, StageSpec, TensorSpec, manifest_to_json
+from bsst.runtime.network.device_memory import device_memory
 
 __all__ = ["describe_plan", "extract_plan", "memory_lines", "plan_table"]
 

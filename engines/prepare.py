@@ -10,9 +10,9 @@ from collections.abc import Sequence
 
 import onnx
 
-from bsst.calibration.half import HalfType, feature_tensors, to_half
-from bsst.engines.manifest import Precision, Target
-from bsst.engines.widen_groups import widen_groups
+from bsst.calibration.precision.to_half import HalfType, feature_tensors, to_half
+from bsst.calibration.precision.widen_groups import widen_groups
+from bsst.plan.manifest import Precision, Target
 from bsst.plugins.operator_schema import DOMAIN
 from bsst.plugins.registry import lower, plugin_inputs
 

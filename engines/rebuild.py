@@ -15,23 +15,23 @@ from typing import Any, cast, get_args
 import onnx
 
 from bsst.calibration.choose_int8 import Budget, choose_int8
-from bsst.calibration.clip_parity import moving_texture, psnr, restore_clip
-from bsst.calibration.emulate_half import emulate_half
-from bsst.calibration.half import HalfType, precision_shares
+from bsst.calibration.precision.emulate import emulate_half
+from bsst.calibration.precision.to_half import HalfType, precision_shares
 from bsst.calibration.ranges import Ranges, require_plan
 from bsst.engines.builder import Builder, BuildOptions, StageGraph, build_stage
 from bsst.engines.cache import EngineCache
-from bsst.engines.cpu_ort import OrtBuilder
-from bsst.engines.manifest import DType, Manifest, Precision, StageSpec, Target, TensorSpec, require
-from bsst.engines.plan import Plan, open_plan, write_plan
+from bsst.engines.ort import OrtBuilder
 from bsst.engines.prepare import HALF_TYPES, fit_groups, plugins_of, prepare_stage
-from bsst.engines.tensorrt_rtx_trt import TensorRTRTXBuilder
-from bsst.engines.tensorrt_trt import TensorRTBuilder
+from bsst.engines.tensorrt import TensorRTBuilder
+from bsst.engines.tensorrt_rtx import TensorRTRTXBuilder
 from bsst.errors import ExportError, UsageError
+from bsst.plan.archive import Plan, open_plan, write_plan
+from bsst.plan.manifest import DType, Manifest, Precision, StageSpec, Target, TensorSpec, require
 from bsst.plugins.registry import plugin_ptx
 from bsst.plugins.tensorrt_version import check_tensorrt_version
-from bsst.runtime.network import host_network
-from bsst.runtime.session_ort import OrtSession
+from bsst.runtime.network.network import host_network
+from bsst.runtime.one_clip import moving_texture, psnr, restore_clip
+from bsst.runtime.sessions.ort import OrtSession
 
 __all__ = ["MINIMUM_FP16_PSNR", "Int8Request", "builder_for", "check_request", "rebuild_plan", "stage_spec"]
 

@@ -11,18 +11,18 @@ from typing import cast
 
 import onnx
 
-from bsst.calibration.clip_parity import moving_texture
-from bsst.engines.manifest import Compiler, DType, Manifest, StageSpec, Target, TensorSpec
-from bsst.engines.plan import write_plan
 from bsst.errors import UsageError
 from bsst.export.lint import lint
 from bsst.export.parity import measure_parity
 from bsst.export.stage import Geometry
 from bsst.export.stages import pipeline_stages
 from bsst.export.trace import trace_stage
+from bsst.plan.archive import write_plan
+from bsst.plan.manifest import Compiler, DType, Manifest, StageSpec, Target, TensorSpec
 from bsst.plugins.registry import attach_functions
 from bsst.reference.checkpoint import Networks
-from bsst.runtime.session_ort import OrtSession
+from bsst.runtime.one_clip import moving_texture
+from bsst.runtime.sessions.ort import OrtSession
 
 __all__ = ["Progress", "export_plan"]
 

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bsst.calibration.clip_parity import psnr, restore_clip
-from bsst.engines.manifest import Manifest
 from bsst.errors import ExportError
-from bsst.runtime.network import host_network
-from bsst.runtime.session import Array, Session
+from bsst.plan.manifest import Manifest
+from bsst.runtime.network.network import host_network
+from bsst.runtime.one_clip import psnr, restore_clip
+from bsst.runtime.sessions.base import Array, Session
 
 if TYPE_CHECKING:  # torch is needed by `measure_parity` alone
     from bsst.export.stage import Stage

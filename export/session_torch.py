@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from bsst.export.stage import Stage
-from bsst.runtime.session import Array
+from bsst.runtime.sessions.base import Array
 
 __all__ = ["TorchSession"]
 
@@ -26,7 +26,7 @@ class TorchSession:
         self.last_outputs: dict[str, Array] = {}
 
     def run(self, inputs: Mapping[str, Array], outputs: Mapping[str, Array]) -> None:
-        """Run the stage once; see `bsst.runtime.session.Session.run`."""
+        """Run the stage once; see `bsst.runtime.sessions.base.Session.run`."""
         with torch.no_grad():
             # Clones, because the wiring reuses its buffers and torch refuses read-only ones.
             result = self._stage.module(*(torch.tensor(inputs[name]) for name in self._stage.inputs))

@@ -23,7 +23,7 @@ from bsst.plugins.sparse_window_attention import onnx_function as sparse_window_
 from bsst.plugins.sparse_window_attention import plugin_node as sparse_window_attention_plugin
 
 if TYPE_CHECKING:
-    from bsst.plugins.plugin_trt import PluginDefinition
+    from bsst.plugins.tensorrt_registration import PluginDefinition
 
 __all__ = [
     "OPERATORS",
@@ -99,7 +99,7 @@ def register_plugins(*, capability: int) -> None:
         MissingDependencyError: TensorRT or Triton is not installed.
         ModelError: a version of TensorRT without working plugins.
     """
-    from bsst.plugins.plugin_trt import register_plugin
+    from bsst.plugins.tensorrt_registration import register_plugin
 
     for plugin in _plugins():
         register_plugin(plugin, capability=capability)

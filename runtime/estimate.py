@@ -9,13 +9,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from bsst.engines.manifest import Manifest
-from bsst.engines.memory import device_memory
 from bsst.errors import OutOfMemoryError
-from bsst.runtime.memory_plan import plan_clip, tensor_bytes
-from bsst.runtime.network import Network
-from bsst.runtime.tiles import tile_grid
-from bsst.runtime.windows import window_count
+from bsst.plan.manifest import Manifest
+from bsst.runtime.frames.tiles import tile_grid
+from bsst.runtime.frames.windows import window_count
+from bsst.runtime.network.device_memory import device_memory
+from bsst.runtime.network.memory_plan import plan_clip, tensor_bytes
+from bsst.runtime.network.network import Network
 
 __all__ = ["Measured", "Need", "Workload", "choose_in_flight", "measure", "need_bytes", "plan_workload"]
 

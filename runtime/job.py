@@ -20,15 +20,15 @@ from pathlib import Path
 
 import numpy as np
 
-from bsst.engines.files import what_is_at
 from bsst.errors import OutOfMemoryError, OutputError, UsageError, VerificationError
-from bsst.runtime.network import Network, load_network
-from bsst.runtime.reader_av import HWAccelChoice, VideoReader, packet_times
+from bsst.files import what_is_at
+from bsst.runtime.frames.restorer import Restorer
+from bsst.runtime.frames.tiles import Blend
+from bsst.runtime.network.network import Network, load_network
 from bsst.runtime.restore import deblur_frames
-from bsst.runtime.restorer import Restorer
-from bsst.runtime.tiles import Blend
 from bsst.runtime.trace import Trace, span
-from bsst.runtime.writer_av import CONTAINERS, VideoWriter
+from bsst.runtime.video.reader import HWAccelChoice, VideoReader, packet_times
+from bsst.runtime.video.writer import CONTAINERS, VideoWriter
 
 __all__ = ["Progress", "Result", "deblur", "deblur_frames"]
 

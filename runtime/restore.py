@@ -17,12 +17,12 @@ from typing import Any, TypeVar
 import numpy as np
 
 from bsst.errors import InputError, ModelError, OutOfMemoryError
-from bsst.runtime.ahead import Ahead
-from bsst.runtime.restorer import Restored, Restorer
-from bsst.runtime.retry import finite, with_finite_flow
-from bsst.runtime.scenes import mark_cuts
-from bsst.runtime.tiles import GRID, Blend, TiledFlow, TileGrid, tile_grid
-from bsst.runtime.windows import Window, sliding_windows
+from bsst.runtime.frames.ahead import Ahead
+from bsst.runtime.frames.fallback import finite, with_finite_flow
+from bsst.runtime.frames.restorer import Restored, Restorer
+from bsst.runtime.frames.scenes import mark_cuts
+from bsst.runtime.frames.tiles import GRID, Blend, TiledFlow, TileGrid, tile_grid
+from bsst.runtime.frames.windows import Window, sliding_windows
 
 __all__ = ["deblur_frames"]
 
@@ -51,7 +51,7 @@ def deblur_frames(
         restorer: an opened plan.
         window_overlap: frames shared by neighbouring windows; what the plan recommends by default.
         tile_overlap: pixels shared by neighbouring tiles, a multiple of 4; what the plan recommends by default.
-        blend: how tiles are joined, see `bsst.runtime.tiles`.
+        blend: how tiles are joined, see `bsst.runtime.frames.tiles`.
         scene_cuts: start afresh at hard cuts.
         on_work: called after each tile with the frames restored so far, a fraction while a window is in progress.
         on_retry: called with the frames of each window that was not finite and was restored again in float32.

@@ -12,7 +12,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
-from bsst.engines.files import atomic_file
+from bsst.files import atomic_file
 
 __all__ = ["Span", "Trace", "span"]
 

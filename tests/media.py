@@ -13,7 +13,7 @@ import av
 import numpy as np
 from skimage import data
 
-from bsst.runtime.restorer import Restorer
+from bsst.runtime.frames.restorer import Restorer
 
 TAG_BT709, TAG_BT601, TAG_UNSPECIFIED = 1, 6, 2
 LIMITED, FULL = 1, 2

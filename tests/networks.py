@@ -14,7 +14,7 @@ from bsst.export.stage import Geometry
 from bsst.reference.bsstnet import BSSTNet
 from bsst.reference.checkpoint import Networks
 from bsst.reference.raft import RAFT
-from bsst.runtime.reader_av import VideoReader
+from bsst.runtime.video.reader import VideoReader
 from tests.golden_inputs import weight
 
 CITY = Path(__file__).parent / "data" / "city_blurry.mp4"

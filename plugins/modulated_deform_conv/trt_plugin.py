@@ -13,7 +13,7 @@ from bsst.plugins.modulated_deform_conv.geometry import geometry_from_numbers
 from bsst.plugins.modulated_deform_conv.plugin_node import PLUGIN_NAME
 from bsst.plugins.modulated_deform_conv.schema import SCHEMA
 from bsst.plugins.operator_schema import TensorSpec
-from bsst.plugins.plugin_trt import PluginDefinition, register_plugin
+from bsst.plugins.tensorrt_registration import PluginDefinition, register_plugin
 
 if TYPE_CHECKING:
     from bsst.plugins.triton_compile import CompiledKernel
@@ -64,5 +64,5 @@ PLUGIN = PluginDefinition(
 
 
 def register_tensorrt(*, capability: int) -> None:
-    """Make this operator alone known to TensorRT in this process; see `bsst.plugins.plugin_trt.register_plugin`."""
+    """Make this operator alone known to TensorRT in this process (`tensorrt_registration.register_plugin`)."""
     register_plugin(PLUGIN, capability=capability)

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from bsst.plugins.plugin_trt import PluginDefinition, register_plugin
 from bsst.plugins.sparse_window_attention.geometry import geometry_from_numbers
 from bsst.plugins.sparse_window_attention.plugin_node import PLUGIN_NAME
 from bsst.plugins.sparse_window_attention.schema import SCHEMA
+from bsst.plugins.tensorrt_registration import PluginDefinition, register_plugin
 
 if TYPE_CHECKING:
     from bsst.plugins.triton_compile import CompiledKernel
@@ -51,5 +51,5 @@ PLUGIN = PluginDefinition(
 
 
 def register_tensorrt(*, capability: int) -> None:
-    """Make this operator alone known to TensorRT in this process; see `bsst.plugins.plugin_trt.register_plugin`."""
+    """Make this operator alone known to TensorRT in this process (`tensorrt_registration.register_plugin`)."""
     register_plugin(PLUGIN, capability=capability)

@@ -14,13 +14,13 @@ from click.testing import CliRunner
 from onnx import numpy_helper, parser
 
 from bsst.calibration.calibrate import calibrate, sample_size
-from bsst.calibration.int8_placement import INT8_STAGES, plain_graph
+from bsst.calibration.observe import BINS, ObservingSession, RangeCollector
+from bsst.calibration.precision.int8_placement import INT8_STAGES, plain_graph
 from bsst.calibration.ranges import ClipRecord, Method, Ranges, read_ranges, require_plan, stages_key, write_ranges
-from bsst.calibration.ranges_ort import BINS, ObservingSession, RangeCollector
 from bsst.calibration.samples import clip_record, read_samples
 from bsst.cli import main
-from bsst.engines.plan import open_plan, write_plan
 from bsst.errors import InputError, ModelError, UsageError
+from bsst.plan.archive import open_plan, write_plan
 from tests.media import Clip
 
 DATA = Path(__file__).parents[1] / "data"

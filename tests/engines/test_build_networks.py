@@ -7,14 +7,14 @@ from pathlib import Path
 import onnx
 import pytest
 
-from bsst.calibration.half import precision_shares
+from bsst.calibration.precision.to_half import precision_shares
 from bsst.engines.builder import BuildOptions, StageGraph
-from bsst.engines.memory import device_memory
-from bsst.engines.plan import open_plan
 from bsst.engines.prepare import prepare_stage
 from bsst.engines.rebuild import rebuild_plan
-from bsst.engines.tensorrt_rtx_trt import TensorRTRTXBuilder
-from bsst.runtime.network import DEFAULT_PLAN
+from bsst.engines.tensorrt_rtx import TensorRTRTXBuilder
+from bsst.plan.archive import open_plan
+from bsst.runtime.network.device_memory import device_memory
+from bsst.runtime.network.network import DEFAULT_PLAN
 from tests.release_plan import release_plan
 
 pytestmark = [pytest.mark.needs_rtx, pytest.mark.slow, pytest.mark.timeout(1500)]

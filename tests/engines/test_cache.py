@@ -13,8 +13,9 @@ from typing import Any
 import pytest
 
 from bsst.engines.builder import BuildOptions, BuiltEngine, StageGraph, build_key, build_stage
-from bsst.engines.cache import EngineCache, cache_directory
-from bsst.engines.manifest import Compiler
+from bsst.engines.cache import EngineCache
+from bsst.files import cache_directory
+from bsst.plan.manifest import Compiler
 
 KEY = "ab" * 32
 
@@ -146,7 +147,7 @@ import sys, time
 from pathlib import Path
 from bsst.engines.builder import BuildOptions, BuiltEngine, StageGraph, build_stage
 from bsst.engines.cache import EngineCache
-from bsst.engines.manifest import Compiler
+from bsst.plan.manifest import Compiler
 
 class Slow:
     target = "tensorrt-rtx"

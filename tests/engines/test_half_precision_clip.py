@@ -9,13 +9,13 @@ import numpy as np
 import onnx
 import pytest
 
-from bsst.calibration.clip_parity import psnr, restore_clip
-from bsst.calibration.emulate_half import emulate_half
-from bsst.engines.plan import Plan, open_plan
+from bsst.calibration.precision.emulate import emulate_half
 from bsst.engines.prepare import prepare_stage
 from bsst.engines.rebuild import MINIMUM_FP16_PSNR
-from bsst.runtime.network import DEFAULT_PLAN, host_network
-from bsst.runtime.session_ort import OrtSession
+from bsst.plan.archive import Plan, open_plan
+from bsst.runtime.network.network import DEFAULT_PLAN, host_network
+from bsst.runtime.one_clip import psnr, restore_clip
+from bsst.runtime.sessions.ort import OrtSession
 from tests.networks import city
 from tests.release_plan import release_plan
 

@@ -12,12 +12,11 @@ from pathlib import Path
 import pytest
 
 from bsst.engines.inspect_plan import describe_plan, extract_plan, plan_table
-from bsst.engines.memory import device_memory
-from bsst.engines.plan import Plan, open_plan
 from bsst.errors import OutputError, PlanError
-from bsst.runtime.wiring import clip_tensors
-
-from .manifests import MEMBERS, manifest
+from bsst.plan.archive import Plan, open_plan
+from bsst.runtime.network.device_memory import device_memory
+from bsst.runtime.network.wiring import clip_tensors
+from tests.bsst.plan.manifests import MEMBERS, manifest
 
 
 @pytest.fixture(scope="module")
@@ -98,7 +97,7 @@ def test_polygraphy_runs_the_unpacked_graphs(plan: Plan, tmp_path: Path, stage: 
 
 
 def test_a_plan_of_another_network_is_refused_and_not_described(tmp_path: Path) -> None:
-    from bsst.engines.plan import write_plan
+    from bsst.plan.archive import write_plan
 
     write_plan(tmp_path / "odd.plan", manifest(), MEMBERS)
     with pytest.raises(PlanError, match="export it again"):

@@ -8,18 +8,18 @@ from typing import Any
 
 import pytest
 
-from bsst.calibration.clip_parity import moving_texture, psnr, restore_clip
 from bsst.engines.builder import BuildOptions, BuiltEngine, StageGraph
 from bsst.engines.cache import EngineCache
-from bsst.engines.manifest import Compiler, Manifest, StageSpec, TensorSpec
-from bsst.engines.plan import open_plan, require, write_plan
 from bsst.engines.rebuild import rebuild_plan
 from bsst.errors import BuildError, ExportError, PlanError, UsageError
-from bsst.runtime.network import Network, host_network
-from bsst.runtime.session_ort import OrtSession
+from bsst.plan.archive import open_plan, require, write_plan
+from bsst.plan.manifest import Compiler, Manifest, StageSpec, TensorSpec
+from bsst.runtime.network.network import Network, host_network
+from bsst.runtime.one_clip import moving_texture, psnr, restore_clip
+from bsst.runtime.sessions.ort import OrtSession
+from tests.bsst.plan.manifests import manifest as example_manifest
 
 from .graphs import warp_and_attend
-from .manifests import manifest as example_manifest
 
 RTX = BuildOptions(compute_capabilities=("8.9", "12.0", "8.6"))
 

@@ -14,12 +14,12 @@ import pytest
 from bsst.engines.builder import BuildOptions, StageGraph
 from bsst.engines.cache import EngineCache
 from bsst.engines.child import ChildResult, run_limited
-from bsst.engines.cuda_driver import Gpu, find_gpus
-from bsst.engines.plan import Plan, open_plan, write_plan
 from bsst.engines.rebuild import rebuild_plan
-from bsst.engines.tensorrt_trt import TensorRTBuilder
+from bsst.engines.tensorrt import TensorRTBuilder
 from bsst.errors import BuildError, MissingDependencyError, ModelError, UsageError
+from bsst.plan.archive import Plan, open_plan, write_plan
 from bsst.plugins.registry import plugin_ptx
+from bsst.runtime.devices.cuda_driver import Gpu, find_gpus
 
 from .graphs import mostly_half, warp_and_attend, with_unknown_node
 
@@ -35,7 +35,7 @@ def tensorrt(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("PYTHONPATH", f"{fakes}:{root}:{others}")
     monkeypatch.setenv("BSST_CACHE_DIR", str(tmp_path / "cache"))
     use_version(monkeypatch, "10.13.3.9")
-    monkeypatch.setattr("bsst.engines.tensorrt_trt.find_gpus", lambda: (ORIN,))
+    monkeypatch.setattr("bsst.engines.tensorrt.find_gpus", lambda: (ORIN,))
 
 
 def use_version(monkeypatch: pytest.MonkeyPatch, version: str) -> None:
@@ -152,7 +152,7 @@ class TestBuild:
 
 def test_no_gpu_is_refused_with_the_way_out(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("importlib.metadata.version", lambda name: "10.13.3.9")
-    monkeypatch.setattr("bsst.engines.tensorrt_trt.find_gpus", lambda: ())
+    monkeypatch.setattr("bsst.engines.tensorrt.find_gpus", lambda: ())
     with pytest.raises(UsageError, match="use --target tensorrt-rtx, which builds without one"):
         TensorRTBuilder().build(STAGE, BuildOptions())
 
@@ -232,7 +232,7 @@ class TestPlan:
             self.plan(three_stages, cache)
         assert len(set(cache.directory.glob("*.engine")) - before) == 2
         other = dataclasses.replace(ORIN, name="AGX Orin")
-        monkeypatch.setattr("bsst.engines.tensorrt_trt.find_gpus", lambda: (other,))
+        monkeypatch.setattr("bsst.engines.tensorrt.find_gpus", lambda: (other,))
         self.plan(three_stages, cache)
         assert len(set(cache.directory.glob("*.engine")) - before) == 2 + 3
 
@@ -257,7 +257,7 @@ class TestPlan:
     ) -> None:
         use_version(monkeypatch, version)
         here = dataclasses.replace(ORIN, compute_capability=gpu)
-        monkeypatch.setattr("bsst.engines.tensorrt_trt.find_gpus", lambda: (here,))
+        monkeypatch.setattr("bsst.engines.tensorrt.find_gpus", lambda: (here,))
         plan, steps = self.plan(three_stages, cache, **options)
         assert plan.manifest.plugins == ()
         assert "custom operators as standard operators" in steps

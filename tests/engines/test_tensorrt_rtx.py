@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from bsst.engines.builder import BuildOptions, StageGraph
-from bsst.engines.tensorrt_rtx_trt import TensorRTRTXBuilder
+from bsst.engines.tensorrt_rtx import TensorRTRTXBuilder
 from bsst.errors import BuildError, MissingDependencyError, UsageError
 
 from .graphs import warp_and_attend, with_unknown_node

@@ -7,18 +7,18 @@ import numpy as np
 import onnx
 import pytest
 
-from bsst.calibration.clip_parity import moving_texture, psnr, restore_clip
 from bsst.config import config_from_json
-from bsst.engines.plan import open_plan
 from bsst.errors import ExportError, UsageError
 from bsst.export import parity
 from bsst.export.export_plan import export_plan
 from bsst.export.session_torch import TorchSession
 from bsst.export.stage import Geometry
 from bsst.export.stages import pipeline_stages
+from bsst.plan.archive import open_plan
 from bsst.reference.checkpoint import Networks, load_networks
-from bsst.runtime.network import DEFAULT_PLAN, host_network, load_network
-from bsst.runtime.session_ort import OrtSession
+from bsst.runtime.network.network import DEFAULT_PLAN, host_network, load_network
+from bsst.runtime.one_clip import moving_texture, psnr, restore_clip
+from bsst.runtime.sessions.ort import OrtSession
 from tests.networks import SMALL, city, seeded, small_edge
 from tests.release_plan import release_plan
 

@@ -9,7 +9,7 @@ import onnx.inliner
 import onnxscript.optimizer
 import pytest
 
-from bsst.engines.plan import open_plan
+from bsst.plan.archive import open_plan
 from bsst.plugins.operator_schema import DOMAIN
 from bsst.plugins.registry import OPERATORS, attach_functions, lower
 

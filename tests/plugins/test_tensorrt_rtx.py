@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from bsst.engines.builder import BuildOptions, StageGraph
-from bsst.engines.tensorrt_rtx_trt import TensorRTRTXBuilder
+from bsst.engines.tensorrt_rtx import TensorRTRTXBuilder
 from bsst.plugins import registry
 from tests.plugins.cases import ATTENTION_CASES, CASES, CONVOLUTION_CASES, WARP_CASES, Case
 from tests.plugins.node_model import node_model

@@ -16,14 +16,14 @@ from onnx.reference import ReferenceEvaluator
 from onnx.reference.op_run import OpRun
 
 from bsst.engines.builder import BuildOptions, StageGraph
-from bsst.engines.tensorrt_trt import TensorRTBuilder
+from bsst.engines.tensorrt import TensorRTBuilder
 from bsst.errors import ExportError, ModelError, UsageError
 from bsst.plugins import registry
 from bsst.plugins.modulated_deform_conv.geometry import geometry_from_numbers
 from bsst.plugins.modulated_deform_conv.reference import reference as convolution_reference
-from bsst.plugins.plugin_trt import ATTRIBUTE
 from bsst.plugins.sparse_window_attention.geometry import geometry_from_numbers as attention_geometry
 from bsst.plugins.sparse_window_attention.reference import reference as attention_reference
+from bsst.plugins.tensorrt_registration import ATTRIBUTE
 from bsst.plugins.tensorrt_version import check_tensorrt_version
 from tests.fakes.install import installed_tensorrt, play
 from tests.plugins.cases import ATTENTION_CASES, CONVOLUTION_CASES, WARP_CASES, Case

@@ -8,10 +8,10 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from bsst.engines.manifest import Compiler, Manifest, StageSpec, TensorSpec
-from bsst.runtime.network import Frame
-from bsst.runtime.session import Array
-from bsst.runtime.wiring import clip_calls, clip_tensors
+from bsst.plan.manifest import Compiler, Manifest, StageSpec, TensorSpec
+from bsst.runtime.network.network import Frame
+from bsst.runtime.network.wiring import clip_calls, clip_tensors
+from bsst.runtime.sessions.base import Array
 
 __all__ = ["FakeStage", "fake_manifest", "fake_stages", "restore_alone"]
 

@@ -21,9 +21,9 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from bsst.errors import BsstError
-from bsst.runtime.device import DeviceTensor, Event
-from bsst.runtime.device_host import HostBuffer, host_view
-from bsst.runtime.session import Array
+from bsst.runtime.devices.base import DeviceTensor, Event
+from bsst.runtime.devices.host import HostBuffer, host_view
+from bsst.runtime.sessions.base import Array
 
 __all__ = ["RecordingDevice", "Violation"]
 

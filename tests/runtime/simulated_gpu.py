@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from bsst.engines.manifest import Compiler, Target
-from bsst.engines.plan import Plan, open_plan, write_plan
+from bsst.plan.archive import Plan, open_plan, write_plan
+from bsst.plan.manifest import Compiler, Target
 
 HERE = Path(__file__).parent
 FAKES = (HERE.parent / "fakes", HERE / "fakes")
@@ -33,7 +33,7 @@ def simulated_gpu(**options: Any) -> Iterator[Any]:
         _forget()
         simulated = importlib.import_module("pycuda.simulated")
         driver = importlib.import_module("pycuda.libcuda").Libcuda()
-        patch.setattr("bsst.runtime.graph_cuda.load_driver", lambda: driver)
+        patch.setattr("bsst.runtime.devices.cuda_graph.load_driver", lambda: driver)
         gpu = simulated.reset(**options)
         try:
             yield gpu
@@ -71,7 +71,7 @@ def gpu_plan(source: Path, target: Target, folder: Path, *, stages: Any = None, 
 
 def tensor(device: Any, array: np.ndarray) -> Any:
     """A tensor of a device, allocated like an array; its contents are undefined."""
-    from bsst.runtime.device import DeviceTensor
+    from bsst.runtime.devices.base import DeviceTensor
 
     return DeviceTensor(device.allocate(array.nbytes), array.dtype.name, array.shape)
 

@@ -11,14 +11,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bsst.engines.memory import device_memory
-from bsst.engines.plan import open_plan
 from bsst.errors import OutOfMemoryError, UsageError
+from bsst.plan.archive import open_plan
 from bsst.runtime.estimate import Measured, choose_in_flight, measure, need_bytes, plan_workload
-from bsst.runtime.memory_plan import plan_clip
-from bsst.runtime.network import DEFAULT_PLAN
+from bsst.runtime.frames.windows import sliding_windows, window_count
+from bsst.runtime.network.device_memory import device_memory
+from bsst.runtime.network.memory_plan import plan_clip
+from bsst.runtime.network.network import DEFAULT_PLAN
 from bsst.runtime.restore import deblur_frames
-from bsst.runtime.windows import sliding_windows, window_count
 from tests.media import Identity
 from tests.runtime.fake_stages import fake_manifest
 from tests.runtime.recording import RecordingDevice

@@ -19,7 +19,8 @@ from typing import Any
 
 import pytest
 
-from bsst.runtime import device_cuda, graph_cuda
+from bsst.runtime.devices import cuda as device_cuda
+from bsst.runtime.devices import cuda_graph as graph_cuda
 
 from .simulated_gpu import simulated_gpu
 

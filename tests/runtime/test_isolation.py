@@ -18,8 +18,8 @@ sys.meta_path.insert(0, Refuse())
 @pytest.mark.parametrize(
     "code",
     [
-        "import bsst, bsst.cli, bsst.runtime.job, bsst.runtime.network, bsst.runtime.session_ort",
-        "from bsst.runtime.network import load_network; load_network()",
+        "import bsst, bsst.cli, bsst.runtime.job, bsst.runtime.network.network, bsst.runtime.sessions.ort",
+        "from bsst.runtime.network.network import load_network; load_network()",
         "from bsst.cli import main; main(['run', '--help'], standalone_mode=False)",
         "from bsst.cli import main; main(['inspect'], standalone_mode=False)",
     ],
@@ -31,7 +31,7 @@ def test_runtime_needs_no_export_package(code: str) -> None:
 
 def test_runtime_imports_nothing_of_reference_or_export() -> None:
     code = (
-        "import sys, bsst.cli, bsst.runtime.job, bsst.runtime.network, bsst.runtime.session_ort\n"
+        "import sys, bsst.cli, bsst.runtime.job, bsst.runtime.network.network, bsst.runtime.sessions.ort\n"
         "print([m for m in sys.modules if m.startswith(('bsst.reference', 'bsst.export', 'bsst.plugins'))])"
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)

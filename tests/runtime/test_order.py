@@ -12,11 +12,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bsst.engines.manifest import Manifest
 from bsst.errors import BsstError, ModelError, UsageError
-from bsst.runtime.network import Network, host_network
+from bsst.plan.manifest import Manifest
+from bsst.runtime.network.network import Network, host_network
 from bsst.runtime.restore import deblur_frames
-from bsst.runtime.session_host import HostSession
+from bsst.runtime.sessions.host import HostSession
 from tests.runtime.fake_stages import FakeStage, fake_manifest, fake_stages, restore_alone
 from tests.runtime.recording import RecordingDevice, Violation
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 
-from bsst.runtime.network import host_network
+from bsst.runtime.network.network import host_network
 from bsst.runtime.restore import deblur_frames
 from bsst.runtime.trace import Trace
 from tests.runtime.fake_stages import fake_manifest, fake_stages

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from bsst.errors import BsstError
-from bsst.runtime.device import DeviceTensor
+from bsst.runtime.devices.base import DeviceTensor
 from tests.runtime.recording import RecordingDevice, Violation
 
 

@@ -1,0 +1,200 @@
+"""What every command shares: one-line errors, exit statuses, and what is refused before any work."""
+
+from __future__ import annotations
+
+import importlib
+import math
+import os
+import signal
+import threading
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import click
+
+from bsst.errors import EXIT_INTERRUPTED, BsstError, MissingDependencyError, OutputError, UsageError
+from bsst.files import what_is_at
+
+__all__ = [
+    "EXIT_STATUS",
+    "THREADS",
+    "Command",
+    "Finite",
+    "Group",
+    "require_inputs",
+    "require_output",
+    "require_packages",
+]
+
+EXIT_STATUS = """\b
+Exit status:
+  0    done
+  1    internal error, or nobody reads the output any more
+  2    wrong usage
+  3    the video cannot be read
+  4    the output exists or cannot be written
+  5    the plan or the weights cannot be used
+  6    out of memory
+  7    the finished file failed its check and was discarded
+  8    done, but some frames could not be restored and are unchanged
+  130  interrupted; nothing was written
+"""
+
+THREADS = click.IntRange(0, 256)
+"""Threads of a network; hundreds more take minutes to start."""
+
+OUT_OF_MEMORY = ("can't start new thread", "can't allocate memory", "Cannot allocate memory", "bad_alloc")
+"""Words of Python, PyTorch, the operating system and C++ for one and the same."""
+
+
+def require_output(path: Path | None, *, others: Iterable[Path | None] = ()) -> None:
+    """Refuse a file that could not be written once the work is done, or whose writing would lose another one.
+
+    Args:
+        path: file that the command will write, or replace; None for none.
+        others: files that it reads, or writes besides.
+
+    Raises:
+        OutputError: its folder does not exist or cannot be written, or the name is that of a folder, a pipe or a
+            device.
+        UsageError: it is one of `others`.
+    """
+    if path is None:
+        return
+    if not os.path.isdir(path.absolute().parent):
+        raise OutputError(f"expected a folder for {path}, got none; create it or choose another place")
+    if not os.access(path.absolute().parent, os.W_OK):
+        raise OutputError(
+            f"expected a folder for {path} that can be written, got one that cannot; choose another place"
+        )
+    if (found := what_is_at(path)) not in ("a file", "nothing"):
+        raise OutputError(f"expected a file or nothing at {path}, got {found}; choose another name")
+    for other in others:
+        if other is None:
+            continue
+        same = found == what_is_at(other) == "a file" and path.samefile(other)
+        if same or os.path.realpath(path) == os.path.realpath(other):
+            raise UsageError(f"expected another file than {other} to write to, got {path}; choose another name")
+
+
+def require_inputs(*paths: Path | None) -> None:
+    """Refuse pipes and devices, which cannot be read twice and may never end.
+
+    Raises:
+        UsageError: one of them is such; what does not exist or is a folder is left to the reader of the file.
+    """
+    for path in paths:
+        if path is not None and what_is_at(path) == "a pipe or device":
+            raise UsageError(f"expected a file at {path}, got a pipe or device; save it as a file first")
+
+
+def require_packages(*modules: str, extra: str, purpose: str) -> None:
+    """Import what a command will need: refuse before hours of work, not after.
+
+    Args:
+        modules: names to import.
+        extra: extra of bsst that installs them.
+        purpose: what needs them, in a few words.
+
+    Raises:
+        MissingDependencyError: one of them, or a package that it needs, is not installed.
+    """
+    distributions = {"PIL": "pillow", "skimage": "scikit-image"}
+    for module in modules:
+        try:
+            importlib.import_module(module)
+        except ImportError as error:
+            missing = error.name or module
+            raise MissingDependencyError(distributions.get(missing, missing), extra, purpose) from error
+
+
+class Finite(click.FloatRange):
+    """A number in a range; neither nan, which every range would let pass, nor infinity."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """Parse."""
+        number = float(super().convert(value, param, ctx))
+        if not math.isfinite(number):
+            self.fail(f"{value} is not a finite number.", param, ctx)
+        return number
+
+
+class Command(click.Command):
+    """A command whose errors are one line and an exit status."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        kwargs.setdefault("context_settings", {"help_option_names": ["-h", "--help"]})
+        super().__init__(*args, **kwargs)
+
+    def make_context(
+        self, info_name: str | None, args: list[str], parent: click.Context | None = None, **extra: Any
+    ) -> click.Context:
+        """Parse the command line; one line if it cannot be."""
+        try:
+            return super().make_context(info_name, args, parent, **extra)
+        except click.UsageError as error:
+            raise _usage(error, error.ctx.command_path if error.ctx else str(info_name)) from error
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run; translate exceptions."""
+        try:
+            with _kill_as_interrupt():
+                return super().invoke(ctx)
+        except (click.ClickException, click.exceptions.Exit, click.Abort, BrokenPipeError):  # click ends quietly
+            raise
+        except BsstError as error:
+            _fail(str(error), error.exit_code, error, ctx)
+        except KeyboardInterrupt as error:
+            _fail("interrupted; nothing was written", EXIT_INTERRUPTED, error, ctx)
+        except Exception as error:
+            if isinstance(error, MemoryError) or any(words in str(error) for words in OUT_OF_MEMORY):
+                hint = "close other programs, or use smaller --tile, --frames or --threads"
+                _fail(f"expected more memory, ran out ({error or 'MemoryError'}); {hint}", 6, error, ctx)
+            hint = "this is a bug; run again with --debug for a traceback to report"
+            _fail(f"{type(error).__name__}: {error}; {hint}", 1, error, ctx)
+
+
+class Group(click.Group):
+    """Subcommands are `Command`s."""
+
+    command_class = Command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Find the subcommand; one line if there is none."""
+        try:
+            return super().resolve_command(ctx, args)
+        except click.UsageError as error:
+            raise _usage(error, ctx.command_path) from error
+
+
+@contextmanager
+def _kill_as_interrupt() -> Iterator[None]:
+    """Let `kill` end a command like Ctrl-C, which leaves no unfinished file behind."""
+    if threading.current_thread() is not threading.main_thread():  # only that one may change it
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _usage(error: click.UsageError, program: str) -> click.exceptions.Exit:
+    """Print what click would say on three lines on one."""
+    message = error.format_message().rstrip(".")
+    click.echo(f"error: {message[:1].lower()}{message[1:]}; see {program} --help", err=True)
+    return click.exceptions.Exit(UsageError.exit_code)
+
+
+def _fail(message: str, status: int, error: BaseException, ctx: click.Context) -> None:
+    if ctx.params.get("debug"):
+        import traceback
+
+        traceback.print_exception(error)
+    click.echo("error: " + " ".join(message.split()), err=True)
+    ctx.exit(status)

@@ -1,0 +1,91 @@
+"""`bsst-run --dry-run` and `--max-memory`: look at a video and a plan, measure one clip, and say what a job takes."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from bsst.cli.progress import clock
+from bsst.errors import UsageError
+from bsst.plan.archive import open_plan
+from bsst.plan.manifest import Manifest
+from bsst.runtime.estimate import Measured, Workload, choose_in_flight, measure, need_bytes, plan_workload
+from bsst.runtime.network.network import DEFAULT_PLAN, load_network
+from bsst.runtime.video.reader import VideoReader
+
+__all__ = ["Job", "parse_bytes"]
+
+UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "KI": 2**10, "MI": 2**20, "GI": 2**30}
+
+
+class Job:
+    """A plan, a video, and one clip measured with it.
+
+    Args:
+        video: file to read; only its header and packets are.
+        plan: plan file; None for the packaged one.
+        threads: CPU threads of the network; 0 for all cores.
+        window_overlap: see `deblur_frames`.
+        tile_overlap: see `deblur_frames`.
+    """
+
+    def __init__(
+        self, video: Path, plan: Path | None, *, threads: int, window_overlap: int | None, tile_overlap: int | None
+    ) -> None:
+        with VideoReader(video) as reader:
+            info = reader.info
+        self.manifest: Manifest = open_plan(plan or DEFAULT_PLAN).manifest
+        self.work: Workload = plan_workload(
+            self.manifest,
+            frames=info.frames or None,
+            height=info.height,
+            width=info.width,
+            window_overlap=window_overlap,
+            tile_overlap=tile_overlap,
+        )
+        with load_network(plan, threads=threads, in_flight=1) as network:
+            self.backend = network.line
+            self.measured: Measured = measure(network)
+
+    def in_flight(self, limit: int, wanted: int) -> int:
+        """Clips in flight that fit into `limit` bytes; see `choose_in_flight`."""
+        compiled = self.manifest.target.startswith("tensorrt")
+        peak = None if compiled else self.measured.peak_bytes
+        return choose_in_flight(self.manifest, self.work, limit=limit, wanted=wanted, peak_bytes=peak)
+
+    def table(self, in_flight: int) -> str:
+        """What the job takes, in a few lines."""
+        work, manifest = self.work, self.manifest
+        need, seconds = need_bytes(manifest, work, in_flight=in_flight), self.measured.seconds(work)
+        (height, width), (flow_height, flow_width) = manifest.tile, manifest.flow_size
+        rows = {
+            "backend": self.backend,
+            "frames": "unknown" if work.frames is None else str(work.frames),
+            "windows": f"{work.windows or 'unknown'}, of {manifest.frames} frames, one every {work.stride}; hard cuts "
+            "add some",
+            "tiles": f"{work.tiles} of {height}x{width} in each window; flow on {work.flow_tiles} of "
+            f"{flow_height}x{flow_width}",
+            "planned": f"{_megabytes(need.device)} on the device, {in_flight} in flight; {_megabytes(need.copies)} to "
+            f"copy from and to; at most {_megabytes(need.frames)} of frames",
+            "measured": f"{_megabytes(self.measured.peak_bytes)} taken by this process after one clip, engines and all",
+            "time": "unknown",
+        }
+        if seconds is not None:
+            rows["time"] = f"about {clock(seconds)} by one clip measured here, without decoding and encoding"
+        return "\n".join(f"{name:9} {value}" for name, value in rows.items())
+
+
+def parse_bytes(text: str) -> int:
+    """`800MB`, `2G`, `1.5GiB` -> bytes.
+
+    Raises:
+        UsageError: it is not a size.
+    """
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMG]I?)?B?", text.strip().upper())
+    if match is None:
+        raise UsageError(f"expected a size such as 800MB or 2GiB for --max-memory, got {text}")
+    return int(float(match[1]) * UNITS[match[2] or ""])
+
+
+def _megabytes(count: int) -> str:
+    return f"{count / 1e6:.0f} MB"

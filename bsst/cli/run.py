@@ -1,0 +1,136 @@
+"""`bsst run`: a plan and a video to a sharp video."""
+
+from __future__ import annotations
+
+import sys
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from bsst.cli.common import EXIT_STATUS, THREADS, Command, require_output
+from bsst.errors import EXIT_REPAIRED, UsageError
+
+if TYPE_CHECKING:
+    from bsst.runtime.video.reader import HWAccelChoice
+
+__all__ = ["run"]
+
+RUN_EXAMPLES = """\b
+Examples:
+  bsst-run holiday.mp4                        writes holiday.deblurred.mp4
+  bsst-run holiday.mp4 -o sharp.mkv --lossless
+  bsst-run release.plan holiday.mp4           another plan than the packaged one
+  bsst-run --log-json holiday.mp4 > log.jsonl
+
+"""
+
+
+@click.command(cls=Command, epilog=RUN_EXAMPLES + EXIT_STATUS)
+@click.argument("files", metavar="[PLAN] VIDEO", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option("-o", "--output", metavar="FILE", type=click.Path(path_type=Path),
+              help="File to write: .mp4, .m4v, .mov, .mkv or .webm.  [default: VIDEO.deblurred.SUFFIX]")  # fmt: skip
+@click.option("--overwrite", is_flag=True, help="Replace an existing output.")
+@click.option("--lossless", is_flag=True, help="Keep the restored frames exactly; large files. FFV1 in .mkv.")
+@click.option("--crf", default=16, show_default=True, help="Quality of the encoder, 0 (best) to 51.")
+@click.option(
+    "--window-overlap",
+    type=click.IntRange(min=0),
+    metavar="FRAMES",
+    help="Shared by neighbouring windows.  [default: plan]",
+)
+@click.option(
+    "--tile-overlap",
+    type=click.IntRange(min=0),
+    metavar="PIXELS",
+    help="Shared by neighbouring tiles.  [default: plan]",
+)
+@click.option("--no-scene-cuts", is_flag=True, help="Treat the video as one scene.")
+@click.option("--threads", type=THREADS, default=0, show_default="all cores", help="Threads of the network.")
+@click.option("--in-flight", type=click.IntRange(1, 8), default=2, show_default=True,
+              help="Clips under way at once; 1 takes the least memory.")  # fmt: skip
+@click.option("--hwaccel", type=click.Choice(["auto", "none", "cuda"]), default="auto", show_default=True,
+              help="Decode and encode video on an NVIDIA GPU; auto does if the plan runs on one.")  # fmt: skip
+@click.option("--max-memory", metavar="SIZE", help="Choose --in-flight to fit, such as 2GB; measures one clip first.")
+@click.option("--dry-run", is_flag=True, help="Measure one clip, print what the job takes, and stop.")
+@click.option("--trace", metavar="FILE", type=click.Path(path_type=Path),
+              help="Write what happened when as JSON for ui.perfetto.dev.")  # fmt: skip
+@click.option("-q", "--quiet", is_flag=True, help="Print warnings and errors only.")
+@click.option("--log-json", is_flag=True, help="Print progress and result as JSON lines on standard output.")
+@click.option("--debug", is_flag=True, help="Show tracebacks.")
+def run(
+    files: tuple[Path, ...],
+    output: Path | None,
+    overwrite: bool,
+    lossless: bool,
+    crf: int,
+    window_overlap: int | None,
+    tile_overlap: int | None,
+    no_scene_cuts: bool,
+    threads: int,
+    in_flight: int,
+    hwaccel: HWAccelChoice,
+    max_memory: str | None,
+    dry_run: bool,
+    trace: Path | None,
+    quiet: bool,
+    log_json: bool,
+    debug: bool,
+) -> None:
+    """Deblur VIDEO with PLAN, or with the packaged plan when only VIDEO is given.
+
+    Every frame keeps its time; audio, subtitles and metadata are copied. The result appears under its name only after
+    it was read back and checked.
+    """
+    if len(files) > 2:
+        raise UsageError(f"expected [PLAN] VIDEO, got {len(files)} files; deblur one video at a time")
+    plan, video = files if len(files) == 2 else (None, files[0])
+    if plan is not None and video.suffix == ".plan":
+        raise UsageError(f"expected [PLAN] VIDEO, got {plan} before {video}; name the plan first")
+    from bsst.cli import progress
+    from bsst.runtime.job import deblur, default_output
+    from bsst.runtime.trace import Trace
+
+    require_output(trace, others=[plan, video, output or default_output(video)])
+    if dry_run or max_memory is not None:
+        from bsst.cli.dry_run import Job, parse_bytes
+
+        limit = None if max_memory is None else parse_bytes(max_memory)
+        job = Job(video, plan, threads=threads, window_overlap=window_overlap, tile_overlap=tile_overlap)
+        in_flight = in_flight if limit is None else job.in_flight(limit, in_flight)
+        if dry_run:
+            click.echo(job.table(in_flight))
+            return
+    recorded = None if trace is None else Trace()
+    display: progress.Quiet
+    if log_json:
+        display = progress.JsonLines()
+    elif quiet:
+        display = progress.Quiet()
+    else:
+        display = progress.Bar() if sys.stderr.isatty() else progress.Lines()
+    with display, ExitStack() as stack:
+        if trace is not None and recorded is not None:
+            stack.callback(recorded.write, trace)  # also of a job that fails
+        result = deblur(
+            video,
+            output,
+            plan,
+            overwrite=overwrite,
+            lossless=lossless,
+            crf=crf,
+            window_overlap=window_overlap,
+            tile_overlap=tile_overlap,
+            scene_cuts=not no_scene_cuts,
+            threads=threads,
+            in_flight=in_flight,
+            hwaccel=hwaccel,
+            trace=recorded,
+            on_info=display.info,
+            on_progress=display.progress,
+            on_warning=display.warning,
+        )
+        display.result(result)
+    if result.repaired:
+        click.get_current_context().exit(EXIT_REPAIRED)

@@ -1,0 +1,319 @@
+"""What a plan says about itself: `manifest.json`, one frozen dataclass per level.
+
+Written by `bsst.plan.archive.write_plan`, checked field by field when a plan is opened, and the only thing the
+runtime reads before it decides whether this machine can run the plan.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+from bsst.errors import PlanError
+from bsst.plan.strict_json import canonical_json, from_json, parse_json
+
+__all__ = [
+    "FORMAT_VERSION",
+    "Compiler",
+    "DType",
+    "Manifest",
+    "Precision",
+    "StageSpec",
+    "Target",
+    "TensorSpec",
+    "content_key",
+    "manifest_from_json",
+    "manifest_to_json",
+    "require",
+]
+
+FORMAT_VERSION = 1
+"""Still that of plans without `Manifest.float32`: they lack the field, are written without it, and are read by all
+versions. A version that does not know the field refuses a plan that has it, by name, as strict readers do."""
+DType = Literal["float32", "float16", "bfloat16", "int64", "int32", "int8", "uint8", "bool"]
+Target = Literal["cpu", "ort-cuda", "ort-tensorrt", "tensorrt", "tensorrt-rtx"]
+Precision = Literal["fp32", "fp16", "bf16", "int8"]
+
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,99}")
+_MEMBER = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,99}\.(onnx|engine)")
+_CAPABILITY = re.compile(r"\d{1,2}\.\d\+?")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TensorSpec:
+    """One input or output of a stage; shapes are static."""
+
+    name: str
+    """Name of the tensor in the engine."""
+    dtype: DType
+    """Element type as numpy spells it (`bfloat16` has no numpy type)."""
+    shape: tuple[int, ...]
+    """Sizes in order; () is a scalar."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class StageSpec:
+    """One engine of the plan."""
+
+    name: str
+    """Stage name; `export/stages` lists them."""
+    member: str
+    """File inside the plan: `<name>.onnx` for ONNX Runtime targets, `<name>.engine` for TensorRT targets,
+    `<name>_float32.onnx` in `Manifest.float32`."""
+    inputs: tuple[TensorSpec, ...]
+    """In the order the runtime binds them."""
+    outputs: tuple[TensorSpec, ...]
+    """In the order the runtime binds them."""
+    precision: dict[str, float]
+    """Share of the convolutions and matrix products at each type, read back from the graph: `{"float16": 1.0}`;
+    empty for a stage that has none."""
+    build: dict[str, float]
+    """What the compiler reported: `seconds`, `activation_bytes`, `weight_bytes`, `half_layers` (share of the engine's
+    layers in 16 bits, target `tensorrt`); empty where it reports nothing."""
+    sha256: str = ""
+    """Digest of the member; `write_plan` fills it."""
+    size: int = 0
+    """Bytes of the member; `write_plan` fills it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Compiler:
+    """What turned ONNX into engines."""
+
+    name: str
+    """`onnxruntime`, `tensorrt` or `tensorrt-rtx`."""
+    version: str
+    """Full version; TensorRT engines load in exactly this one."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Manifest:
+    """Everything a runtime must know before it loads an engine."""
+
+    bsst_version: str
+    """Version of bsst that wrote the plan."""
+    label: str
+    """What the weights are, in words shown to users."""
+    target: Target
+    """What runs the engines."""
+    config: dict[str, Any]
+    """`NetworkConfig.to_json()`."""
+    weights_sha256: str
+    """Digest of the weights the graphs were traced from."""
+    frames: int
+    """T, frames of a window."""
+    tile: tuple[int, int]
+    """(height, width) in pixels of the frames the stages take."""
+    flow_size: tuple[int, int]
+    """(height, width) in pixels of the frames the flow network takes."""
+    tile_overlap: int
+    """Pixels shared by neighbouring tiles, blended."""
+    window_overlap: int
+    """Frames shared by neighbouring windows."""
+    precision: Precision
+    """Precision asked for; `StageSpec.precision` says what was reached."""
+    compiler: Compiler
+    """Compiler of every stage."""
+    compute_capabilities: tuple[str, ...]
+    """GPUs the engines run on: "8.9" is exactly that one, "8.0+" that one and newer; () for the CPU."""
+    plugins: tuple[str, ...]
+    """Custom operators left as plugins in the engines, `domain::name`; () when every stage is plain."""
+    stages: tuple[StageSpec, ...]
+    """In the order in which a clip meets them; their names are unique."""
+    parity: dict[str, Any]
+    """Figures measured against the reference when the plan was built, by stage."""
+    float32: tuple[StageSpec, ...] = ()
+    """The same stages as they were before 16 bits or int8, for ONNX Runtime on the CPU: what restores a window again
+    whose result is not finite. () for a plan without."""
+    format_version: int = FORMAT_VERSION
+    """Raised when a reader of the previous version would misread the plan."""
+    content_key: str = ""
+    """SHA-256 of everything else in this manifest, the members' digests included; `write_plan` fills it.
+    It shows damage and edits by accident; it is not a signature."""
+
+    @property
+    def members(self) -> tuple[StageSpec, ...]:
+        """Every stage that has a file in the plan."""
+        return self.stages + self.float32
+
+    def stage(self, name: str) -> StageSpec:
+        """The stage called `name`.
+
+        Raises:
+            PlanError: there is none.
+        """
+        for stage in self.stages:
+            if stage.name == name:
+                return stage
+        raise PlanError(
+            f"expected a stage {name!r} in the plan, got {', '.join(s.name for s in self.stages)}; "
+            "the plan is for another network: export it again"
+        )
+
+
+def content_key(manifest: Manifest) -> str:
+    """Hex SHA-256 over the canonical JSON of `manifest` without its `content_key`."""
+    return hashlib.sha256(canonical_json(_values(manifest) | {"content_key": ""})).hexdigest()
+
+
+def manifest_to_json(manifest: Manifest) -> bytes:
+    """The bytes of `manifest.json`: canonical, so equal manifests give equal plans.
+
+    Raises:
+        PlanError: a value breaks a rule that `manifest_from_json` would refuse.
+    """
+    _check_values(manifest)
+    return canonical_json(_values(manifest))
+
+
+def manifest_from_json(text: bytes, where: str) -> Manifest:
+    """Parse and check `manifest.json`.
+
+    Raises:
+        PlanError: not JSON, another format version, a missing, unknown, mistyped or impossible field, or a content
+            key that does not fit the rest.
+    """
+    data = parse_json(text, where)
+    # The version comes first: a newer format may differ in every other field.
+    version = data.get("format_version") if isinstance(data, dict) else None
+    if type(version) is not int or version != FORMAT_VERSION:
+        raise PlanError(
+            f"{where}.format_version: expected {FORMAT_VERSION}, got {repr(version)[:80]}; "
+            "run the plan with the version of bsst that wrote it, or export it again"
+        )
+    manifest = from_json(Manifest, {"float32": []} | data, where)
+    _check_values(manifest)
+    if manifest.content_key != content_key(manifest):
+        raise PlanError(
+            f"{where}.content_key: expected {content_key(manifest)} for these fields, got {manifest.content_key}; "
+            "the manifest was edited or damaged: copy or export the plan again"
+        )
+    return manifest
+
+
+def require(
+    manifest: Manifest,
+    *,
+    targets: Iterable[Target] | None = None,
+    compiler_version: str | None = None,
+    compute_capability: str | None = None,
+) -> None:
+    """Refuse a plan that this machine cannot run; call it before an engine is deserialised.
+
+    Args:
+        manifest: of an opened plan.
+        targets: what this runtime can execute.
+        compiler_version: full version of the installed TensorRT; ONNX plans load in any later ONNX Runtime, so it is
+            ignored for them.
+        compute_capability: of the GPU, as in "8.9"; ignored for plans that list none.
+
+    Raises:
+        PlanError: naming expected, got and the command that makes a fitting plan.
+    """
+    again = "on a fitting machine, or make a fitting plan: bsst-export --from CPU_PLAN"
+    if targets is not None and manifest.target not in (accepted := sorted(targets)):
+        raise PlanError(
+            f"expected a plan for {' or '.join(accepted)}, got target {manifest.target}; "
+            f"run it {again} --target {accepted[0] if accepted else 'cpu'}"
+        )
+    version = manifest.compiler.version
+    if compiler_version is not None and manifest.target.startswith("tensorrt") and version != compiler_version:
+        raise PlanError(
+            f"expected an engine built by {manifest.compiler.name} {compiler_version} (installed here), got {version}; "
+            f"install that version, or make a fitting plan: bsst-export --from CPU_PLAN --target {manifest.target}"
+        )
+    supported = manifest.compute_capabilities
+    if compute_capability is not None and supported and not any(_covers(s, compute_capability) for s in supported):
+        raise PlanError(
+            f"expected an engine for compute capability {compute_capability} (this GPU), got {', '.join(supported)}; "
+            f"run it {again} --target {manifest.target} --sm {compute_capability.replace('.', '')}"
+        )
+
+
+def _values(manifest: Manifest) -> dict[str, Any]:
+    """Fields as they are written; `float32` is left out where there is none, as plans did before there was any."""
+    values = dataclasses.asdict(manifest)
+    return values if manifest.float32 else {name: value for name, value in values.items() if name != "float32"}
+
+
+def _covers(supported: str, capability: str) -> bool:
+    if not supported.endswith("+"):
+        return supported == capability
+    return _version(supported[:-1]) <= _version(capability)
+
+
+def _version(capability: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in capability.split("."))
+
+
+def _check_values(manifest: Manifest) -> None:
+    """What types cannot say: ranges, unique names, digests."""
+    height, width = manifest.tile
+    names = [stage.name for stage in manifest.stages]
+    members = [stage.member for stage in manifest.members]
+    extension = ".engine" if manifest.target.startswith("tensorrt") else ".onnx"
+    rules: dict[str, tuple[object, str]] = {
+        "target": (manifest.target in get_args(Target), f"one of {', '.join(get_args(Target))}"),
+        "weights_sha256": (_SHA256.fullmatch(manifest.weights_sha256), "64 hexadecimal digits"),
+        "content_key": (_SHA256.fullmatch(manifest.content_key), "64 hexadecimal digits"),
+        "frames": (manifest.frames >= 1, "at least 1"),
+        "tile": (height > 0 and width > 0, "positive sizes"),
+        "flow_size": (min(manifest.flow_size) > 0, "positive sizes"),
+        "tile_overlap": (0 <= manifest.tile_overlap < min(height, width), "from 0 to below the tile size"),
+        "window_overlap": (0 <= manifest.window_overlap < manifest.frames, "from 0 to below frames"),
+        "compute_capabilities": (all(map(_CAPABILITY.fullmatch, manifest.compute_capabilities)), 'like "8.9", "8.0+"'),
+        "stages": (bool(names) and len(set(names)) == len(names), "one or more stages of different names"),
+        "stages.member": (len(set(members)) == len(members), "a member of its own for each stage"),
+        "float32": (
+            not manifest.float32 or [*map(_interface, manifest.float32)] == [*map(_interface, manifest.stages)],
+            "none, or the same stages, tensors and shapes as in stages",
+        ),
+    }
+    for stage in manifest.stages:
+        rules |= _stage_rules(stage, f"stages.{stage.name}", extension)
+    for stage in manifest.float32:
+        rules |= _stage_rules(stage, f"float32.{stage.name}", ".onnx")
+    for name, (holds, expected) in rules.items():
+        if not holds:
+            raise PlanError(
+                f"manifest {name}: expected {expected}, got {_lookup(manifest, name)}; export the plan again"
+            )
+
+
+def _stage_rules(stage: StageSpec, where: str, extension: str) -> dict[str, tuple[object, str]]:
+    """Rule -> (whether it holds, what is expected)."""
+    tensors = stage.inputs + stage.outputs
+    return {
+        f"{where}.name": (_NAME.fullmatch(stage.name), "letters, digits, - and _"),
+        f"{where}.member": (
+            _MEMBER.fullmatch(stage.member) and stage.member.endswith(extension),
+            f"a plain file name ending in {extension}",
+        ),
+        f"{where}.sha256": (_SHA256.fullmatch(stage.sha256), "64 hexadecimal digits"),
+        f"{where}.size": (stage.size > 0, "more than 0 bytes"),
+        f"{where}.inputs, outputs": (
+            bool(stage.outputs) and len({t.name for t in tensors}) == len(tensors),
+            "one or more outputs and different names of all tensors",
+        ),
+        f"{where}.shape": (all(size > 0 for t in tensors for size in t.shape), "positive sizes"),
+        f"{where}.precision": (
+            all(0 <= share <= 1 for share in stage.precision.values())
+            and (not stage.precision or abs(sum(stage.precision.values()) - 1) < 1e-6),
+            "shares that sum to 1",
+        ),
+    }
+
+
+def _interface(stage: StageSpec) -> tuple[object, ...]:
+    """What a stage takes and gives, but for element types."""
+    return (stage.name, *([(t.name, t.shape) for t in tensors] for tensors in (stage.inputs, stage.outputs)))
+
+
+def _lookup(manifest: Manifest, name: str) -> str:
+    field = name.split(".")[0]
+    return repr(getattr(manifest, field))[:200]

@@ -1,0 +1,1 @@
+"""A plan against the reference and against ground truth: clips, data sets and the report."""

@@ -1,0 +1,1 @@
+"""Devices, streams and events: the host and CUDA."""

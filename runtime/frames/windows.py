@@ -1,0 +1,124 @@
+"""Temporal windows over a stream of frames of unknown length, in bounded memory.
+
+A scene of n frames is covered by windows of T frames that share `overlap` frames with the next one; the last window is
+aligned to the end of the scene, and a scene shorter than T is reflected. Of the shared frames, the first half is taken
+from the earlier window and the second half from the later one, so every frame is restored with neighbours on both sides
+wherever the scene has them, and every frame is output exactly once, in order.
+
+    T = 6, overlap = 2, n = 13 (| marks what a window outputs)
+    frame      0 1 2 3 4 5 6 7 8 9 . . 12
+    window 0  |0 1 2 3 4|5
+    window 1           4|5 6 7 8|9
+    window 2 (aligned)       7 8|9 . . 12|
+
+Flow is estimated once per pair of neighbouring frames, features once per frame, also where windows overlap.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from bsst.errors import UsageError
+from bsst.runtime.frames.restorer import FlowEstimator, Pair
+
+__all__ = ["Window", "sliding_windows", "window_count"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Window:
+    """T frames, the flows between them, and which of the frames to output."""
+
+    frames: Sequence[np.ndarray]
+    """T frames (3, H, W)."""
+    pairs: Sequence[Pair]
+    """T - 1 pairs of flows between neighbours."""
+    keep: slice
+    """Frames to output, half-open; never a reflected one."""
+
+
+def sliding_windows(
+    frames: Iterable[tuple[np.ndarray, bool]], flows: FlowEstimator, *, length: int, overlap: int
+) -> Iterator[Window]:
+    """Windows over frames in order; at most `length` + 1 frames are held at any time.
+
+    Args:
+        frames: (frame, starts_scene) pairs; frames are (3, H, W). The first frame starts a scene in any case.
+        flows: called once per frame and once per pair of neighbours of a scene.
+        length: T, at least 2.
+        overlap: frames shared by neighbouring windows, 0 <= overlap < length.
+
+    Raises:
+        UsageError: length and overlap do not fit together.
+    """
+    stride = _stride(length, overlap)
+    recent: deque[np.ndarray] = deque(maxlen=length)
+    pairs: deque[Pair] = deque(maxlen=length - 1)
+    features = None
+    seen = done = 0  # frames of the scene that came in and that were output
+    for frame, first, last in _scene_edges(frames):
+        if first:
+            recent.clear()
+            pairs.clear()
+            seen = done = 0
+        previous = features  # here, so that features of two frames are held, not of three
+        features = flows.features(frame)
+        if not first:
+            # Waited for pair by pair: that costs nothing while flow takes less time than the network, a window behind.
+            pairs.append(flows.flow(previous, features))
+        recent.append(frame)
+        seen += 1
+        if last or (seen >= length and (seen - length) % stride == 0):
+            end = seen if last else seen - (overlap - overlap // 2)
+            start = seen - len(recent)
+            # Held by nobody here while the next one is made.
+            yield _window(list(recent), list(pairs), length, slice(done - start, end - start))
+            done = end
+
+
+def window_count(frames: int, *, length: int, overlap: int) -> int:
+    """Windows that `sliding_windows` makes of one scene.
+
+    Raises:
+        UsageError: length and overlap do not fit together.
+    """
+    stride = _stride(length, overlap)
+    return min(frames, 1 + max(0, -(-(frames - length) // stride)))
+
+
+def _stride(length: int, overlap: int) -> int:
+    if length < 2 or not 0 <= overlap < length:
+        raise UsageError(f"expected a window overlap below the window length of the plan ({length} frames), "
+                         f"got {overlap}; try --window-overlap {length // 3}")  # fmt: skip
+    return length - overlap
+
+
+def _scene_edges(frames: Iterable[tuple[np.ndarray, bool]]) -> Iterator[tuple[np.ndarray, bool, bool]]:
+    """(frame, starts_scene) -> (frame, is first of its scene, is last of its scene)."""
+    held: np.ndarray | None = None
+    first = True
+    for frame, starts_scene in frames:
+        if held is not None:
+            yield held, first, starts_scene
+            first = starts_scene
+        held = frame
+    if held is not None:
+        yield held, first, True
+
+
+def _window(frames: list[np.ndarray], pairs: list[Pair], length: int, keep: slice) -> Window:
+    """Extend a short scene to `length` frames by walking it back and forth; a pair walked backwards is swapped."""
+    count = len(frames)
+    if count == length:
+        return Window(frames=frames, pairs=pairs, keep=keep)
+    if count == 1:
+        _, height, width = frames[0].shape
+        still = np.zeros((2, height // 4, width // 4), np.float32)
+        return Window(frames=frames * length, pairs=[(still, still)] * (length - 1), keep=keep)
+    period = 2 * (count - 1)
+    order = [min(i % period, period - i % period) for i in range(length)]
+    steps = [pairs[a] if b > a else (pairs[b][1], pairs[b][0]) for a, b in zip(order[:-1], order[1:], strict=True)]
+    return Window(frames=[frames[i] for i in order], pairs=steps, keep=keep)

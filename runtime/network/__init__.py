@@ -1,0 +1,1 @@
+"""The network of a plan: wiring of its stages, memory of a clip, clips in flight."""

@@ -1,0 +1,308 @@
+"""A plan, loaded: flow of frame pairs and restoration of clips, on any device.
+
+The calls of a clip run on the stream `network`, one clip after another, over one workspace that is planned once
+(`memory_plan.py`). Every clip in flight has inputs and output of its own, so that the next clip is uploaded and the
+previous one downloaded meanwhile; flow has a stream of its own as well:
+
+    upload    in 0 | in 1 |         in 2 |         in 3 |          no wait: the clip before in that slot has left
+    network          clip 0 ------ | clip 1 ------ | clip 2 ----   waits for its upload
+    download                         out 0 |         out 1 |       waits for its clip
+    flow      features | features | flow | features | flow | ...   ordered with the rest by the caller, through arrays
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bsst.errors import BsstError, UsageError
+from bsst.plan.archive import Plan, open_plan
+from bsst.plan.manifest import Manifest
+from bsst.runtime.devices.base import Buffer, Device, DeviceTensor, Event
+from bsst.runtime.devices.host import HostDevice
+from bsst.runtime.network.memory_plan import OUTPUT, ZEROS, ClipMemory, plan_clip
+from bsst.runtime.network.slots import Slot, Transfer, tensors_in_one_buffer
+from bsst.runtime.network.wiring import View
+from bsst.runtime.sessions.backends import open_backend
+from bsst.runtime.sessions.base import Session, StreamSession
+from bsst.runtime.sessions.host import HostSession
+from bsst.runtime.trace import Trace
+
+__all__ = ["DEFAULT_PLAN", "FlowFeatures", "Network", "RestoredClip", "host_network", "load_network"]
+
+DEFAULT_PLAN = Path(__file__).parents[1] / "data" / "edge.plan"
+"""Plan of the `edge` configuration, part of the package."""
+
+Frame = NDArray[np.float32]
+
+
+class FlowFeatures:
+    """What the flow network keeps of one frame, on the device; its place is used again when nobody holds it."""
+
+    def __init__(self, tensors: Mapping[str, DeviceTensor]) -> None:
+        self.tensors = tensors
+
+
+class Network:
+    """Stages of one plan wired together. Use as a context manager, or call `close`.
+
+    One thread at a time may ask for flow, one thread at a time may restore, and the two may differ.
+
+    Args:
+        manifest: sizes and tensors of the stages.
+        device: where the sessions run; closed with the network.
+        sessions: one session per stage; closed with the network.
+        in_flight: clips that may be under way at once, at least 1.
+        float32: opens the same network in float32; closed with the network.
+        line: what runs the plan, for messages.
+
+    Raises:
+        OutOfMemoryError: the device has too little memory.
+        PlanError: the stages do not fit the network of the manifest.
+    """
+
+    def __init__(
+        self,
+        manifest: Manifest,
+        device: Device,
+        sessions: Mapping[str, StreamSession],
+        *,
+        in_flight: int = 1,
+        float32: Callable[[], Network] | None = None,
+        line: str = "",
+    ) -> None:
+        self.manifest, self.line = manifest, line
+        self.on_gpu = not isinstance(device, HostDevice)
+        self.frames = manifest.frames
+        self.tile = manifest.tile
+        self.flow_size = manifest.flow_size
+        self.tile_overlap = manifest.tile_overlap
+        self.window_overlap = manifest.window_overlap
+        self.in_flight = in_flight
+        self._device, self._sessions = device, sessions
+        self._open_float32 = float32
+        self._float32: Network | None = None
+        self._upload, self._network, self._download, self._flow = (
+            device.stream(name) for name in ("upload", "network", "download", "flow")
+        )
+        memory = plan_clip(manifest)
+        workspace = device.allocate(memory.workspace_bytes)
+        self._fill_zeros(memory, workspace)
+        self._slots = [Slot(manifest, memory, device, workspace) for _ in range(in_flight)]
+        self._free = deque(self._slots)
+        self._flow_inputs = Transfer(device, manifest.stage("flow_features").inputs)
+        self._flow_outputs = Transfer(device, manifest.stage("flow").outputs)
+        self._frame_taken: Event | None = None
+        self._free_features: deque[Mapping[str, DeviceTensor]] = deque()
+
+    def features(self, frame: Frame) -> FlowFeatures:
+        """Flow features of a frame (3, flow_h, flow_w) float32 RGB in [0, 1]; needed once per frame."""
+        if self._frame_taken is not None:
+            self._frame_taken.synchronize()
+        self._flow_inputs.arrays["frame"][...] = frame
+        self._flow_inputs.upload(self._flow)
+        self._frame_taken = self._flow.record()
+        try:
+            tensors = self._free_features.popleft()
+        except IndexError:
+            tensors = tensors_in_one_buffer(self._device, self.manifest.stage("flow_features").outputs)
+        self._sessions["flow_features"].enqueue(self._flow_inputs.tensors, tensors, self._flow)
+        features = FlowFeatures(tensors)
+        weakref.finalize(features, self._free_features.append, tensors).atexit = False
+        return features
+
+    def flow(self, a: FlowFeatures, b: FlowFeatures) -> tuple[Frame, Frame]:
+        """Flows between two neighbouring frames a and b.
+
+        Returns:
+            Backward flow, on a and pointing to b, and forward flow, on b and pointing to a; each
+            (2, flow_h / 4, flow_w / 4) float32, channel 0 = x, in pixels at 1/4 scale.
+        """
+        inputs = {
+            f"{name}_{suffix}": tensor for suffix, f in (("a", a), ("b", b)) for name, tensor in f.tensors.items()
+        }
+        self._sessions["flow"].enqueue(inputs, self._flow_outputs.tensors, self._flow)
+        self._flow_outputs.download(self._flow)
+        self._flow.record().synchronize()
+        self._frame_taken = None  # the upload came before
+        arrays = self._flow_outputs.arrays
+        return arrays["backward"][0].astype(np.float32), arrays["forward"][0].astype(np.float32)
+
+    def submit(self, clip: Sequence[Frame] | Frame, backward: Frame, forward: Frame) -> RestoredClip:
+        """Start to deblur one clip of one tile; see `restore`.
+
+        Raises:
+            UsageError: `in_flight` results are under way; take one first.
+        """
+        if not self._free:
+            raise UsageError(f"expected at most {self.in_flight} clips in flight, got one more; take a result first")
+        slot = self._free.popleft()
+        restored = slot.owner = RestoredClip(self, slot)
+        for t, frame in enumerate(clip):
+            slot.inputs.arrays["frames"][t] = frame
+        slot.inputs.arrays["backward"][...] = backward
+        slot.inputs.arrays["forward"][...] = forward
+        slot.inputs.upload(self._upload)
+        self._network.wait(self._upload.record())
+        for stage, inputs, outputs in slot.calls:
+            self._sessions[stage].enqueue(inputs, outputs, self._network)
+        self._download.wait(self._network.record())
+        slot.outputs.download(self._download)
+        restored.done = self._download.record()
+        return restored
+
+    def restore(self, clip: Sequence[Frame] | Frame, backward: Frame, forward: Frame) -> Frame:
+        """Deblur one clip of one tile.
+
+        Args:
+            clip: (T, 3, h, w) float32 RGB in [0, 1].
+            backward: flow of frame t to t + 1, (T-1, 2, h/4, w/4), pixels at 1/4 scale.
+            forward: flow of frame t + 1 to t, same shape.
+
+        Returns:
+            (T, 3, h, w) float32, not clamped.
+        """
+        try:
+            return self.submit(clip, backward, forward).result()
+        except BaseException:
+            self.cancel()
+            raise
+
+    def float32(self) -> Network | None:
+        """The same network in float32 on the CPU, loaded by the first call; None where the plan carries none.
+
+        Raises:
+            PlanError: the plan was replaced since it was opened.
+            ModelError: ONNX Runtime refuses a stage.
+            OutOfMemoryError: there is too little memory.
+        """
+        if self._float32 is None and self._open_float32 is not None:
+            self._float32 = self._open_float32()
+        return self._float32
+
+    def cancel(self) -> None:
+        """Give up everything under way and forget failures; results that were not taken fail. Any thread may call."""
+        if self._float32 is not None:
+            self._float32.cancel()
+        self._device.abort()
+        for slot in self._slots:
+            slot.owner = None
+        self._free = deque(self._slots)
+        self._frame_taken = None
+
+    def close(self) -> None:
+        """Give up everything under way and free sessions and device; a second call does nothing."""
+        if self._float32 is not None:
+            self._float32.close()
+        self._device.abort()
+        for session in self._sessions.values():
+            session.close()
+        self._device.close()
+
+    def __enter__(self) -> Network:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    def take(self, slot: Slot) -> Frame:
+        """Copy a finished result and free its slot."""
+        result = slot.outputs.arrays[OUTPUT].astype(np.float32)
+        slot.owner = None
+        self._free.append(slot)
+        return result
+
+    def _fill_zeros(self, memory: ClipMemory, workspace: Buffer) -> None:
+        spec = memory.tensors[ZEROS]
+        zeros = self._device.host_array(spec.shape, spec.dtype)
+        zeros[...] = 0
+        self._network.upload(zeros, DeviceTensor(workspace, spec.dtype, spec.shape, memory.offsets[View(ZEROS)]))
+        self._network.synchronize()
+
+
+class RestoredClip:
+    """A clip under way."""
+
+    done: Event
+
+    def __init__(self, network: Network, slot: Slot) -> None:
+        self._network, self._slot = network, slot
+
+    def result(self) -> Frame:
+        """Wait for the restored clip, (T, 3, h, w) float32, not clamped; may be called once.
+
+        Raises:
+            BsstError: a stage failed, or the clip was cancelled.
+        """
+        self.done.synchronize()
+        if self._slot.owner is not self:
+            raise BsstError("expected a clip under way, got one that was taken or cancelled; submit it again")
+        return self._network.take(self._slot)
+
+
+def host_network(
+    manifest: Manifest,
+    sessions: Mapping[str, Session],
+    *,
+    in_flight: int = 1,
+    take_turns: bool = True,
+    trace: Trace | None = None,
+) -> Network:
+    """Wire sessions that run on arrays together.
+
+    Args:
+        manifest: sizes and tensors of the stages.
+        sessions: one session per stage.
+        in_flight: see `Network`.
+        take_turns: see `HostDevice`.
+        trace: records what each stream does when.
+    """
+    device = HostDevice(take_turns=take_turns, trace=trace)
+    stages = {name: HostSession(name, session) for name, session in sessions.items()}
+    return Network(manifest, device, stages, in_flight=in_flight)
+
+
+def load_network(
+    path: Path | None = None, *, threads: int = 0, in_flight: int = 2, trace: Trace | None = None
+) -> Network:
+    """Load a plan for this machine.
+
+    Args:
+        path: plan file; None for the packaged one.
+        threads: CPU threads of ONNX Runtime; 0 for all cores.
+        in_flight: see `Network`; `deblur_frames` works on that many windows at once.
+        trace: records what each stream does when.
+
+    Raises:
+        PlanError: the plan is damaged or made for another machine.
+        ModelError: the runtime refuses an engine, or what the target needs is not here.
+        OutOfMemoryError: the device has too little memory.
+    """
+    plan = open_plan(path or DEFAULT_PLAN)
+    exact = plan.float32
+    # Retries are rare and waited for: one at a time.
+    again = None if exact is None else lambda: _network_of(exact, threads=threads, in_flight=1)
+    return _network_of(plan, threads=threads, in_flight=in_flight, trace=trace, float32=again)
+
+
+def _network_of(
+    plan: Plan,
+    *,
+    threads: int,
+    in_flight: int,
+    trace: Trace | None = None,
+    float32: Callable[[], Network] | None = None,
+) -> Network:
+    backend = open_backend(plan, threads=threads, trace=trace)
+    try:
+        return Network(
+            plan.manifest, backend.device, backend.sessions, in_flight=in_flight, float32=float32, line=backend.line
+        )
+    except BaseException:
+        backend.close()
+        raise

@@ -1,0 +1,1 @@
+"""Sessions: one stage of a plan in ONNX Runtime or TensorRT."""

@@ -1,0 +1,163 @@
+"""Sessions of ONNX Runtime, bound to caller-owned memory: nothing is copied and nothing allocated per call.
+
+`OrtSession` runs on arrays; `OrtGpuSession` runs in stream order on a GPU. The latter is not run here for want of one;
+its binding and its order are tested with the CPU provider.
+Source: https://onnxruntime.ai/docs/api/python/api_summary.html; onnxruntime_run_options_config_keys.h
+(disable_synchronize_execution_providers); pages of the execution providers for `user_compute_stream`, which alone makes
+CUDA and TensorRT use a stream (microsoft/onnxruntime#19229, #20168).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import cache
+
+import numpy as np
+import onnxruntime as ort
+
+from bsst.errors import BsstError, ModelError, OutOfMemoryError
+from bsst.runtime.devices.base import DeviceTensor, Stream
+from bsst.runtime.sessions.base import Array
+
+__all__ = ["OrtGpuSession", "OrtSession"]
+
+_CPU, _CUDA, _TENSORRT, _RTX = (f"{name}ExecutionProvider" for name in ("CPU", "CUDA", "Tensorrt", "NvTensorRTRTX"))
+
+
+class OrtSession:
+    """One stage on the CPU.
+
+    Args:
+        name: stage name, for messages.
+        model: serialized ONNX graph.
+        threads: threads that one call may use.
+
+    Raises:
+        ModelError: ONNX Runtime refuses the graph.
+    """
+
+    def __init__(self, name: str, model: bytes, *, threads: int) -> None:
+        options = ort.SessionOptions()
+        options.intra_op_num_threads = threads
+        options.inter_op_num_threads = 1
+        options.log_severity_level = 3
+        # Stages run one after another: a pool that spins after its own call slows down the next stage's.
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        _share_arena()
+        options.add_session_config_entry("session.use_env_allocators", "1")
+        self._name = name
+        try:
+            self._session = ort.InferenceSession(model, options, providers=[_CPU])
+        except Exception as error:  # ONNX Runtime raises bare subclasses of Exception
+            raise _error(
+                name, error, f"a graph for ONNX Runtime {ort.__version__}", "export the plan again with this version"
+            ) from error
+
+    def run(self, inputs: Mapping[str, Array], outputs: Mapping[str, Array]) -> None:
+        """Run the stage once; see `Session.run`."""
+        binding = self._session.io_binding()
+        for name, array in inputs.items():
+            binding.bind_input(name, "cpu", 0, array.dtype.type, array.shape, array.ctypes.data)
+        for name, array in outputs.items():
+            binding.bind_output(name, "cpu", 0, array.dtype.type, array.shape, array.ctypes.data)
+        _run(self._name, self._session, binding, None)
+
+
+class OrtGpuSession:
+    """One stage on an execution provider of the GPU; see `StreamSession`.
+
+    A session runs on one CUDA stream for life. It gets one of its own, and events tie that to the caller's.
+
+    Args:
+        name: stage name, for messages.
+        model: serialized ONNX graph.
+        provider: execution provider, which has been seen to work.
+        options: of the provider, besides device and stream.
+        stream: for this session, or shared with sessions that run after one another.
+        device_id: CUDA device index.
+
+    Raises:
+        ModelError: ONNX Runtime refuses the graph, or does not start the provider.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        model: bytes,
+        *,
+        provider: str,
+        stream: Stream,
+        options: Mapping[str, str] | None = None,
+        device_id: int = 0,
+    ) -> None:
+        settings = ort.SessionOptions()
+        settings.log_severity_level = 3
+        self._name, self._stream, self._device_id = name, stream, device_id
+        self._memory = "cpu" if provider == _CPU else "cuda"
+        place = {"device_id": str(device_id), "user_compute_stream": str(stream.handle)}
+        if provider == _RTX:  # the others take the stream as a sign; TensorRT's refuses a name that it does not know
+            place["has_user_compute_stream"] = "1"
+        providers = [(provider, {**(options or {}), **(place if self._memory == "cuda" else {})})]
+        if provider == _TENSORRT:
+            providers.append((_CUDA, place))  # operators that TensorRT leaves over would run on the CPU otherwise
+        self._options = ort.RunOptions()
+        # Otherwise every call waits for the GPU at its end.
+        self._options.add_run_config_entry("disable_synchronize_execution_providers", "1")
+        try:
+            # Otherwise a provider that fails is replaced, with a line on standard output, by one on another stream.
+            self._session = ort.InferenceSession(model, settings, providers=providers, enable_fallback=0)
+        except Exception as error:  # see above
+            raise ModelError(
+                f"stage {name}: expected {provider} of ONNX Runtime {ort.__version__} to load it, got "
+                f"{_first_line(error)}; run bsst-doctor"
+            ) from error
+        if provider not in self._session.get_providers():
+            raise ModelError(
+                f"stage {name}: expected {provider}, got {', '.join(self._session.get_providers())}; run bsst-doctor"
+            )
+
+    def enqueue(self, inputs: Mapping[str, DeviceTensor], outputs: Mapping[str, DeviceTensor], stream: Stream) -> None:
+        """Append one run; see `StreamSession.enqueue`."""
+        binding = self._session.io_binding()
+        for tensors, bind in ((inputs, binding.bind_input), (outputs, binding.bind_output)):
+            for name, tensor in tensors.items():
+                element = np.dtype(tensor.dtype).type
+                bind(name, self._memory, self._device_id, element, tensor.shape, tensor.address)
+        self._stream.wait(stream.record())
+        self._stream.submit(
+            self._name,
+            lambda: _run(self._name, self._session, binding, self._options),
+            reads=tuple(inputs.values()),
+            writes=tuple(outputs.values()),
+        )
+        stream.wait(self._stream.record())
+
+    def close(self) -> None:
+        """Free the session; see `StreamSession.close`."""
+        self._session = None
+
+
+def _run(name: str, session: ort.InferenceSession, binding: ort.IOBinding, options: ort.RunOptions | None) -> None:
+    try:
+        session.run_with_iobinding(binding, options)
+    except Exception as error:  # ONNX Runtime raises bare subclasses of Exception
+        raise _error(name, error, "a result", "check the plan with bsst-inspect") from error
+
+
+@cache
+def _share_arena() -> None:
+    """One memory arena for all sessions of the process: only one stage runs at a time, so each reuses the others'."""
+    info = ort.OrtMemoryInfo("Cpu", ort.OrtAllocatorType.ORT_ARENA_ALLOCATOR, 0, ort.OrtMemType.DEFAULT)
+    ort.create_and_register_allocator(info, ort.OrtArenaCfg(0, -1, -1, -1))  # library defaults
+
+
+def _error(name: str, error: Exception, expected: str, remedy: str) -> BsstError:
+    """What a refusal of ONNX Runtime means: lack of memory says `bad_alloc` or "Failed to allocate"."""
+    reason = _first_line(error)
+    if "alloc" in reason.lower():
+        return OutOfMemoryError(f"stage {name}: expected enough memory, got {reason}; use a smaller tile")
+    return ModelError(f"stage {name}: expected {expected}, got {reason}; {remedy}")
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]

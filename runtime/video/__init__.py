@@ -1,0 +1,1 @@
+"""Video files: decoding, colour, encoding and containers, with PyAV."""

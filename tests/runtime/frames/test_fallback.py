@@ -1,0 +1,341 @@
+"""What is not finite is restored again in float32, where the plan carries it, and nothing else changes."""
+
+from __future__ import annotations
+
+import dataclasses
+import threading
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from click.testing import CliRunner
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from onnx import helper, numpy_helper
+
+from bsst import cli
+from bsst.calibration.precision.to_half import to_half
+from bsst.engines.inspect_plan import extract_plan, plan_table
+from bsst.errors import ModelError
+from bsst.plan.archive import Plan, open_plan, write_plan
+from bsst.plan.manifest import Manifest, StageSpec, TensorSpec
+from bsst.runtime.network import network as network_module
+from bsst.runtime.network.network import Network, host_network, load_network
+from bsst.runtime.restore import deblur_frames
+from bsst.runtime.sessions.base import Array
+from bsst.runtime.sessions.host import HostSession
+from tests.media import Clip, decode
+from tests.networks import city
+from tests.runtime.fake_stages import FakeStage, fake_manifest, fake_stages
+from tests.runtime.recording import RecordingDevice
+from tests.runtime.simulated_gpu import gpu_plan, simulated_gpu
+from tests.runtime.test_order import Alone, clip_of, video
+
+SCALE = 2.0**20
+"""Exact in float32, and beyond float16 for whatever is larger than a sixteenth."""
+
+
+class Spoiled(FakeStage):
+    """Puts one NaN into its first output at chosen runs, counted from 0."""
+
+    def __init__(self, name: str, runs: set[int]) -> None:
+        super().__init__(name)
+        self.spoiled = runs
+
+    def run(self, inputs: Mapping[str, Array], outputs: Mapping[str, Array]) -> None:
+        run = self.runs
+        super().run(inputs, outputs)
+        if run in self.spoiled:
+            outputs[min(outputs)].reshape(-1)[0] = np.nan
+
+
+def network_on(device: Any, manifest: Manifest, stages: dict[str, FakeStage], **options: Any) -> Network:
+    return Network(manifest, device, {name: HostSession(name, stage) for name, stage in stages.items()}, **options)
+
+
+@given(
+    restore=st.sets(st.integers(0, 60), max_size=4),
+    flow=st.sets(st.integers(0, 30), max_size=2),
+    count=st.integers(1, 10),
+    size=st.tuples(st.integers(1, 21), st.integers(1, 29)),
+    cuts=st.sets(st.integers(1, 9), max_size=1),
+    in_flight=st.integers(1, 3),
+    seed=st.integers(0, 2**16),
+)
+@settings(max_examples=20)
+def test_videos_with_retries_never_race_and_give_what_float32_gives(
+    restore, flow, count, size, cuts, in_flight, seed
+) -> None:
+    manifest = fake_manifest(3, ("backward_1", "forward_1"))
+    source = video(count, *size, cuts=tuple(cuts))
+    stages = fake_stages(manifest) | {"restore": Spoiled("restore", restore), "flow": Spoiled("flow", flow)}
+    devices = RecordingDevice(seed), RecordingDevice(seed + 1)
+    opened: list[Network] = []
+    retried: list[range] = []
+
+    def float32() -> Network:
+        opened.append(network_on(devices[1], manifest, fake_stages(manifest)))
+        return opened[-1]
+
+    with network_on(devices[0], manifest, stages, in_flight=in_flight, float32=float32) as network:
+        got = list(deblur_frames(source, network, on_retry=retried.append, on_repair=pytest.fail))
+    np.testing.assert_array_equal(got, list(deblur_frames(source, Alone(manifest))))
+    assert len(opened) <= 1
+    assert bool(opened) == bool(retried)
+    frames = [index for window in retried for index in window]
+    assert frames == sorted(set(frames))
+    assert set(frames) <= set(range(count))
+    assert devices[0].closed
+    assert devices[1].closed == bool(opened)
+    assert threading.active_count() == 1
+
+
+def run_fakes(
+    spoiled: FakeStage, exact: dict[str, FakeStage] | None, *, in_flight: int = 2
+) -> tuple[list[np.ndarray], list[range], list[int]]:
+    """Nine frames, four windows of two tiles -> restored frames, windows run again, frames that fell back."""
+    manifest = fake_manifest(3, ("forward_1",))
+    stages = fake_stages(manifest) | {spoiled.name: spoiled}
+    float32 = None if exact is None else lambda: host_network(manifest, exact)
+    retried: list[range] = []
+    repaired: list[int] = []
+    with network_on(RecordingDevice(), manifest, stages, in_flight=in_flight, float32=float32) as network:
+        frames = deblur_frames(video(9, 8, 20), network, on_retry=retried.append, on_repair=repaired.append)
+        got = list(frames)
+    return got, retried, repaired
+
+
+MANIFEST = fake_manifest(3, ("forward_1",))
+
+
+@pytest.mark.parametrize("in_flight", [1, 2])
+def test_the_window_of_a_bad_tile_is_named_and_only_that_tile_is_restored_again(in_flight: int) -> None:
+    exact = fake_stages(MANIFEST)
+    # Frame 1 in the second tile of the first window, and frame 4 in the next one, which is kept from the one after.
+    _, retried, repaired = run_fakes(Spoiled("restore", {4, 8}), exact, in_flight=in_flight)
+    assert (retried, repaired) == ([range(0, 2)], [])
+    assert exact["restore"].runs == 3
+    assert exact["flow"].runs == exact["flow_features"].runs == 0
+
+
+def test_flow_that_is_not_finite_is_estimated_again_between_those_frames_alone() -> None:
+    exact = fake_stages(MANIFEST)
+    _, retried, repaired = run_fakes(Spoiled("flow", {3}), exact)
+    assert retried
+    assert not repaired
+    assert exact["restore"].runs == 0
+    assert exact["flow_features"].runs == 2 * exact["flow"].runs > 0
+
+
+def test_without_float32_a_bad_frame_is_the_sources() -> None:
+    got, retried, repaired = run_fakes(Spoiled("restore", {4}), None)
+    assert (retried, repaired) == ([], [1])
+    np.testing.assert_array_equal(got[1], video(9, 8, 20)[1])
+
+
+def test_what_float32_cannot_restore_either_is_the_sources() -> None:
+    exact = fake_stages(MANIFEST) | {"restore": Spoiled("restore", {1})}
+    got, retried, repaired = run_fakes(Spoiled("restore", {4}), exact)
+    assert (retried, repaired) == ([range(0, 2)], [1])
+    np.testing.assert_array_equal(got[1], video(9, 8, 20)[1])
+
+
+@pytest.mark.parametrize(
+    ("spoiled", "broken", "message"),
+    [
+        ("restore", "fuse", "^frames 0 to 1, tile 2 of 2, again in float32: stage fuse: no"),
+        ("flow", "flow", "^frames 0 to 1, flow again in float32: stage flow: no"),
+    ],
+)
+def test_a_retry_that_fails_is_named_and_can_be_recovered_from(spoiled: str, broken: str, message: str) -> None:
+    exact = fake_stages(MANIFEST)
+    exact[broken].fail_at, exact[broken].error = 0, ModelError(f"stage {broken}: no")
+    stages = fake_stages(MANIFEST) | {spoiled: Spoiled(spoiled, {4 if spoiled == "restore" else 0})}
+    source = video(9, 8, 20)
+    device = RecordingDevice()
+    with network_on(device, MANIFEST, stages, in_flight=2, float32=lambda: host_network(MANIFEST, exact)) as network:
+        with pytest.raises(ModelError, match=message):
+            list(deblur_frames(source, network))
+        stages[spoiled].runs = 0
+        np.testing.assert_array_equal(
+            list(deblur_frames(source, network)), list(deblur_frames(source, Alone(MANIFEST)))
+        )
+    assert threading.active_count() == 1
+
+
+def test_a_float32_network_that_cannot_be_opened_is_named() -> None:
+    def refuse() -> Network:
+        raise ModelError("stage encode: refused")
+
+    stages = fake_stages(MANIFEST) | {"restore": Spoiled("restore", {0})}
+    with (
+        network_on(RecordingDevice(), MANIFEST, stages, in_flight=2, float32=refuse) as network,
+        pytest.raises(ModelError, match="^frames 0 to 1, tile 1 of 2, again in float32: stage encode: refused"),
+    ):
+        list(deblur_frames(video(9, 8, 20), network))
+
+
+def test_a_caller_who_stops_during_a_retry_ends_it() -> None:
+    exact = fake_stages(MANIFEST)
+    for stage in exact.values():
+        stage.seconds = 0.05
+    stages = fake_stages(MANIFEST) | {"restore": Spoiled("restore", set(range(6, 1000)))}
+    opened: list[Network] = []
+
+    def float32() -> Network:
+        opened.append(host_network(MANIFEST, exact))
+        return opened[-1]
+
+    with host_network(MANIFEST, stages, in_flight=2) as network:
+        network._open_float32 = float32
+        frames = deblur_frames(video(40, 8, 20), network)
+        next(frames)  # the window after it is being restored again
+        while not exact["encode"].runs:
+            time.sleep(0.005)
+        frames.close()
+        runs = sum(stage.runs for stage in exact.values())
+        time.sleep(0.15)
+        assert sum(stage.runs for stage in exact.values()) == runs
+        clip = clip_of(MANIFEST, 1)
+        np.testing.assert_array_equal(
+            opened[0].restore(*clip), host_network(MANIFEST, fake_stages(MANIFEST)).restore(*clip)
+        )
+    assert len(opened) == 1
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("bsst ")]
+
+
+@dataclasses.dataclass(frozen=True)
+class Overflowing:
+    """One network three times."""
+
+    exact: Path
+    """In float32: right."""
+    bare: Path
+    """With features in float16 between `encode` and `restore`, where they overflow."""
+    kept: Path
+    """The same with its float32 stages."""
+
+
+@pytest.fixture(scope="module")
+def plans(cpu_plan: Path, tmp_path_factory: pytest.TempPathFactory) -> Overflowing:
+    """The features that skip to the end are scaled up by `encode` and down by `restore`."""
+    folder = tmp_path_factory.mktemp("overflow")
+    plan = open_plan(cpu_plan)
+    models = {stage.name: onnx.load_from_string(plan.member(stage.name)) for stage in plan.manifest.stages}
+    _scale(models["encode"].graph, SCALE, output=True)
+    _scale(models["restore"].graph, 1 / SCALE, output=False)
+    found = Overflowing(*(folder / name for name in ("exact.plan", "bare.plan", "kept.plan")))
+    members = {f"{name}.onnx": model.SerializeToString() for name, model in models.items()}
+    manifest = write_plan(found.exact, plan.manifest, members)
+    half = {name: to_half(models[name], "float16", half_tensors={"full"}).SerializeToString() for name in HALF}
+    stages = tuple(map(_with_half, manifest.stages))
+    manifest = dataclasses.replace(manifest, precision="fp16", stages=stages)
+    engines = members | {f"{name}.onnx": data for name, data in half.items()}
+    write_plan(found.bare, manifest, engines)
+    float32 = tuple(
+        dataclasses.replace(s, member=f"{s.name}_float32.onnx") for s in open_plan(found.exact).manifest.stages
+    )
+    kept = {s.member: members[f"{s.name}.onnx"] for s in float32}
+    write_plan(found.kept, dataclasses.replace(manifest, float32=float32), engines | kept)
+    return found
+
+
+HALF = ("encode", "restore")
+
+
+def _scale(graph: onnx.GraphProto, factor: float, *, output: bool) -> None:
+    """Put a product in front of the output `full`, or behind the input."""
+    for node in graph.node:
+        for names in (node.input, node.output):
+            for index, name in enumerate(names):
+                if name == "full":
+                    names[index] = "full_unscaled"
+    ends = ["full_unscaled", "full"] if output else ["full", "full_unscaled"]
+    product = helper.make_node("Mul", [ends[0], "full_factor"], [ends[1]])
+    graph.node.insert(len(graph.node) if output else 0, product)
+    graph.initializer.append(numpy_helper.from_array(np.float32(factor), "full_factor"))
+
+
+def _with_half(stage: StageSpec) -> StageSpec:
+    def half(spec: TensorSpec) -> TensorSpec:
+        return dataclasses.replace(spec, dtype="float16") if spec.name == "full" and stage.name in HALF else spec
+
+    return dataclasses.replace(stage, inputs=tuple(map(half, stage.inputs)), outputs=tuple(map(half, stage.outputs)))
+
+
+def restored(path: Path, **options: Any) -> tuple[np.ndarray, list[range], list[int]]:
+    retried: list[range] = []
+    repaired: list[int] = []
+    with load_network(path, threads=1, **options) as network:
+        frames = deblur_frames(iter(city(5, 60, 101)), network, on_retry=retried.append, on_repair=repaired.append)
+        return np.stack(list(frames)), retried, repaired
+
+
+@pytest.fixture(scope="module")
+def expected(plans: Overflowing) -> np.ndarray:
+    return restored(plans.exact)[0]
+
+
+def test_a_plan_that_overflows_in_float16_gives_the_float32_result(
+    plans: Overflowing, expected: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened: list[str] = []
+    genuine = network_module.open_backend
+
+    def counting(plan: Plan, **options: Any) -> Any:
+        opened.append(plan.manifest.precision)
+        return genuine(plan, **options)
+
+    monkeypatch.setattr(network_module, "open_backend", counting)
+    source = city(5, 60, 101)
+    bare, retried, repaired = restored(plans.bare)
+    assert (retried, repaired, opened) == ([], list(range(5)), ["fp16"])
+    np.testing.assert_array_equal(bare, source)
+    got, retried, repaired = restored(plans.kept)
+    assert [index for window in retried for index in window] == list(range(5))
+    assert (repaired, opened) == ([], ["fp16", "fp16", "fp32"])  # the last once for two windows
+    np.testing.assert_array_equal(got, expected)
+    assert not np.array_equal(got, source)
+    load_network(plans.kept, threads=1).close()
+    assert opened == ["fp16", "fp16", "fp32", "fp16"]
+
+
+def test_a_tensorrt_plan_is_helped_by_the_cpu(plans: Overflowing, expected: np.ndarray, tmp_path: Path) -> None:
+    with simulated_gpu():
+        plan = gpu_plan(plans.kept, "tensorrt", tmp_path)
+        assert [stage.member for stage in plan.manifest.float32][:1] == ["flow_features_float32.onnx"]
+        got, retried, repaired = restored(plan.path)
+    assert [index for window in retried for index in window] == list(range(5))
+    assert repaired == []
+    np.testing.assert_array_equal(got, expected)
+
+
+def test_the_command_line_warns_counts_and_succeeds(plans: Overflowing, tmp_path: Path) -> None:
+    clip = Clip(size=(60, 90), times=tuple(range(0, 5 * 512, 512))).write(tmp_path / "clip")
+    out = tmp_path / "out.mp4"
+    done = CliRunner().invoke(cli.run, [str(plans.kept), str(clip), "-o", str(out), "--threads", "1"])
+    assert done.exit_code == 0, done.output
+    warnings = [line for line in done.stderr.splitlines() if line.startswith("warning: ")]
+    assert warnings == [
+        "warning: window of frames 0-2 restored again in float32, as it was not finite; so is every other like it"
+    ]
+    assert done.stderr.rstrip().endswith(" fps, 5 of them restored again in float32")
+    assert len(decode(out).seconds) == 5
+
+
+def test_inspect_shows_and_unpacks_them(plans: Overflowing, tmp_path: Path) -> None:
+    plan = open_plan(plans.kept)
+    text = plan_table(plan)
+    assert "float32         " in text
+    assert "of stages kept for results that are not finite" in text
+    assert [line.split("  ")[0] for line in text.splitlines() if ", float32 " in line] == [
+        f"{stage.name}, float32" for stage in plan.manifest.stages
+    ]
+    names = {path.name for path in extract_plan(plan, tmp_path / "out")}
+    assert names == {*(s.member for s in plan.manifest.members), "manifest.json"}
+    assert (tmp_path / "out" / "attend_float32.onnx").read_bytes() == open_plan(plans.exact).member("attend")
+    assert "not finite" not in plan_table(open_plan(plans.bare))
