@@ -192,4 +192,5 @@ def _pad_clip(frames: Tensor, backward: Tensor, forward: Tensor) -> tuple[Tensor
     pairs = list(zip(index, index[1:], strict=False))
     ahead = [backward[:, a] if b > a else forward[:, b] for a, b in pairs]
     behind = [forward[:, a] if b > a else backward[:, b] for a, b in pairs]
-    return frames[:, index], torch.stack(ahead, 1), torch.stack(behind, 1)
+    # An index list would become a tensor on the host, and its copy would wait for the device.
+    return torch.stack([frames[:, t] for t in index], 1), torch.stack(ahead, 1), torch.stack(behind, 1)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -73,6 +75,26 @@ class ShiftBlock(nn.Module):
 
 def _shift(x: Tensor) -> Tensor:
     """Move each channel of (N, C, H, W) by its own (dy, dx), filling with zeros."""
+    if torch.is_grad_enabled() and x.requires_grad and not torch.compiler.is_exporting():
+        moved: Tensor = _Shift.apply(x, 1)  # type: ignore[no-untyped-call]
+        return moved
+    return _moved(x, 1)
+
+
+class _Shift(torch.autograd.Function):
+    """Moving, whose adjoint is moving back; autograd alone would write a whole map of zeros for every slice."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, sign: int) -> Tensor:
+        ctx.sign = sign
+        return _moved(x, sign)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        return _Shift.apply(gradient, -ctx.sign), None  # type: ignore[no-untyped-call]
+
+
+def _moved(x: Tensor, sign: int) -> Tensor:
     channels, height, width = x.shape[1:]
     padded = F.pad(x, [MARGIN] * 4)
     table = [SHIFTS[c * len(SHIFTS) // channels] for c in range(channels)]
@@ -80,8 +102,7 @@ def _shift(x: Tensor) -> Tensor:
     start = 0
     for stop in range(1, channels + 1):
         if stop == channels or table[stop] != table[start]:
-            dy, dx = table[start]
-            top, left = MARGIN - dy, MARGIN - dx
+            top, left = (MARGIN - sign * step for step in table[start])
             parts.append(padded[:, start:stop, top : top + height, left : left + width])
             start = stop
     return torch.cat(parts, 1)

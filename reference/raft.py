@@ -25,6 +25,8 @@ __all__ = ["RAFT", "Features", "halve", "quarter_flow"]
 
 Features = tuple[Tensor, Tensor, Tensor]
 """Matching features, initial hidden state and context of one frame, each (N, C, h/8, w/8)."""
+VOLUME_VALUES = 1 << 28
+"""Correlations that `quarter_flow` holds at once, unless one pair has more: 1 GiB."""
 
 
 class RAFT(nn.Module):
@@ -99,6 +101,9 @@ def halve(x: Tensor) -> Tensor:
 def quarter_flow(raft: RAFT, clip: Tensor) -> tuple[Tensor, Tensor]:
     """Flows that the deblurring network takes, with features computed once per frame.
 
+    All pairs go through the updates together, as far as their correlation volumes fit `VOLUME_VALUES`: a pair alone
+    starts some 3,000 kernels, which take a GPU longer to start than to run.
+
     Args:
         raft: flow network.
         clip: (T, 3, H, W) in [0, 1], T >= 2, H and W multiples of 16.
@@ -107,10 +112,28 @@ def quarter_flow(raft: RAFT, clip: Tensor) -> tuple[Tensor, Tensor]:
         Forward flows (frame t+1 -> t, on frame t+1) and backward flows (frame t -> t+1, on frame t), each
         (T-1, 2, H/4, W/4) in pixels at 1/4 scale. They are named after the propagation that samples with them.
     """
-    features = [raft.features(halve(frame[None])) for frame in clip]
-    pairs = [raft.flow(a, b) for a, b in zip(features, features[1:], strict=False)]
-    backward, forward = (torch.cat([halve(pair[i]) / 2 for pair in pairs]) for i in (0, 1))
+    at_once = max(1, VOLUME_VALUES // _volume_values(clip.shape[-2] // 16, clip.shape[-1] // 16, raft.config))
+    parts = [raft.features(halve(frames)) for frames in clip.split(at_once)]
+    features: list[Tensor] = [torch.cat(same) for same in zip(*parts, strict=True)]
+    flows = []
+    for start in range(0, len(clip) - 1, at_once):
+        end = min(start + at_once, len(clip) - 1)
+        a, b = (_frames(features, first, first + end - start) for first in (start, start + 1))
+        flows.append(raft.flow(a, b))
+    backward, forward = (halve(torch.cat(same)) / 2 for same in zip(*flows, strict=True))
     return forward, backward
+
+
+def _frames(features: list[Tensor], start: int, end: int) -> Features:
+    matching, hidden, context = (part[start:end] for part in features)
+    return matching, hidden, context
+
+
+def _volume_values(height: int, width: int, config: RaftConfig) -> int:
+    """Values in the correlation pyramids of one pair, both directions; height and width of the coarse grid."""
+    margin = 2 * (2 * config.radius + 2)
+    sizes = ((height >> level, width >> level) for level in range(config.levels))
+    return 2 * height * width * sum((h + margin) * (w + margin) for h, w in sizes)
 
 
 class _Encoder(nn.Module):

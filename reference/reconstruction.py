@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from bsst.config import NetworkConfig
+from bsst.plugins.device_tables import device_table
 
 __all__ = ["Reconstruction"]
 
@@ -84,7 +85,7 @@ class _WindowBlock(nn.Module):
         shifted = any(self.shift)
         if shifted:
             x = torch.roll(x, [-s for s in self.shift], (1, 2, 3))
-        mask = _shift_mask(x.shape[1:4], self.shift).to(x.device) if shifted else None
+        mask = device_table(_shift_mask, tuple(x.shape[1:4]), self.shift, device=x.device) if shifted else None
         windows = _partition(x)
         x = _merge(self.attn(windows, mask), x.shape)
         if shifted:
@@ -109,7 +110,7 @@ class _WindowAttention(nn.Module):
         depth = channels // self.heads
         qkv = self.qkv_self(windows).reshape(b, tokens, 3, self.heads, depth).permute(2, 0, 3, 1, 4)
         query, key, value = qkv.unbind(0)
-        bias = self.relative_position_bias_table[_relative_position_index().flatten().to(windows.device)]
+        bias = self.relative_position_bias_table[device_table(_relative_position_index, device=windows.device)]
         bias = bias.reshape(tokens, tokens, self.heads).permute(2, 0, 1)
         logits = (query * depth**-0.5) @ key.transpose(2, 3) + bias
         if mask is not None:
@@ -135,17 +136,17 @@ def _merge(windows: Tensor, shape: torch.Size) -> Tensor:
 
 
 def _relative_position_index() -> Tensor:
-    """Row of the bias table for each (query, key) of a window, (128, 128) int64."""
+    """Row of the bias table for each (query, key) of a window, (128 * 128,) int64."""
     axes = torch.meshgrid(*(torch.arange(n) for n in WINDOW), indexing="ij")
     positions = torch.stack([axis.flatten() for axis in axes])
     difference = positions[:, :, None] - positions[:, None, :]
     index = torch.zeros_like(difference[0])
     for axis, size in enumerate(WINDOW):
         index = index * (2 * size - 1) + difference[axis] + size - 1
-    return index
+    return index.flatten()
 
 
-def _shift_mask(grid: torch.Size, shift: tuple[int, int, int]) -> Tensor:
+def _shift_mask(grid: tuple[int, ...], shift: tuple[int, int, int]) -> Tensor:
     """-100 between tokens of a rolled window that were not neighbours before the roll, (windows, 128, 128)."""
     region = torch.zeros(1, *grid, 1)
     for axis, (size, window, moved) in enumerate(zip(grid, WINDOW, shift, strict=True)):

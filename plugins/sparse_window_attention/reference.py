@@ -11,9 +11,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from bsst.plugins.device_tables import device_table
 from bsst.plugins.sparse_window_attention.tokens import own_tokens, wide_tokens
 
-__all__ = ["reference"]
+__all__ = ["own_table", "reference", "wide_table"]
 
 
 def reference(
@@ -31,8 +32,8 @@ def reference(
     """Arguments and result as in `schema.SCHEMA`; computed in float32, returned in the dtype of `query`."""
     frames, height, width, channels = query.shape
     pooled = key.shape[1] - height * width
-    own = torch.from_numpy(own_tokens(height, width, window)).to(query.device)
-    wide = torch.from_numpy(wide_tokens(height, width, window, pooled)).to(query.device)
+    own = device_table(own_table, height, width, window, device=query.device)
+    wide = device_table(wide_table, height, width, window, pooled, device=query.device)
     groups_per_window = len(query_frames) // len(own)
     group = torch.arange(len(query_frames), device=query.device)
     expanded = (active != 0) & (group % groups_per_window < expandable_groups)
@@ -52,6 +53,16 @@ def reference(
         )
         result = result.index_copy(0, rows.flatten(), attention.transpose(1, 2).reshape(-1, channels))
     return result.reshape(query.shape).to(query.dtype)
+
+
+def own_table(height: int, width: int, window: int) -> Tensor:
+    """`own_tokens` as a tensor."""
+    return torch.from_numpy(own_tokens(height, width, window))
+
+
+def wide_table(height: int, width: int, window: int, pooled: int) -> Tensor:
+    """`wide_tokens` as a tensor."""
+    return torch.from_numpy(wide_tokens(height, width, window, pooled))
 
 
 def _rows(frames: Tensor, tokens: Tensor, tokens_per_frame: int) -> Tensor:

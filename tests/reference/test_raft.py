@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from bsst.config import EDGE, RELEASE
+from bsst.reference import raft as module
 from bsst.reference.raft import RAFT, _lookup, _pyramid, halve, quarter_flow
 from tests.golden_inputs import video, weight
 
@@ -92,6 +93,22 @@ def test_a_batch_of_pairs_equals_the_pairs_alone(edge: RAFT) -> None:
         there, back = edge.flow((fmap[:-1], hidden[:-1], context[:-1]), (fmap[1:], hidden[1:], context[1:]))
     torch.testing.assert_close(backward, halve(there) / 2, atol=1e-4, rtol=0)
     torch.testing.assert_close(forward, halve(back) / 2, atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("at_once", [1, 3, 100])
+def test_flows_of_a_clip_equal_those_of_its_pairs_alone(
+    edge: RAFT, monkeypatch: pytest.MonkeyPatch, at_once: int
+) -> None:
+    clip = torch.from_numpy(video(6, 64, 96, seed=4))
+    monkeypatch.setattr(module, "VOLUME_VALUES", at_once * module._volume_values(4, 6, edge.config))
+    with torch.no_grad():
+        forward, backward = quarter_flow(edge, clip)
+        features = [edge.features(halve(frame[None])) for frame in clip]
+        for t in range(5):
+            ahead, behind = edge.flow(features[t], features[t + 1])
+            assert (backward[t] - halve(ahead)[0] / 2).abs().max() < 1e-5
+            assert (forward[t] - halve(behind)[0] / 2).abs().max() < 1e-5
+    assert forward.shape == backward.shape == (5, 2, 16, 24)
 
 
 def test_every_parameter_receives_a_gradient_from_the_sequence_of_updates(edge: RAFT) -> None:
