@@ -41,6 +41,9 @@ class OrtSession:
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1
         options.log_severity_level = 3
+        # With patterns each stage asks the shared arena for one block as large as all it needs at once, which fits no
+        # block that another stage left: `release` then peaks at 4.5 GB instead of 2.7, at the same speed.
+        options.enable_mem_pattern = False
         # Stages run one after another: a pool that spins after its own call slows down the next stage's.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         _share_arena()
@@ -146,7 +149,7 @@ def _run(name: str, session: ort.InferenceSession, binding: ort.IOBinding, optio
 
 @cache
 def _share_arena() -> None:
-    """One memory arena for all sessions of the process: only one stage runs at a time, so each reuses the others'."""
+    """One memory arena for all sessions of the process: few stages run at a time, so each reuses the others'."""
     info = ort.OrtMemoryInfo("Cpu", ort.OrtAllocatorType.ORT_ARENA_ALLOCATOR, 0, ort.OrtMemType.DEFAULT)
     ort.create_and_register_allocator(info, ort.OrtArenaCfg(0, -1, -1, -1))  # library defaults
 
