@@ -92,7 +92,7 @@ def deblur_frames(
         marked = mark_cuts(stream) if scene_cuts else ((frame, False) for frame in stream)
         windows = sliding_windows(
             ((grid.pad(frame), cut) for frame, cut in marked),
-            TiledFlow(restorer, size=restorer.flow_size, frame=grid.padded),
+            TiledFlow(restorer, size=restorer.flow_size, frame=grid.padded, overlap=overlap),
             length=restorer.frames,
             overlap=restorer.window_overlap if window_overlap is None else window_overlap,
         )

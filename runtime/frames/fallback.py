@@ -35,7 +35,7 @@ def with_finite_flow(window: Window, restorer: Restorer) -> Window:
     if exact is None:
         return window
     _, height, width = window.frames[0].shape
-    flows = TiledFlow(exact, size=exact.flow_size, frame=(height, width))
+    flows = TiledFlow(exact, size=exact.flow_size, frame=(height, width), overlap=exact.tile_overlap)
     pairs = list(window.pairs)
     known: dict[tuple[int, int], Pair] = {}  # a short scene is walked back and forth
     for index in wrong:

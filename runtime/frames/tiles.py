@@ -21,7 +21,7 @@ import numpy as np
 from bsst.errors import UsageError
 from bsst.runtime.frames.restorer import FlowEstimator, Pair
 
-__all__ = ["Blend", "TileGrid", "TiledFlow", "tile_grid"]
+__all__ = ["Blend", "TileGrid", "TiledFlow", "flow_grid", "tile_grid"]
 
 Blend = Literal["feather", "release"]
 
@@ -158,6 +158,17 @@ def tile_grid(
     return TileGrid(height, width, rows, columns)
 
 
+def flow_grid(frame: tuple[int, int], *, size: tuple[int, int], overlap: int) -> TileGrid:
+    """Areas that flow is computed on: they share what tiles share, but no more than a quarter of a side.
+
+    Args:
+        frame: (H, W) of the padded frames, multiples of 4.
+        size: (h, w) of an area.
+        overlap: pixels shared by neighbouring tiles.
+    """
+    return tile_grid(*frame, tile=size, overlap=min(overlap, min(size) // 32 * 8))
+
+
 class TiledFlow:
     """A flow estimator for frames of any size, from one for a static size: estimated on tiles, feathered at 1/4 scale.
 
@@ -165,11 +176,14 @@ class TiledFlow:
         estimator: estimator for areas of `size`.
         size: (h, w) of its areas.
         frame: (H, W) of the frames, multiples of 4.
+        overlap: pixels shared by neighbouring tiles of frames; see `flow_grid`.
     """
 
-    def __init__(self, estimator: FlowEstimator, *, size: tuple[int, int], frame: tuple[int, int]) -> None:
+    def __init__(
+        self, estimator: FlowEstimator, *, size: tuple[int, int], frame: tuple[int, int], overlap: int
+    ) -> None:
         self._estimator = estimator
-        self._grid = tile_grid(*frame, tile=size)
+        self._grid = flow_grid(frame, size=size, overlap=overlap)
         self._quarter = (frame[0] // GRID, frame[1] // GRID)
 
     def features(self, frame: np.ndarray) -> list[Any]:

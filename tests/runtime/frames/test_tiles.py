@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bsst.errors import UsageError
-from bsst.runtime.frames.tiles import Axis, TiledFlow, tile_grid
+from bsst.runtime.frames.tiles import Axis, TiledFlow, flow_grid, tile_grid
 
 sides = st.integers(1, 150)
 tiles = st.tuples(st.sampled_from([32, 48, 64]), st.sampled_from([32, 40, 64]))
@@ -130,11 +130,20 @@ class Ramp:
         return np.stack([a, b]), -np.stack([b, a])
 
 
+@pytest.mark.parametrize(("size", "overlap", "shared"), [((256, 256), 32, 32), ((128, 256), 64, 32), ((64, 64), 0, 0)])
+def test_flow_areas_share_what_tiles_share_but_at_most_a_quarter(
+    size: tuple[int, int], overlap: int, shared: int
+) -> None:
+    grid = flow_grid((720, 1280), size=size, overlap=overlap)
+    assert (grid.rows.overlap, grid.columns.overlap) == (shared, shared)
+    assert len(grid) == len(tile_grid(720, 1280, tile=size, overlap=shared))
+
+
 @pytest.mark.parametrize("size", [(64, 96), (64, 64), (160, 256), (200, 96)], ids=str)
 def test_tiled_flow_equals_flow_of_the_whole(size: tuple[int, int]) -> None:
     a, b = np.random.default_rng(2).random((2, 3, 128, 200), dtype=np.float32)
     estimator = Ramp()
-    tiled = TiledFlow(estimator, size=size, frame=(128, 200))
+    tiled = TiledFlow(estimator, size=size, frame=(128, 200), overlap=16)
     backward, forward = tiled.flow(tiled.features(a), tiled.features(b))
     whole = Ramp()
     expected = whole.flow(whole.features(a), whole.features(b))
