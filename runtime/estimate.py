@@ -6,18 +6,19 @@ import resource
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
 from bsst.errors import OutOfMemoryError
 from bsst.plan.manifest import Manifest
-from bsst.runtime.frames.tiles import tile_grid
+from bsst.runtime.frames.tiles import flow_grid, tile_grid
 from bsst.runtime.frames.windows import window_count
 from bsst.runtime.network.device_memory import device_memory
 from bsst.runtime.network.memory_plan import plan_clip, tensor_bytes
 from bsst.runtime.network.network import Network
 
-__all__ = ["Measured", "Need", "Workload", "choose_in_flight", "measure", "need_bytes", "plan_workload"]
+__all__ = ["Measured", "Need", "Workload", "choose_in_flight", "job_bytes", "measure", "need_bytes", "plan_workload"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,6 +37,8 @@ class Workload:
     """A padded frame, float32."""
     stride: int
     """Frames from one window to the next."""
+    first: int
+    """Frames that the first window waits for."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,20 +55,28 @@ class Need:
 
 @dataclass(frozen=True, kw_only=True)
 class Measured:
-    """One clip of one tile, on this machine."""
+    """Clips of one tile, on this machine."""
 
     features_seconds: float
     flow_seconds: float
     clip_seconds: float
+    """Of one clip in each lane, side by side."""
     peak_bytes: int
-    """Memory that the process had taken at most until then."""
+    """Memory that the process had taken at most when one clip was done."""
+    lanes: int = 1
+    """Clips that ran side by side."""
+    lane_bytes: int = 0
+    """What one clip added to the memory of the process; a second lane adds as much."""
 
     def seconds(self, work: Workload) -> float | None:
         """The network's time for a workload, without decoding and encoding; None when the frames are unknown."""
         if work.frames is None or work.windows is None:
             return None
         flow = work.flow_tiles * (work.frames * self.features_seconds + (work.frames - 1) * self.flow_seconds)
-        return flow + work.windows * work.tiles * self.clip_seconds
+        # Flow shares the lanes' cores, but runs alone until the first window is full.
+        alone = flow * min(work.first / work.frames, 1)
+        shared = (flow - alone) / self.lanes
+        return alone + shared + -(-work.windows * work.tiles // self.lanes) * self.clip_seconds
 
 
 def plan_workload(
@@ -98,19 +109,21 @@ def plan_workload(
         frames=frames,
         windows=None if frames is None else windows,
         tiles=len(grid),
-        flow_tiles=len(tile_grid(*grid.padded, tile=manifest.flow_size)),
+        flow_tiles=len(flow_grid(grid.padded, size=manifest.flow_size, overlap=overlap)),
         frame_bytes=12 * grid.padded[0] * grid.padded[1],
         stride=manifest.frames - shared,
+        first=manifest.frames,
     )
 
 
-def need_bytes(manifest: Manifest, work: Workload, *, in_flight: int) -> Need:
+def need_bytes(manifest: Manifest, work: Workload, *, in_flight: int, lanes: int = 1) -> Need:
     """Memory of a job.
 
     Args:
         manifest: of the plan.
         work: the job.
         in_flight: clips under way at once.
+        lanes: clips that run side by side.
     """
     clip, features = plan_clip(manifest), manifest.stage("flow_features")
     flow = sum(map(tensor_bytes, (*features.inputs, *manifest.stage("flow").outputs)))
@@ -120,38 +133,69 @@ def need_bytes(manifest: Manifest, work: Workload, *, in_flight: int) -> Need:
     sources = manifest.frames + 2 if in_flight == 1 else manifest.frames + in_flight * work.stride + 3
     frames = sources + manifest.frames * (1 if in_flight == 1 else 2)
     return Need(
-        device=clip.workspace_bytes + transfer + 2 * work.flow_tiles * sum(map(tensor_bytes, features.outputs)),
+        device=min(lanes, in_flight) * clip.workspace_bytes
+        + transfer
+        + 2 * work.flow_tiles * sum(map(tensor_bytes, features.outputs)),
         copies=transfer,
         frames=frames * work.frame_bytes,
     )
 
 
 def measure(network: Network) -> Measured:
-    """Restore one clip of noise, which takes as long as that takes."""
+    """Restore a clip of noise, then one in each lane, which takes twice as long as a clip takes."""
     generator = np.random.default_rng(0)
     frame = generator.random((3, *network.flow_size), dtype=np.float32)
     height, width = network.tile
     clip = generator.random((network.frames, 3, height, width), dtype=np.float32)
     still = np.zeros((network.frames - 1, 2, height // 4, width // 4), np.float32)
+    before = _peak_bytes()
     features = network.features(frame)
     network.flow(features, features)  # the first run of a stage allocates
+    network.restore(clip, still, still)
+    peak = _peak_bytes()
     times = [time.perf_counter()]
     network.flow(features, features)
     times.append(time.perf_counter())
     network.flow(network.features(frame), features)
     times.append(time.perf_counter())
-    network.restore(clip, still, still)
+    for restored in [network.submit(clip, still, still) for _ in range(network.lanes)]:
+        restored.result()
     times.append(time.perf_counter())
-    flow, both, restored = map(float, np.diff(times))
+    flow, both, side_by_side = map(float, np.diff(times))
     return Measured(
         features_seconds=max(both - flow, 0),
         flow_seconds=flow,
-        clip_seconds=restored,
-        peak_bytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+        clip_seconds=side_by_side,
+        peak_bytes=peak,
+        lanes=network.lanes,
+        lane_bytes=peak - before,
     )
 
 
-def choose_in_flight(manifest: Manifest, work: Workload, *, limit: int, wanted: int, peak_bytes: int | None) -> int:
+def _peak_bytes() -> int:
+    """Most memory that the process has had; not `getrusage`, which begins with what the parent had at the fork."""
+    try:
+        return int(Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0]) * 1024
+    except (OSError, IndexError):
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def job_bytes(measured: Measured, manifest: Manifest, work: Workload, *, in_flight: int) -> int:
+    """Memory that the process will take at most on a CPU, engines and all.
+
+    Args:
+        measured: with the threads of the job.
+        manifest: of the plan.
+        work: the job.
+        in_flight: clips under way at once.
+    """
+    need, one = (need_bytes(manifest, work, in_flight=n) for n in (in_flight, 1))
+    lanes = max(1, min(in_flight, measured.lanes))
+    further = need.device - one.device + need.copies - one.copies
+    return measured.peak_bytes + need.frames + further + (lanes - 1) * measured.lane_bytes
+
+
+def choose_in_flight(manifest: Manifest, work: Workload, *, limit: int, wanted: int, measured: Measured | None) -> int:
     """As many clips in flight as fit into the memory of whatever runs the plan.
 
     Args:
@@ -159,20 +203,18 @@ def choose_in_flight(manifest: Manifest, work: Workload, *, limit: int, wanted: 
         work: the job.
         limit: bytes of the process on a CPU, of the GPU elsewhere.
         wanted: the most that are worth having.
-        peak_bytes: `Measured.peak_bytes` with one clip in flight, where engines do not tell what they take (ONNX
-            Runtime); None where the manifest tells.
+        measured: where engines do not tell what they take (ONNX Runtime); None where the manifest tells.
 
     Raises:
         OutOfMemoryError: not even one fits; the message says which export would.
     """
     engines = device_memory(manifest)
-    one = need_bytes(manifest, work, in_flight=1)
 
     def total(in_flight: int) -> int:
         need = need_bytes(manifest, work, in_flight=in_flight)
-        if peak_bytes is None:
+        if measured is None:
             return need.device + (engines.weight_bytes or 0) + (engines.scratch_bytes or 0)
-        return peak_bytes + need.frames + (need.device - one.device) + (need.copies - one.copies)
+        return job_bytes(measured, manifest, work, in_flight=in_flight)
 
     for in_flight in range(wanted, 0, -1):
         if total(in_flight) <= limit:

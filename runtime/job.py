@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import secrets
+import sys
 import time
 from array import array
 from collections import deque
@@ -22,9 +23,11 @@ import numpy as np
 
 from bsst.errors import OutOfMemoryError, OutputError, UsageError, VerificationError
 from bsst.files import what_is_at
+from bsst.plan.archive import open_plan
+from bsst.runtime.estimate import plan_workload
 from bsst.runtime.frames.restorer import Restorer
 from bsst.runtime.frames.tiles import Blend
-from bsst.runtime.network.network import Network, load_network
+from bsst.runtime.network.network import DEFAULT_PLAN, Network, load_network
 from bsst.runtime.restore import deblur_frames
 from bsst.runtime.trace import Trace, span
 from bsst.runtime.video.reader import HWAccelChoice, VideoReader, packet_times
@@ -132,7 +135,8 @@ def deblur(
     with VideoReader(video) as reader, ExitStack() as stack:
         if restorer is None:
             path = None if plan is None else Path(plan)
-            network = load_network(path, threads=threads, in_flight=in_flight, trace=trace)
+            clips = _clips(path, reader, window_overlap, tile_overlap)
+            network = load_network(path, threads=threads, in_flight=in_flight, lanes=min(in_flight, clips), trace=trace)
             restorer = stack.enter_context(closing(network))
         opened = restorer if isinstance(restorer, Network) else None
         if hwaccel == "auto" and not (opened and opened.on_gpu):
@@ -209,6 +213,20 @@ def deblur(
         fps=len(meter.times) / seconds,
         warnings=tuple(warnings),
     )
+
+
+def _clips(path: Path | None, reader: VideoReader, window_overlap: int | None, tile_overlap: int | None) -> int:
+    """Clips of a video at least, as far as its header tells: more than that cannot run side by side."""
+    info = reader.info
+    work = plan_workload(
+        open_plan(path or DEFAULT_PLAN).manifest,
+        frames=info.frames or None,
+        height=info.height,
+        width=info.width,
+        window_overlap=window_overlap,
+        tile_overlap=tile_overlap,
+    )
+    return sys.maxsize if work.windows is None else work.windows * work.tiles
 
 
 def default_output(video: Path) -> Path:

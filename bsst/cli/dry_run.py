@@ -9,7 +9,7 @@ from bsst.cli.progress import clock
 from bsst.errors import UsageError
 from bsst.plan.archive import open_plan
 from bsst.plan.manifest import Manifest
-from bsst.runtime.estimate import Measured, Workload, choose_in_flight, measure, need_bytes, plan_workload
+from bsst.runtime.estimate import Measured, Workload, choose_in_flight, job_bytes, measure, need_bytes, plan_workload
 from bsst.runtime.network.network import DEFAULT_PLAN, load_network
 from bsst.runtime.video.reader import VideoReader
 
@@ -25,12 +25,20 @@ class Job:
         video: file to read; only its header and packets are.
         plan: plan file; None for the packaged one.
         threads: CPU threads of the network; 0 for all cores.
+        in_flight: clips under way at once, at most.
         window_overlap: see `deblur_frames`.
         tile_overlap: see `deblur_frames`.
     """
 
     def __init__(
-        self, video: Path, plan: Path | None, *, threads: int, window_overlap: int | None, tile_overlap: int | None
+        self,
+        video: Path,
+        plan: Path | None,
+        *,
+        threads: int,
+        in_flight: int,
+        window_overlap: int | None,
+        tile_overlap: int | None,
     ) -> None:
         with VideoReader(video) as reader:
             info = reader.info
@@ -43,20 +51,23 @@ class Job:
             window_overlap=window_overlap,
             tile_overlap=tile_overlap,
         )
-        with load_network(plan, threads=threads, in_flight=1) as network:
+        with load_network(plan, threads=threads, in_flight=in_flight) as network:
             self.backend = network.line
             self.measured: Measured = measure(network)
 
     def in_flight(self, limit: int, wanted: int) -> int:
         """Clips in flight that fit into `limit` bytes; see `choose_in_flight`."""
         compiled = self.manifest.target.startswith("tensorrt")
-        peak = None if compiled else self.measured.peak_bytes
-        return choose_in_flight(self.manifest, self.work, limit=limit, wanted=wanted, peak_bytes=peak)
+        measured = None if compiled else self.measured
+        return choose_in_flight(self.manifest, self.work, limit=limit, wanted=wanted, measured=measured)
 
     def table(self, in_flight: int) -> str:
         """What the job takes, in a few lines."""
         work, manifest = self.work, self.manifest
-        need, seconds = need_bytes(manifest, work, in_flight=in_flight), self.measured.seconds(work)
+        need, seconds = (
+            need_bytes(manifest, work, in_flight=in_flight, lanes=self.measured.lanes),
+            self.measured.seconds(work),
+        )
         (height, width), (flow_height, flow_width) = manifest.tile, manifest.flow_size
         rows = {
             "backend": self.backend,
@@ -68,10 +79,14 @@ class Job:
             "planned": f"{_megabytes(need.device)} on the device, {in_flight} in flight; {_megabytes(need.copies)} to "
             f"copy from and to; at most {_megabytes(need.frames)} of frames",
             "measured": f"{_megabytes(self.measured.peak_bytes)} taken by this process after one clip, engines and all",
+            "memory": "told by bsst-inspect",
             "time": "unknown",
         }
+        if not manifest.target.startswith("tensorrt"):
+            total = job_bytes(self.measured, manifest, work, in_flight=in_flight)
+            rows["memory"] = f"about {_megabytes(total)} of the process at most, without decoder and encoder"
         if seconds is not None:
-            rows["time"] = f"about {clock(seconds)} by one clip measured here, without decoding and encoding"
+            rows["time"] = f"about {clock(seconds)} by clips measured here, without decoding and encoding"
         return "\n".join(f"{name:9} {value}" for name, value in rows.items())
 
 

@@ -97,7 +97,14 @@ def run(
         from bsst.cli.dry_run import Job, parse_bytes
 
         limit = None if max_memory is None else parse_bytes(max_memory)
-        job = Job(video, plan, threads=threads, window_overlap=window_overlap, tile_overlap=tile_overlap)
+        job = Job(
+            video,
+            plan,
+            threads=threads,
+            in_flight=in_flight,
+            window_overlap=window_overlap,
+            tile_overlap=tile_overlap,
+        )
         in_flight = in_flight if limit is None else job.in_flight(limit, in_flight)
         if dry_run:
             click.echo(job.table(in_flight))

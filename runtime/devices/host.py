@@ -1,8 +1,8 @@
 """The host as a device: numpy memory, and a thread per stream.
 
 Operations of different streams really run at the same time, because numpy and ONNX Runtime release the interpreter
-lock. Stages that use every core gain nothing from that and would need memory for each other: for them the device lets
-operations take turns.
+lock. Where each uses several cores, more of them than fill the machine gain nothing and need memory for each other: the
+device lets no more than that many run at once.
 """
 
 from __future__ import annotations
@@ -96,7 +96,7 @@ class _Operation:
 class _Worker:
     """A queue and its thread. It does not know the device, so that a forgotten device can end it."""
 
-    def __init__(self, name: str, turns: threading.Lock | nullcontext[None], trace: Trace | None) -> None:
+    def __init__(self, name: str, turns: threading.Semaphore | nullcontext[None], trace: Trace | None) -> None:
         self._name, self._turns, self._trace = name, turns, trace
         self._changed = threading.Condition()
         self._queue: deque[_Operation] = deque()
@@ -207,14 +207,14 @@ class HostDevice:
     """The host, see `Device`.
 
     Args:
-        take_turns: run one operation at a time, for stages that use every core.
+        at_once: operations that may run at one time, such as 1 for stages that use every core; None for any number.
         trace: records what each stream does when.
     """
 
     name = "host"
 
-    def __init__(self, *, take_turns: bool = False, trace: Trace | None = None) -> None:
-        self._turns = threading.Lock() if take_turns else nullcontext()
+    def __init__(self, *, at_once: int | None = None, trace: Trace | None = None) -> None:
+        self._turns = nullcontext() if at_once is None else threading.Semaphore(at_once)
         self._trace = trace
         self._workers: list[_Worker] = []
         self._close = weakref.finalize(self, _close, self._workers)  # also runs when the interpreter ends

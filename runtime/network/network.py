@@ -1,8 +1,10 @@
 """A plan, loaded: flow of frame pairs and restoration of clips, on any device.
 
 The calls of a clip run on the stream `network`, one clip after another, over one workspace that is planned once
-(`memory_plan.py`). Every clip in flight has inputs and output of its own, so that the next clip is uploaded and the
-previous one downloaded meanwhile; flow has a stream of its own as well:
+(`memory_plan.py`). On a CPU there may be several such lanes, each with a stream, a workspace and a share of the cores:
+stages that are small or bound by memory gain little from a second thread, and two clips side by side gain all. Every
+clip in flight has inputs and output of its own, so that the next clip is uploaded and the previous one downloaded
+meanwhile; flow has a stream of its own as well:
 
     upload    in 0 | in 1 |         in 2 |         in 3 |          no wait: the clip before in that slot has left
     network          clip 0 ------ | clip 1 ------ | clip 2 ----   waits for its upload
@@ -23,7 +25,7 @@ from numpy.typing import NDArray
 from bsst.errors import BsstError, UsageError
 from bsst.plan.archive import Plan, open_plan
 from bsst.plan.manifest import Manifest
-from bsst.runtime.devices.base import Buffer, Device, DeviceTensor, Event
+from bsst.runtime.devices.base import Buffer, Device, DeviceTensor, Event, Stream
 from bsst.runtime.devices.host import HostDevice
 from bsst.runtime.network.memory_plan import OUTPUT, ZEROS, ClipMemory, plan_clip
 from bsst.runtime.network.slots import Slot, Transfer, tensors_in_one_buffer
@@ -58,6 +60,7 @@ class Network:
         device: where the sessions run; closed with the network.
         sessions: one session per stage; closed with the network.
         in_flight: clips that may be under way at once, at least 1.
+        lanes: clips that may run side by side, at most `in_flight`; the sessions must bear it.
         float32: opens the same network in float32; closed with the network.
         line: what runs the plan, for messages.
 
@@ -73,6 +76,7 @@ class Network:
         sessions: Mapping[str, StreamSession],
         *,
         in_flight: int = 1,
+        lanes: int = 1,
         float32: Callable[[], Network] | None = None,
         line: str = "",
     ) -> None:
@@ -87,13 +91,15 @@ class Network:
         self._device, self._sessions = device, sessions
         self._open_float32 = float32
         self._float32: Network | None = None
-        self._upload, self._network, self._download, self._flow = (
-            device.stream(name) for name in ("upload", "network", "download", "flow")
-        )
+        self._upload, self._download, self._flow = (device.stream(name) for name in ("upload", "download", "flow"))
+        self.lanes = min(lanes, in_flight)
         memory = plan_clip(manifest)
-        workspace = device.allocate(memory.workspace_bytes)
-        self._fill_zeros(memory, workspace)
-        self._slots = [Slot(manifest, memory, device, workspace) for _ in range(in_flight)]
+        streams = [device.stream("network" if lane == 0 else f"network {lane + 1}") for lane in range(self.lanes)]
+        workspaces = [device.allocate(memory.workspace_bytes) for _ in streams]
+        for stream, workspace in zip(streams, workspaces, strict=True):
+            _fill_zeros(device, stream, memory, workspace)
+        places = [(streams[index % self.lanes], workspaces[index % self.lanes]) for index in range(in_flight)]
+        self._slots = [Slot(manifest, memory, device, workspace, stream) for stream, workspace in places]
         self._free = deque(self._slots)
         self._flow_inputs = Transfer(device, manifest.stage("flow_features").inputs)
         self._flow_outputs = Transfer(device, manifest.stage("flow").outputs)
@@ -148,10 +154,10 @@ class Network:
         slot.inputs.arrays["backward"][...] = backward
         slot.inputs.arrays["forward"][...] = forward
         slot.inputs.upload(self._upload)
-        self._network.wait(self._upload.record())
+        slot.stream.wait(self._upload.record())
         for stage, inputs, outputs in slot.calls:
-            self._sessions[stage].enqueue(inputs, outputs, self._network)
-        self._download.wait(self._network.record())
+            self._sessions[stage].enqueue(inputs, outputs, slot.stream)
+        self._download.wait(slot.stream.record())
         slot.outputs.download(self._download)
         restored.done = self._download.record()
         return restored
@@ -217,13 +223,6 @@ class Network:
         self._free.append(slot)
         return result
 
-    def _fill_zeros(self, memory: ClipMemory, workspace: Buffer) -> None:
-        spec = memory.tensors[ZEROS]
-        zeros = self._device.host_array(spec.shape, spec.dtype)
-        zeros[...] = 0
-        self._network.upload(zeros, DeviceTensor(workspace, spec.dtype, spec.shape, memory.offsets[View(ZEROS)]))
-        self._network.synchronize()
-
 
 class RestoredClip:
     """A clip under way."""
@@ -245,12 +244,21 @@ class RestoredClip:
         return self._network.take(self._slot)
 
 
+def _fill_zeros(device: Device, stream: Stream, memory: ClipMemory, workspace: Buffer) -> None:
+    spec = memory.tensors[ZEROS]
+    zeros = device.host_array(spec.shape, spec.dtype)
+    zeros[...] = 0
+    stream.upload(zeros, DeviceTensor(workspace, spec.dtype, spec.shape, memory.offsets[View(ZEROS)]))
+    stream.synchronize()
+
+
 def host_network(
     manifest: Manifest,
     sessions: Mapping[str, Session],
     *,
     in_flight: int = 1,
-    take_turns: bool = True,
+    lanes: int = 1,
+    at_once: int | None = 1,
     trace: Trace | None = None,
 ) -> Network:
     """Wire sessions that run on arrays together.
@@ -259,23 +267,31 @@ def host_network(
         manifest: sizes and tensors of the stages.
         sessions: one session per stage.
         in_flight: see `Network`.
-        take_turns: see `HostDevice`.
+        lanes: see `Network`.
+        at_once: see `HostDevice`.
         trace: records what each stream does when.
     """
-    device = HostDevice(take_turns=take_turns, trace=trace)
+    device = HostDevice(at_once=at_once, trace=trace)
     stages = {name: HostSession(name, session) for name, session in sessions.items()}
-    return Network(manifest, device, stages, in_flight=in_flight)
+    return Network(manifest, device, stages, in_flight=in_flight, lanes=lanes)
 
 
 def load_network(
-    path: Path | None = None, *, threads: int = 0, in_flight: int = 2, trace: Trace | None = None
+    path: Path | None = None,
+    *,
+    threads: int = 0,
+    in_flight: int = 2,
+    lanes: int | None = None,
+    trace: Trace | None = None,
 ) -> Network:
     """Load a plan for this machine.
 
     Args:
         path: plan file; None for the packaged one.
         threads: CPU threads of ONNX Runtime; 0 for all cores.
-        in_flight: see `Network`; `deblur_frames` works on that many windows at once.
+        in_flight: see `Network`; `deblur_frames` works on that many clips at once.
+        lanes: clips that may run side by side on a CPU, each with its share of the threads; as many as in flight by
+            default.
         trace: records what each stream does when.
 
     Raises:
@@ -287,7 +303,14 @@ def load_network(
     exact = plan.float32
     # Retries are rare and waited for: one at a time.
     again = None if exact is None else lambda: _network_of(exact, threads=threads, in_flight=1)
-    return _network_of(plan, threads=threads, in_flight=in_flight, trace=trace, float32=again)
+    return _network_of(
+        plan,
+        threads=threads,
+        in_flight=in_flight,
+        lanes=in_flight if lanes is None else lanes,
+        trace=trace,
+        float32=again,
+    )
 
 
 def _network_of(
@@ -295,13 +318,20 @@ def _network_of(
     *,
     threads: int,
     in_flight: int,
+    lanes: int = 1,
     trace: Trace | None = None,
     float32: Callable[[], Network] | None = None,
 ) -> Network:
-    backend = open_backend(plan, threads=threads, trace=trace)
+    backend = open_backend(plan, threads=threads, lanes=min(lanes, in_flight), trace=trace)
     try:
         return Network(
-            plan.manifest, backend.device, backend.sessions, in_flight=in_flight, float32=float32, line=backend.line
+            plan.manifest,
+            backend.device,
+            backend.sessions,
+            in_flight=in_flight,
+            lanes=backend.lanes,
+            float32=float32,
+            line=backend.line,
         )
     except BaseException:
         backend.close()

@@ -45,9 +45,13 @@ class Slot:
         memory: where the shared tensors lie.
         device: that holds them.
         workspace: in this buffer.
+        stream: on which every clip of the workspace runs.
     """
 
-    def __init__(self, manifest: Manifest, memory: ClipMemory, device: Device, workspace: Buffer) -> None:
+    def __init__(
+        self, manifest: Manifest, memory: ClipMemory, device: Device, workspace: Buffer, stream: Stream
+    ) -> None:
+        self.stream = stream
         self.owner: object = None
         """The clip that is under way in it."""
         self.inputs = Transfer(device, (memory.tensors[name] for name in INPUTS))

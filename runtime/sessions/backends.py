@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -40,6 +41,8 @@ class Backend:
     """One per stage."""
     line: str
     """What is used, for messages and reports."""
+    lanes: int = 1
+    """Clips that the sessions can run side by side."""
 
     def close(self) -> None:
         """Free the sessions, then the device."""
@@ -48,12 +51,15 @@ class Backend:
         self.device.close()
 
 
-def open_backend(plan: Plan, *, threads: int = 0, graphs: bool = True, trace: Trace | None = None) -> Backend:
+def open_backend(
+    plan: Plan, *, threads: int = 0, lanes: int = 1, graphs: bool = True, trace: Trace | None = None
+) -> Backend:
     """Load every stage of a plan.
 
     Args:
         plan: an opened plan.
         threads: CPU threads of ONNX Runtime; 0 for all cores.
+        lanes: clips to run side by side where a CPU runs them; it has no more lanes than threads.
         graphs: capture CUDA graphs.
         trace: records what each stream does when.
 
@@ -66,7 +72,7 @@ def open_backend(plan: Plan, *, threads: int = 0, graphs: bool = True, trace: Tr
     if plan.manifest.target in ("tensorrt", "tensorrt-rtx"):
         backend = _tensorrt(plan, graphs=graphs, trace=trace)
     else:
-        backend = _onnx_runtime(plan, threads=threads, trace=trace)
+        backend = _onnx_runtime(plan, threads=threads, lanes=lanes, trace=trace)
     _LOG.info("%s", backend.line)
     return backend
 
@@ -89,7 +95,7 @@ def choose_provider(target: str, problems: Mapping[str, str]) -> tuple[str, str]
     raise AssertionError("the CPU comes last")
 
 
-def _onnx_runtime(plan: Plan, *, threads: int, trace: Trace | None) -> Backend:
+def _onnx_runtime(plan: Plan, *, threads: int, lanes: int, trace: Trace | None) -> Backend:
     target = plan.manifest.target
     provider, reason = choose_provider(target, probe_providers() if _PROVIDERS[target] else {})
     line = f"plan of target {target} runs on ONNX Runtime, {provider}" + (f" ({reason})" if reason else "")
@@ -99,11 +105,13 @@ def _onnx_runtime(plan: Plan, *, threads: int, trace: Trace | None) -> Backend:
         _LOG.warning("%s; bsst-doctor says how to close the gap", line)
     from bsst.runtime.sessions.ort import OrtSession
 
-    # A stage uses every core, and all stages share one arena: nothing is won by running two at once.
-    device = HostDevice(take_turns=True, trace=trace)
+    # Sessions are shared by the lanes and may run in several at once; more would not find a core.
+    cores = threads or len(os.sched_getaffinity(0))
+    lanes = min(lanes, cores)
+    device = HostDevice(at_once=lanes, trace=trace)
     stages = [stage.name for stage in plan.manifest.stages]
-    sessions = {name: HostSession(name, OrtSession(name, plan.member(name), threads=threads)) for name in stages}
-    return Backend(device=device, sessions=sessions, line=line)
+    sessions = {name: HostSession(name, OrtSession(name, plan.member(name), threads=cores // lanes)) for name in stages}
+    return Backend(device=device, sessions=sessions, line=line, lanes=lanes)
 
 
 def _onnx_runtime_gpu(plan: Plan, provider: str, line: str, *, trace: Trace | None) -> Backend:

@@ -53,17 +53,17 @@ def test_clips_and_flow_areas_are_counted_as_they_are_run(count: int, height: in
     assert len(areas) == count * work.flow_tiles
 
 
-@pytest.mark.parametrize("in_flight", [1, 2, 3])
-def test_the_device_is_asked_for_what_was_planned(in_flight: int) -> None:
+@pytest.mark.parametrize(("in_flight", "lanes"), [(1, 1), (2, 1), (3, 2)])
+def test_the_device_is_asked_for_what_was_planned(in_flight: int, lanes: int) -> None:
     manifest = fake_manifest(5, ("backward_1", "forward_1"))
     work = plan_workload(manifest, frames=9, height=20, width=30)
     device = RecordingDevice()
-    with network_on(device, manifest, in_flight) as network:
+    with network_on(device, manifest, in_flight, lanes=lanes) as network:
         list(deblur_frames([np.zeros((3, 20, 30), np.float32)] * 9, network))
         copies = sum(
             array.nbytes for array in (reference() for reference in device._arrays.values()) if array is not None
         )
-    need = need_bytes(manifest, work, in_flight=in_flight)
+    need = need_bytes(manifest, work, in_flight=in_flight, lanes=lanes)
     assert sum(buffer.nbytes for buffer in device.buffers) == need.device
     assert need.copies * 0.5 < copies <= need.copies  # arrays of the host need no alignment
 
@@ -98,19 +98,22 @@ def test_no_more_source_frames_are_held_than_told(in_flight: int, slow: str) -> 
 def test_memory_picks_the_clips_in_flight_or_names_a_smaller_export() -> None:
     work = plan_workload(EDGE, frames=None, height=720, width=1280)
     assert (work.windows, work.tiles) == (None, 24)
+    measured = Measured(
+        features_seconds=1, flow_seconds=1, clip_seconds=1, peak_bytes=1_000_000_000, lanes=2, lane_bytes=300_000_000
+    )
     one, two = (1_000_000_000 + need_bytes(EDGE, work, in_flight=n).frames for n in (1, 2))
-    two += 2 * plan_clip(EDGE).transfer_bytes
+    two += 2 * plan_clip(EDGE).transfer_bytes + 300_000_000
     for limit, expected in ((two, 2), (two - 1, 1), (one, 1)):
-        chosen = choose_in_flight(EDGE, work, limit=limit, wanted=2, peak_bytes=1_000_000_000)
+        chosen = choose_in_flight(EDGE, work, limit=limit, wanted=2, measured=measured)
         assert chosen == expected
     with pytest.raises(
         OutOfMemoryError, match=r"got 12\d\d MB with one clip in flight.*bsst-export --frames 10 --tile"
     ):
-        choose_in_flight(EDGE, work, limit=one - 1, wanted=2, peak_bytes=1_000_000_000)
+        choose_in_flight(EDGE, work, limit=one - 1, wanted=2, measured=measured)
     with pytest.raises(OutOfMemoryError, match="--frames 4 --tile 64x64"):
-        choose_in_flight(EDGE, work, limit=1, wanted=2, peak_bytes=1_000_000_000)
+        choose_in_flight(EDGE, work, limit=1, wanted=2, measured=measured)
     planned = need_bytes(EDGE, work, in_flight=1).device
-    assert choose_in_flight(EDGE, work, limit=planned, wanted=2, peak_bytes=None) == 1
+    assert choose_in_flight(EDGE, work, limit=planned, wanted=2, measured=None) == 1
     assert planned > device_memory(EDGE).clip_bytes
 
 
@@ -120,7 +123,11 @@ def test_a_measurement_becomes_seconds() -> None:
     measured = Measured(features_seconds=1, flow_seconds=10, clip_seconds=1000, peak_bytes=0)
     assert (work.windows, work.tiles, work.flow_tiles) == (4, 2, 3)
     assert measured.seconds(work) == 3 * (10 + 90) + 8000
+    # Two lanes halve the clips, and the flow but for the first window's.
+    beside = Measured(features_seconds=1, flow_seconds=10, clip_seconds=1000, peak_bytes=0, lanes=2)
+    assert beside.seconds(work) == 120 + 180 / 2 + 4000
     assert measured.seconds(plan_workload(manifest, frames=None, height=8, width=20)) is None
-    with network_on(RecordingDevice(), manifest, 1) as network:
+    with network_on(RecordingDevice(), manifest, 2, lanes=2) as network:
         real = measure(network)
+    assert real.lanes == 2
     assert min(real.clip_seconds, real.flow_seconds, real.peak_bytes) > 0

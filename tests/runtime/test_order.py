@@ -24,11 +24,15 @@ BRANCHES = st.sampled_from([("forward_1",), ("backward_1", "forward_1"), ("backw
 
 
 def network_on(
-    device: RecordingDevice, manifest: Manifest, in_flight: int, stages: dict[str, FakeStage] | None = None
+    device: RecordingDevice,
+    manifest: Manifest,
+    in_flight: int,
+    stages: dict[str, FakeStage] | None = None,
+    lanes: int = 1,
 ) -> Network:
     stages = stages or fake_stages(manifest)
     sessions = {name: HostSession(name, stage) for name, stage in stages.items()}
-    return Network(manifest, device, sessions, in_flight=in_flight)
+    return Network(manifest, device, sessions, in_flight=in_flight, lanes=lanes)
 
 
 class Alone:
@@ -289,7 +293,7 @@ def test_stopping_at_any_moment_leaves_no_thread_and_a_network_that_works(in_fli
     chance = random.Random(in_flight)
     source, clip = video(9, 9, 20), clip_of(manifest, 1)
     expected = list(deblur_frames(source, Alone(manifest)))
-    with host_network(manifest, stages, in_flight=in_flight, take_turns=False) as network:
+    with host_network(manifest, stages, in_flight=in_flight, at_once=None) as network:
         before = threading.active_count()
         for _ in range(12):
             if chance.random() < 0.5:
@@ -307,3 +311,29 @@ def test_stopping_at_any_moment_leaves_no_thread_and_a_network_that_works(in_fli
             np.testing.assert_array_equal(network.restore(*clip), restore_alone(manifest, *clip))
         np.testing.assert_array_equal(list(deblur_frames(source, network)), expected)
     assert threading.active_count() == 1
+
+
+@pytest.mark.parametrize(("in_flight", "lanes"), [(2, 2), (4, 2), (5, 3)])
+def test_clips_in_several_lanes_never_race_and_equal_clips_one_by_one(in_flight: int, lanes: int) -> None:
+    manifest = fake_manifest(4, ("backward_1", "forward_1"), window_overlap=2)
+    frames = video(9, 20, 30)
+    with network_on(RecordingDevice(), manifest, in_flight, lanes=lanes) as network:
+        restored = list(deblur_frames(frames, network))
+    np.testing.assert_array_equal(restored, list(deblur_frames(frames, Alone(manifest))))
+
+
+def test_two_lanes_run_two_clips_at_the_same_time() -> None:
+    manifest = fake_manifest(4, ("forward_1",))
+    stages = fake_stages(manifest)
+    meeting = threading.Barrier(2)
+    genuine = stages["refine"].run
+
+    def meet(inputs, outputs) -> None:  # once a clip: passes only if both clips are here
+        meeting.wait(timeout=10)
+        genuine(inputs, outputs)
+
+    stages["refine"].run = meet  # type: ignore[method-assign]
+    clip, flow = noise(4, 3, *manifest.tile), np.zeros((3, 2, manifest.tile[0] // 4, manifest.tile[1] // 4), np.float32)
+    with host_network(manifest, stages, in_flight=2, lanes=2, at_once=2) as network:
+        for restored in [network.submit(clip, flow, flow) for _ in range(2)]:
+            restored.result()

@@ -33,7 +33,7 @@ def run(slowest: str, in_flight: int) -> tuple[Trace, float]:
                 time.sleep(seconds["decode"] / 3)
             yield np.zeros((3, 8, 20), np.float32)
 
-    with host_network(manifest, stages, in_flight=in_flight, take_turns=False, trace=trace) as network:
+    with host_network(manifest, stages, in_flight=in_flight, at_once=None, trace=trace) as network:
         started = time.perf_counter()
         for _ in deblur_frames(source(), network):
             with trace.span("encode", "frame"):
