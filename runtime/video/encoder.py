@@ -30,9 +30,10 @@ from av.video.stream import VideoStream
 from bsst.errors import UsageError
 from bsst.runtime.metrics import psnr, to_uint8
 from bsst.runtime.video.colour import Encoding, matrix_from_tag, planes_from_rgb, rgb_from_planes
+from bsst.runtime.video.facts import LOCATIONS, Mastering, Tags, VideoInfo
 from bsst.runtime.video.frame import FULL_RANGE, frame_to_rgb, plane_format
 from bsst.runtime.video.log import ErrorLog
-from bsst.runtime.video.reader import HWAccelChoice, Tags, VideoInfo
+from bsst.runtime.video.reader import HWAccelChoice
 
 __all__ = [
     "Target",
@@ -47,6 +48,8 @@ __all__ = [
 
 RGB_TAG = {"bt601": 6, "bt709": 1}
 LIMITED = 1
+LEFT = 1
+"""Chroma location that decoders take for granted in 4:2:0."""
 
 TRIAL = (0, 1, 2, 4, 5, 9, 10, 11)
 """Times of the frames of a trial, in frames: uneven, because encoders that reorder frames derive times from others."""
@@ -66,6 +69,8 @@ class Target:
     lossless: bool
     codec_tag: str = ""
     """Four letters for the container; "" for its own choice."""
+    lost: str = ""
+    """What of the source's colour description the encoder cannot store, as a warning."""
 
 
 def choose_encoder(
@@ -87,7 +92,7 @@ def choose_encoder(
         target = nvenc_target(container, software, crf=crf)
         problem = encoder_problem(container, info, target)
         if not problem:
-            return target, target.codec
+            return dataclasses.replace(target, lost=_lost(info, target.codec)), target.codec
     if hwaccel == "cuda":
         raise UsageError(f"expected NVENC to encode this video, it does not: {problem}; let --hwaccel be auto")
     return software, f"{software.codec} in software (not NVENC: {problem})"
@@ -102,7 +107,13 @@ def choose_target(container: str, info: VideoInfo, *, lossless: bool, crf: int) 
     if lossless and container == "matroska":
         name = "bgr0" if plane_format(source) == "gbrp" else plane_format(source)
         return Target(
-            codec="ffv1", pixel_format=name, encoding=source, tags=info.tags, options={"level": "3"}, lossless=True
+            codec="ffv1",
+            pixel_format=name,
+            encoding=source,
+            tags=info.tags,
+            options={"level": "3"},
+            lossless=True,
+            lost=_lost(info, "ffv1"),
         )
     encoding, tags = source, info.tags
     if source.matrix == "rgb":
@@ -123,6 +134,8 @@ def choose_target(container: str, info: VideoInfo, *, lossless: bool, crf: int) 
             encoding = dataclasses.replace(encoding, subsampling=(1, 1))
         encoding = dataclasses.replace(encoding, bits=8 if encoding.bits == 8 else 10)
         codec = "libx264"
+        if colour := _x264_colour(info, encoding):
+            options["x264-params"] = colour
     return Target(
         codec=codec,
         pixel_format=plane_format(encoding),
@@ -130,6 +143,7 @@ def choose_target(container: str, info: VideoInfo, *, lossless: bool, crf: int) 
         tags=tags,
         options=options,
         lossless=lossless,
+        lost=_lost(info, codec),
     )
 
 
@@ -195,6 +209,8 @@ def add_video_stream(container: OutputContainer, info: VideoInfo, target: Target
     context.flags |= Flags.frame_duration
     context.colorspace, context.color_range = target.tags.matrix, target.tags.range
     context.color_primaries, context.color_trc = target.tags.primaries, target.tags.transfer
+    if hasattr(context, "chroma_sample_location"):
+        context.chroma_sample_location = target.tags.chroma_location
     if target.codec_tag:
         context.codec_tag = target.codec_tag
     if info.sample_aspect_ratio:
@@ -217,6 +233,31 @@ def frame_from_rgb(rgb: np.ndarray, target: Target) -> VideoFrame:
     frame.colorspace, frame.color_range = target.tags.matrix, target.tags.range
     frame.color_primaries, frame.color_trc = target.tags.primaries, target.tags.transfer
     return frame
+
+
+def _x264_colour(info: VideoInfo, encoding: Encoding) -> str:
+    """Chroma location and HDR metadata in x264's words; FFmpeg's encoder takes neither from PyAV before 19."""
+    words = []
+    if info.tags.chroma_location and encoding.subsampling == (2, 2):
+        words.append(f"chromaloc={info.tags.chroma_location - 1}")
+    if info.mastering.display:
+        gx, gy, bx, by, rx, ry, wx, wy, most, least = info.mastering.display
+        words.append(f"mastering-display=G({gx},{gy})B({bx},{by})R({rx},{ry})WP({wx},{wy})L({most},{least})")
+    if info.mastering.light:
+        words.append("cll={},{}".format(*info.mastering.light))
+    return ":".join(words)
+
+
+def _lost(info: VideoInfo, codec: str) -> str:
+    """A warning for what an encoder cannot store, "" where it stores everything."""
+    lost = []
+    location = info.tags.chroma_location
+    tells = codec == "libx264" or hasattr(VideoFrame, "chroma_location")
+    if location > LEFT and not tells:
+        lost.append(f"chroma location {LOCATIONS[location]}")
+    if info.mastering != Mastering() and codec != "libx264":
+        lost.append("HDR mastering metadata")
+    return f"{' and '.join(lost)}: not kept by {codec}, .mp4 keeps it" if lost else ""
 
 
 def _format_problem(software: Target) -> str:

@@ -34,10 +34,20 @@ def frame_to_rgb(frame: VideoFrame, encoding: Encoding, reformatter: VideoReform
     if frame.format.name.replace("yuvj", "yuv").replace("yuva", "yuv") != name:
         # Same matrix and range on both sides: only the layout of the planes changes.
         tags = {"src_color_range": FULL_RANGE, "dst_color_range": FULL_RANGE}
+        if encoding.matrix == "rgb" and (through := _by_way_of(frame)):
+            frame = reformatter.reformat(frame, format=through, **tags)
         frame = reformatter.reformat(frame, format=name, src_colorspace=5, dst_colorspace=5, **tags)
     planes = [_samples(frame, index, encoding.dtype)[:, : frame.planes[index].width] for index in range(3)]
     first, second, third = planes if encoding.matrix != "rgb" else (planes[2], planes[0], planes[1])  # from G, B, R
     return rgb_from_planes((first, second, third), encoding)
+
+
+def _by_way_of(frame: VideoFrame) -> str:
+    """Format to pass through where the direct way to planes loses levels: 15 and 16 bits a pixel, and XYZ."""
+    if frame.format.name.startswith("xyz"):
+        return "rgb48le"
+    few = not frame.format.has_palette and max(component.bits for component in frame.format.components) < 8
+    return "rgb24" if few and frame.format.is_rgb else ""
 
 
 def is_interleaved(frame: VideoFrame, encoding: Encoding) -> bool:

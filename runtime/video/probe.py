@@ -9,7 +9,8 @@ from tempfile import TemporaryDirectory
 
 from bsst.runtime.video.colour import Encoding
 from bsst.runtime.video.encoder import choose_target, encode_trial, encoder_problem, nvenc_target
-from bsst.runtime.video.reader import Tags, VideoInfo, VideoReader
+from bsst.runtime.video.facts import Tags, VideoInfo
+from bsst.runtime.video.reader import VideoReader
 
 __all__ = ["probe_video"]
 

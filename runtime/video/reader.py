@@ -11,7 +11,6 @@ the same frame. Source: PyAV documentation, `av.codec.hwaccel.HWAccel`.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
@@ -25,17 +24,17 @@ import av.error
 import numpy as np
 from av.codec.hwaccel import HWAccel
 from av.container import InputContainer
-from av.sidedata.sidedata import SideData
 from av.video.frame import VideoFrame
 from av.video.reformatter import VideoReformatter
 from av.video.stream import VideoStream
 
-from bsst.errors import InputError, UsageError, VerificationError
-from bsst.files import what_is_at
+from bsst.errors import InputError, OutOfMemoryError, UsageError, VerificationError
 from bsst.runtime.metrics import psnr, to_uint8
-from bsst.runtime.video.colour import Encoding, matrix_from_tag
-from bsst.runtime.video.frame import FULL_RANGE, SUBSAMPLINGS, frame_to_rgb, is_interleaved
+from bsst.runtime.video.facts import Tags, VideoInfo, describe, lost_with_frame, side_data
+from bsst.runtime.video.frame import frame_to_rgb, is_interleaved
 from bsst.runtime.video.log import ErrorLog, error_text
+from bsst.runtime.video.scan import scan
+from bsst.runtime.video.source import file_url, main_video_stream, not_a_video, open_source, quoted, require_video_file
 
 __all__ = [
     "Frame",
@@ -51,43 +50,8 @@ __all__ = [
 HWAccelChoice = Literal["auto", "none", "cuda"]
 """Where video is decoded and encoded: on the GPU if that works, in software, or on the GPU or not at all."""
 
-MOST_FRAMES_PER_SECOND = 1000
-
-MISSING_SECONDS = 0.5
-"""A file that ends this much before its stated duration is truncated."""
 SAME_PICTURE = 40
 """PSNR in dB of one frame from two decoders; exact for H.264, HEVC, VP9 and AV1, whose arithmetic is normative."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Tags:
-    """H.273 colour tags as FFmpeg numbers them; 2 (range: 0) means untagged."""
-
-    matrix: int
-    range: int
-    primaries: int
-    transfer: int
-
-
-@dataclass(frozen=True, kw_only=True)
-class VideoInfo:
-    """What a writer must know to keep everything that is not pixels."""
-
-    height: int
-    width: int
-    encoding: Encoding
-    """How the decoded planes mean colour, resolved."""
-    tags: Tags
-    """What the file says about colour, unresolved."""
-    time_base: Fraction
-    """Seconds per tick of the timestamps."""
-    rate: Fraction
-    """Average frames per second; for rate control only, never for timing."""
-    frames: int
-    """Frames that the file announces; the decoded number may differ for broken files."""
-    sample_aspect_ratio: Fraction | None
-    display_matrix: tuple[int, ...] | None
-    """Nine integers: rotation and flips that players apply."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,9 +82,9 @@ class VideoReader:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.warnings: list[str] = []
-        if (found := what_is_at(path)) != "a file":
-            raise InputError(f"expected a video file, found {found} at {path}; check the name")
-        announced = self._scan()
+        require_video_file(path)
+        self._scan = scan(path)
+        self.warnings += self._scan.warnings
         self._on_gpu = False
         self._start()
         try:
@@ -128,8 +92,14 @@ class VideoReader:
             self._first = next(self._frames, None)
             if self._first is None:
                 raise InputError(f"expected video in {path}, could not decode a single frame; is the file complete?")
-            self.info = self._info(self._first, announced)
+            self.info, warnings = describe(
+                self._first, self._stream, path, frames=self._scan.frames, timeline=self._scan.timeline
+            )
+            self._warn(*warnings)
+            self._look_for_losses(self._first)
             self._codec = self._stream.codec_context.name
+            # AVI has no presentation times, and what FFmpeg makes up for these codecs is in the order of decoding.
+            self._unordered = self._container.format.name == "avi" and self._codec in ("h264", "hevc")
         except BaseException:
             self._container.close()
             raise
@@ -164,8 +134,9 @@ class VideoReader:
         self._container.close()
 
     def __iter__(self) -> Iterator[Frame]:
-        last: int | None = None
+        times = _Times(trust_pts=not self._unordered)
         adjusted = corrupt = 0
+        last: int | None = None
         frame: VideoFrame | None = self._first
         self._first = None
         reformatter = VideoReformatter()
@@ -176,81 +147,64 @@ class VideoReader:
                     f"got {frame.width}x{frame.height} at {frame.time or 0:.2f} s; split or scale the video first"
                 )
             duration = frame.duration or round(1 / (self.info.rate * self.info.time_base))
-            pts = frame.pts if frame.pts is not None else frame.dts
+            pts = times.best(frame.pts, frame.dts)
             expected = 0 if last is None else last + duration
             if pts is None or (last is not None and pts <= last):
-                adjusted += 1
-                pts = expected if pts is None else cast(int, last) + 1
+                adjusted += not times.by_decoder
+                pts = expected if pts is None or times.by_decoder else cast(int, last) + 1
             corrupt += frame.is_corrupt
+            self._look_for_losses(frame)
             rgb = frame_to_rgb(frame, self.info.encoding, reformatter)
             yield Frame(rgb=rgb, pts=pts, duration=frame.duration or 0)
             last = pts
             frame = next(self._frames, None)
         if adjusted:
-            self.warnings.append(f"{adjusted} frames had no usable timestamp and got the next possible one")
+            self._warn(f"{adjusted} frames had no usable timestamp and got the next possible one")
         if corrupt:
-            self.warnings.append(f"{corrupt} frames are damaged in the source")
+            self._warn(f"{corrupt} frames are damaged in the source")
 
-    def _open(self) -> InputContainer:
-        try:
-            return av.open(file_url(self.path), "r", metadata_errors="replace")
-        except (av.error.FFmpegError, OSError) as error:
-            raise InputError(
-                f"expected a video in {self.path}, FFmpeg cannot open it: {error_text(error)}; is the file complete?"
-            ) from error
+    def _warn(self, *messages: str) -> None:
+        self.warnings += [message for message in messages if message not in self.warnings]
 
-    def _scan(self) -> int:
-        """Read all packets without decoding -> number of video packets."""
-        packets, end = 0, 0.0
-        with self._open() as container:
-            stream = main_video_stream(container)
-            try:
-                for packet in container.demux():
-                    if packet.size and packet.pts is not None and packet.time_base:
-                        end = max(end, float((packet.pts + (packet.duration or 0)) * packet.time_base))
-                    if packet.size and packet.stream.index == stream.index and not packet.is_discard:
-                        packets += 1
-            except av.error.FFmpegError as error:
-                raise InputError(
-                    f"expected a complete video in {self.path}, reading stopped after {end:.2f} s: "
-                    f"{error_text(error)}; to restore what is there, first copy it with: "
-                    f"ffmpeg -i '{self.path}' -c copy repaired.mkv"
-                ) from error
-            if container.duration is not None:
-                # Some containers count from zero, some from the first frame: the smaller reading is safe.
-                stated = (min(container.start_time or 0, 0) + container.duration) / av.time_base
-                if packets and end + MISSING_SECONDS < stated:
-                    raise InputError(
-                        f"expected {stated:.2f} s of video in {self.path}, found {end:.2f} s, so it is truncated; "
-                        f"to restore what is there, first copy it with: ffmpeg -i '{self.path}' -c copy repaired.mkv"
-                    )
-        return packets
+    def _look_for_losses(self, frame: VideoFrame) -> None:
+        self._warn(*lost_with_frame(frame, side_data(frame)))
 
     def _start(self) -> None:
-        self._container = self._open()
         try:
-            self._stream = main_video_stream(self._container)
-        except BaseException:
-            self._container.close()
-            raise
+            self._container = open_source(self.path)
+        except (av.error.FFmpegError, OSError) as error:
+            raise not_a_video(self.path, error) from error
+        self._stream = next(s for s in self._container.streams.video if s.index == self._scan.stream)
         self._stream.thread_type = "AUTO"
 
     def _decoded(self) -> Iterator[VideoFrame]:
         """Frames in presentation order; undecodable packets are skipped until the first frame, then refused."""
         count = 0
+        correction = self._scan.timeline.correction()
         for packet in self._container.demux(self._stream):
+            correction.apply(packet)
             try:
                 frames = packet.decode()
             except av.error.FFmpegError as error:
                 if count == 0 and packet.size:
                     continue
-                raise InputError(
-                    f"expected decodable video in {self.path}, it is damaged after frame {count}: {error_text(error)}; "
-                    f"to restore what is left, first repair it with: ffmpeg -i '{self.path}' -c:v ffv1 repaired.mkv"
-                ) from error
+                raise self._damage(count, error) from error
             for frame in frames:
                 count += 1
                 yield frame
+
+    def _damage(self, count: int, error: av.error.FFmpegError) -> InputError | OutOfMemoryError:
+        """What a decoder's failure means."""
+        words = error_text(error)
+        if isinstance(error, av.error.MemoryError | av.error.BlockingIOError):
+            return OutOfMemoryError(
+                f"expected memory to decode {self.path}, ran out after frame {count} ({words}); close other programs, "
+                f"or scale the video down"
+            )
+        return InputError(
+            f"expected decodable video in {self.path}, it is damaged after frame {count}: {words}; to restore what is "
+            f"left, first repair it with: ffmpeg -i {quoted(self.path)} -c:v ffv1 repaired.mkv"
+        )
 
     def _move_to_gpu(self, first: VideoFrame) -> str:
         """Go on with the GPU if it reads the same first frame -> why not, or ""."""
@@ -259,8 +213,8 @@ class VideoReader:
                 container = open_on_gpu(self.path)
             except (av.error.FFmpegError, OSError, RuntimeError) as error:
                 return log.reason(error)
-            stream = main_video_stream(container)
-            frames = (frame for packet in container.demux(stream) for frame in packet.decode())
+            stream = next(s for s in container.streams.video if s.index == self._scan.stream)
+            frames = self._corrected(container, stream)
             try:
                 problem = self._difference(stream, frames, first)
             except av.error.FFmpegError as error:
@@ -308,49 +262,41 @@ class VideoReader:
         self._start()
         yield from islice(self._decoded(), count, None)
 
-    def _info(self, frame: VideoFrame, announced: int) -> VideoInfo:
-        stream = self._stream
-        layout = frame.format
-        is_rgb = layout.is_rgb or layout.has_palette
-        is_grey = len(layout.components) < 3 and not is_rgb
-        subsampling = (2, 2) if is_grey else (8 // layout.chroma_height(8), 8 // layout.chroma_width(8))
-        encoding = Encoding(
-            matrix="rgb" if is_rgb else matrix_from_tag(int(frame.colorspace), lines=frame.height),
-            full_range=int(frame.color_range) == FULL_RANGE or layout.name.startswith("yuvj"),
-            bits=min(16, max(8, *(component.bits for component in layout.components))),
-            subsampling=(1, 1) if is_rgb else subsampling,
-        )
-        if encoding.subsampling not in SUBSAMPLINGS or layout.is_bayer:
-            raise InputError(f"expected an ordinary pixel format in {self.path}, got {layout.name}; convert it first")
-        if frame.interlaced_frame:
-            self.warnings.append("the video is interlaced; deinterlace it first for a good result")
-        if any(component.is_alpha for component in layout.components):
-            self.warnings.append("the video has transparency, which is lost")
-        matrix = cast(SideData | None, frame.side_data.get("DISPLAYMATRIX"))
-        return VideoInfo(
-            height=frame.height,
-            width=frame.width,
-            encoding=encoding,
-            tags=Tags(
-                matrix=int(frame.colorspace),
-                range=FULL_RANGE if encoding.full_range and not is_rgb else int(frame.color_range),
-                primaries=int(frame.color_primaries),
-                transfer=int(frame.color_trc),
-            ),
-            time_base=frame.time_base or stream.time_base or Fraction(1, 90000),
-            rate=_rate(stream),
-            frames=announced,
-            sample_aspect_ratio=stream.sample_aspect_ratio or None,
-            display_matrix=None if matrix is None else tuple(np.frombuffer(memoryview(matrix), np.int32).tolist()),
-        )
+    def _corrected(self, container: InputContainer, stream: VideoStream) -> Iterator[VideoFrame]:
+        correction = self._scan.timeline.correction()
+        for packet in container.demux(stream):
+            correction.apply(packet)
+            yield from packet.decode()
 
 
-def _rate(stream: VideoStream) -> Fraction:
-    """Average frames per second; for raw DV FFmpeg gives the ticks per second instead, and muxers refuse those."""
-    average = stream.average_rate
-    if average and average <= MOST_FRAMES_PER_SECOND:
-        return average
-    return stream.guessed_rate or Fraction(25)
+class _Times:
+    """The timestamp of each decoded frame: the file's own, or the decoder's where those are the more broken ones.
+
+    Source: FFmpeg, libavcodec/decode.c, `guess_correct_pts`.
+    """
+
+    def __init__(self, *, trust_pts: bool) -> None:
+        self._trust_pts = trust_pts
+        self._last_pts = self._last_dts = -(2**63)
+        self._faulty_pts = self._faulty_dts = 0
+
+    @property
+    def by_decoder(self) -> bool:
+        """Whether the file's timestamps are the more broken ones."""
+        return not self._trust_pts or self._faulty_pts > self._faulty_dts
+
+    def best(self, pts: int | None, dts: int | None) -> int | None:
+        if dts is not None:
+            self._faulty_dts += dts <= self._last_dts
+            self._last_dts = dts
+        elif pts is not None:
+            self._last_dts = pts
+        if pts is not None:
+            self._faulty_pts += pts <= self._last_pts
+            self._last_pts = pts
+        elif dts is not None:
+            self._last_pts = dts
+        return pts if pts is not None and (not self.by_decoder or dts is None) else dts
 
 
 def open_on_gpu(path: Path) -> InputContainer:
@@ -360,26 +306,7 @@ def open_on_gpu(path: Path) -> InputContainer:
         FFmpegError: no driver, no GPU, or no memory.
         RuntimeError: no stream of the file has a codec with a CUDA path.
     """
-    accelerator = HWAccel("cuda", allow_software_fallback=False)
-    return av.open(file_url(path), "r", metadata_errors="replace", hwaccel=accelerator)
-
-
-def main_video_stream(container: InputContainer) -> VideoStream:
-    """The first video stream that is not a cover picture.
-
-    Raises:
-        InputError: there is none.
-    """
-    for stream in container.streams.video:
-        if not stream.disposition & av.stream.Disposition.attached_pic and stream.codec_context is not None:
-            return stream
-    kinds = ", ".join(sorted({stream.type for stream in container.streams})) or "nothing"
-    raise InputError(f"expected a video stream in {container.name}, found {kinds}; give a video file")
-
-
-def file_url(path: Path) -> str:
-    """What FFmpeg is told to open: absolute, since it takes the start of `12:30.mp4` for a protocol."""
-    return os.path.abspath(path)
+    return open_source(path, hwaccel=HWAccel("cuda", allow_software_fallback=False))
 
 
 def packet_times(path: Path) -> tuple[list[int], Fraction]:
@@ -392,7 +319,7 @@ def packet_times(path: Path) -> tuple[list[int], Fraction]:
         with av.open(file_url(path), "r") as container:
             stream = main_video_stream(container)
             times = sorted(packet.pts for packet in container.demux(stream) if packet.size and packet.pts is not None)
-            return times, stream.time_base or Fraction(1)
+            return times, Fraction(stream.time_base or 1)
     except (av.error.FFmpegError, OSError, InputError) as error:
         raise VerificationError(
             f"expected a readable result in {path}, got {error_text(error)}; check the disk"

@@ -1,12 +1,13 @@
 """RGB frames to a video file through PyAV, with everything that is not pixels taken over from the source.
 
 Pixel format, bit depth, matrix, range and colour tags follow the source as far as the encoder can; timestamps keep the
-source's ticks. Audio, subtitles, attachments, chapters and metadata are copied without re-encoding. Whether the
-container can hold them is known before the first frame: audio that cannot be kept is an error, the rest a warning.
+source's ticks. Audio, subtitles, attachments, chapters and metadata are copied without re-encoding; sound that cannot
+be copied is converted. What becomes of each stream is known before the first frame; a warning names what is not kept.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
@@ -16,14 +17,18 @@ from typing import Any, Self
 import av
 import av.error
 import numpy as np
+from av.audio.stream import AudioStream
 from av.packet import Packet
 from av.stream import Stream
 from av.video.stream import VideoStream
 
-from bsst.errors import OutputError
+from bsst.errors import OutOfMemoryError, OutputError
 from bsst.runtime.video.encoder import add_video_stream, choose_encoder, frame_from_rgb
+from bsst.runtime.video.facts import VideoInfo
 from bsst.runtime.video.log import error_text
-from bsst.runtime.video.reader import HWAccelChoice, VideoInfo, file_url, main_video_stream
+from bsst.runtime.video.reader import HWAccelChoice
+from bsst.runtime.video.sound import Audio, Converted, Copied, convert_sound
+from bsst.runtime.video.source import file_url, main_video_stream, open_source
 
 __all__ = ["CONTAINERS", "VideoWriter"]
 
@@ -45,6 +50,10 @@ OWN_METADATA = (
 
 COPIED = ("audio", "subtitle", "attachment")
 
+OF_A_PHONE = ("com.apple.quicktime.", "com.android.", "com.samsung.")
+"""Metadata of the key kind of QuickTime: place, date with zone, maker."""
+LARGEST_TIMESCALE = 2**31 - 1
+
 
 class VideoWriter:
     """Writes one video file. Use as a context manager: leaving it without an error finishes the file.
@@ -57,9 +66,10 @@ class VideoWriter:
         lossless: FFV1 in Matroska, else the lossless mode of the default encoder.
         crf: constant rate factor of the default encoder; lower is better and larger.
         hwaccel: which encoder.
+        audio: copy sound and convert what cannot be copied, convert all, or leave it out.
 
     Raises:
-        OutputError: the file cannot be written, or the container cannot hold the source's audio.
+        OutputError: the file cannot be written.
         UsageError: a GPU was demanded and cannot encode this.
     """
 
@@ -80,8 +90,10 @@ class VideoWriter:
         lossless: bool = False,
         crf: int = 16,
         hwaccel: HWAccelChoice = "none",
+        audio: Audio = "copy",
     ) -> None:
         self.path = path
+        self._audio = audio
         self.warnings: list[str] = []
         self._container_name = container
         self._info = info
@@ -89,13 +101,23 @@ class VideoWriter:
         if self._target.encoding.bits < info.encoding.bits:
             self.warnings.append(f"{self._target.codec} stores {self._target.encoding.bits} of the source's "
                                  f"{info.encoding.bits} bits per colour; --lossless to .mkv keeps them")  # fmt: skip
-        self._source = av.open(file_url(source), "r", metadata_errors="replace")
+        if self._target.lost:
+            self.warnings.append(self._target.lost)
+        self._source = open_source(source)
         aspect = info.sample_aspect_ratio
         if aspect and aspect != 1 and container in ("matroska", "webm"):  # PyAV cannot set the container's own field
             self._warn(f"pixel aspect ratio {aspect.numerator}:{aspect.denominator} is kept in the video stream only; "
                        f"players that read the container show square pixels, .mp4 keeps it in both")  # fmt: skip
         try:
-            self._start()
+            try:
+                self._start()
+            except av.error.FFmpegError as error:
+                if isinstance(error, OSError) or audio != "copy" or not self._source.streams.audio:
+                    raise
+                self._audio = "convert"  # a header that cannot be written is as a rule one of copied sound
+                self._container.close()
+                self._start()
+                self._warn(f"{container} cannot hold a copy of the sound ({error_text(error)}), so it is converted")
         except (av.error.FFmpegError, OSError) as error:
             self._source.close()
             raise self._output_error(error) from error
@@ -103,6 +125,7 @@ class VideoWriter:
             self._source.close()
             raise
         self.earliest = Fraction(0)
+        self._correction = info.timeline.correction()
         self._copied = self._packets()
         self._next_copied = next(self._copied, None)
 
@@ -141,11 +164,12 @@ class VideoWriter:
 
     def _start(self) -> None:
         """Describe all streams and write the header."""
-        self._container = av.open(file_url(self.path), "w", format=self._container_name)
+        original = self._main_stream()
+        options = self._options(original)
+        self._container = av.open(file_url(self.path), "w", format=self._container_name, options=options)
         stream = add_video_stream(self._container, self._info, self._target)
         if self._info.display_matrix:
             stream.set_display_matrix(self._info.display_matrix)
-        original = main_video_stream(self._source)
         stream.metadata.update(_content_metadata(original.metadata))
         stream.disposition = original.disposition
         self._container.metadata.update(_content_metadata(self._source.metadata))
@@ -159,59 +183,141 @@ class VideoWriter:
         }
         self._container.start_encoding()
 
-    def _copy_of(self, original: Stream) -> Stream | None:
-        """A stream of the output for a stream of the source, or None."""
-        codec = original.name or "unknown"
+    def _main_stream(self) -> Stream:
+        if self._info.stream is None:
+            return main_video_stream(self._source)
+        return next(stream for stream in self._source.streams if stream.index == self._info.stream)
+
+    def _options(self, original: Stream) -> dict[str, str]:
+        """Of the container: MP4 starts streams at thousandths of a second unless told otherwise."""
+        if self._container_name not in ("mp4", "mov"):
+            return {}
+        starts = [
+            self._info.start,
+            *(
+                Fraction(stream.start_time * stream.time_base)
+                for stream in self._source.streams
+                if stream.type in COPIED and stream.start_time is not None and stream.time_base
+            ),
+        ]
+        scale = math.lcm(1000, self._info.time_base.denominator, *(start.denominator for start in starts))
+        if scale > LARGEST_TIMESCALE:
+            scale = math.lcm(1000, self._info.start.denominator)
+        options = {"movie_timescale": str(scale if scale <= LARGEST_TIMESCALE else 90000)}
+        keys = [*self._source.metadata, *original.metadata]
+        if any(key.startswith(OF_A_PHONE) for key in keys):
+            options["movflags"] = "use_metadata_tags"
+        return options
+
+    def _copy_of(self, original: Stream) -> Copied | Converted | None:
+        """What becomes of a stream of the source; None where it is not kept."""
+        codec = getattr(original, "name", None) or "unknown codec"
         if original.type == "data":
             made_anew = "timecode" in original.metadata or (codec == "bin_data" and self._source.chapters())
             if not made_anew:  # muxers write timecode and chapter tracks themselves, and no other data
                 self._warn(f"data stream {original.index} ({codec}) is not kept")
             return None
-        if original.type not in COPIED or (original.type == "attachment" and self._container_name != "matroska"):
+        if original.type == "audio" and self._audio == "none":
+            return None
+        if original.type not in COPIED or not self._fits(original):
             self._warn(f"{original.type} stream {original.index} ({codec}) is not kept")
             return None
-        try:
-            copy = self._container.add_stream_from_template(original)
-        except (ValueError, av.error.FFmpegError) as error:
-            if original.type == "audio":
-                raise OutputError(
-                    f"expected a container that holds {codec} audio, {self._container_name} does not ({error}); "
-                    f"choose an output name that ends in .mkv"
-                ) from error
-            self._warn(f"{original.type} stream {original.index} ({codec}) is not kept, {self._container_name} "
-                       f"cannot hold it")  # fmt: skip
-            return None
+        kept: Copied | Converted
+        problem: Exception | str = "asked for"
+        if original.type != "audio" or self._audio == "copy":
+            try:
+                copy = self._container.add_stream_from_template(original)
+                kept = Copied(copy)
+                problem = ""
+            except (ValueError, av.error.FFmpegError) as error:
+                problem = error
+        if problem:
+            converted = (
+                convert_sound(self._container, self._container_name, original)
+                if isinstance(original, AudioStream)
+                else None
+            )
+            if converted is None:
+                self._warn(f"{original.type} stream {original.index} ({codec}) is not kept, {self._container_name} "
+                           f"cannot hold it" + self._other_container(original))  # fmt: skip
+                return None
+            copy, name = converted
+            kept = Converted(converted[0])
+            self._warn(f"audio stream {original.index} ({codec}) is converted to {name}: {self._container_name} cannot "
+                       f"hold a copy" if problem != "asked for" else
+                       f"audio stream {original.index} ({codec}) is converted to {name}")  # fmt: skip
         copy.metadata.update(_content_metadata(original.metadata))
         copy.disposition = original.disposition
-        return copy
+        return kept
+
+    def _fits(self, original: Stream) -> bool:
+        """Whether a stream is of a kind that the container can hold at all."""
+        if original.type == "attachment":  # Matroska wants both
+            return self._container_name == "matroska" and {"filename", "mimetype"} <= original.metadata.keys()
+        return original.codec_context is not None
+
+    def _other_container(self, original: Stream) -> str:
+        return "" if self._container_name == "matroska" or original.type != "subtitle" else "; .mkv might"
 
     def _warn(self, message: str) -> None:
         if message not in self.warnings:
             self.warnings.append(message)
 
     def _packets(self) -> Iterator[Packet[Any]]:
-        """Packets of the copied streams in file order."""
+        """Packets of the kept streams in file order, corrected; what cannot be read any more ends them."""
         streams = [stream for stream in self._source.streams if stream.index in self._copies]
-        if streams:
-            yield from (packet for packet in self._source.demux(streams) if packet.size)
+        if not streams:
+            return
+        try:
+            for packet in self._source.demux(streams):
+                self._correction.apply(packet)
+                if packet.size:
+                    yield packet
+        except av.error.FFmpegError as error:
+            self._warn(f"sound and subtitles end early, the source cannot be read further: {error_text(error)}")
 
     def _copy_until(self, seconds: Fraction | None) -> None:
-        """Mux the copied packets that begin before a time, all of them for None."""
+        """Write what begins before a time, all of it for None."""
         while (packet := self._next_copied) is not None:
             time = packet.dts if packet.dts is not None else packet.pts
             if seconds is not None and time is not None and time * packet.time_base > seconds:
                 return
             if time is not None:
-                self.earliest = min(self.earliest, time * packet.time_base)
-            packet.stream = self._copies[packet.stream.index]
-            self._container.mux(packet)
+                self.earliest = min(self.earliest, Fraction(time * packet.time_base))
+            self._write_copy(packet.stream.index, packet)
             self._next_copied = next(self._copied, None)
+        if seconds is None:
+            for index in list(self._copies):
+                self._write_copy(index, None)
+            self._report()
+
+    def _write_copy(self, index: int, packet: Packet[Any] | None) -> None:
+        if (kept := self._copies.get(index)) is None:
+            return
+        try:
+            for written in kept.packets(packet):
+                self._container.mux(written)
+        except (av.error.ArgumentError, av.error.InvalidDataError) as error:  # of the source's making, not the disk's
+            self._copies.pop(index)
+            self._warn(f"stream {index} ends early, the source is damaged there: {error_text(error)}")
+
+    def _report(self) -> None:
+        for index, kept in self._copies.items():
+            if isinstance(kept, Copied) and kept.raised:
+                self._warn(f"{kept.raised} packets of stream {index} overlapped others and start later")
+            if isinstance(kept, Converted) and kept.damaged:
+                self._warn(f"{kept.damaged} packets of stream {index} are damaged in the source and silent")
 
     def _mux(self, packets: list[Packet[VideoStream]]) -> None:
         for packet in packets:
             self._container.mux(packet)
 
-    def _output_error(self, error: Exception) -> OutputError:
+    def _output_error(self, error: Exception) -> OutputError | OutOfMemoryError:
+        if isinstance(error, av.error.MemoryError | av.error.BlockingIOError) or "allocate memory" in str(error):
+            return OutOfMemoryError(
+                f"expected memory to encode {self._info.width}x{self._info.height}, ran out ({error_text(error)}); "
+                f"close other programs, or scale the video down"
+            )
         return OutputError(
             f"expected to write a video into {self.path.parent}, FFmpeg could not: {error_text(error)}; check free "
             f"space and permissions, or choose an output name that ends in .mkv"

@@ -48,8 +48,9 @@ class FakeNvdec:
         self.container = av.open(str(path))
         self.change, self.fails_at, self.decoded, self.closed = change, fails_at, 0, False
         context = SimpleNamespace(is_hwaccel=is_hwaccel, name=self.container.streams.video[0].codec_context.name)
-        disposition = self.container.streams.video[0].disposition
-        self.streams = SimpleNamespace(video=[SimpleNamespace(codec_context=context, disposition=disposition)])
+        disposition, index = self.container.streams.video[0].disposition, self.container.streams.video[0].index
+        stream = SimpleNamespace(codec_context=context, disposition=disposition, index=index)
+        self.streams = SimpleNamespace(video=[stream])
 
     def demux(self, stream: object) -> Iterator[Any]:
         for packet in self.container.demux(self.container.streams.video[0]):

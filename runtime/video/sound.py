@@ -1,0 +1,110 @@
+"""Streams that are copied packet by packet, and sound that is decoded and encoded anew where no copy is possible.
+
+PyAV lets a container hold the codecs that FFmpeg lists for it and no others, though Matroska could carry any of Windows
+(WMA, ADPCM, mu-law). Such sound becomes FLAC in Matroska, which loses nothing that was decoded, AAC in MP4 and MOV,
+Opus in WebM.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from fractions import Fraction
+from typing import Any, Literal
+
+import av
+import av.error
+from av.audio.stream import AudioStream
+from av.container import OutputContainer
+from av.packet import Packet
+
+__all__ = ["AUDIO_CHOICES", "Audio", "Converted", "Copied", "convert_sound"]
+
+Audio = Literal["copy", "convert", "none"]
+AUDIO_CHOICES: tuple[Audio, ...] = ("copy", "convert", "none")
+"""Copy sound and convert what cannot be copied, convert all of it, or leave it out."""
+
+ENCODERS = {"matroska": "flac", "mp4": "aac", "mov": "aac", "webm": "libopus"}
+BITS_PER_CHANNEL = 128_000
+OPUS_RATE = 48_000
+
+
+class Copied:
+    """A stream whose packets go to a file as they are, with times that rise as containers demand."""
+
+    def __init__(self, stream: Any) -> None:
+        self._stream = stream
+        self._last: int | None = None
+        self.raised = 0
+        """Packets that got a later time, because theirs did not rise."""
+
+    def packets(self, packet: Packet[Any] | None) -> Iterator[Packet[Any]]:
+        """A packet of the source, None after the last -> packets to write."""
+        if packet is None:
+            return
+        ticks = Fraction(self._stream.time_base)
+        scale = Fraction(packet.time_base) / ticks
+        dts = packet.dts if packet.dts is not None else packet.pts
+        if dts is not None:
+            dts = round(dts * scale)
+            pts = None if packet.pts is None else round(packet.pts * scale)
+            if self._last is not None and dts <= self._last:
+                dts = self._last + 1
+                self.raised += 1
+            packet.duration = round((packet.duration or 0) * scale)
+            packet.time_base, packet.dts, packet.pts = ticks, dts, max(dts if pts is None else pts, dts)
+            self._last = dts
+        packet.stream = self._stream
+        yield packet
+
+
+class Converted:
+    """A stream of sound that is decoded and encoded anew."""
+
+    def __init__(self, stream: AudioStream) -> None:
+        self._stream = stream
+        self.damaged = 0
+        """Packets that could not be decoded; their time stays silent."""
+
+    def packets(self, packet: Packet[Any] | None) -> Iterator[Packet[Any]]:
+        """A packet of the source, None after the last -> packets to write."""
+        try:
+            frames: list[Any] = [] if packet is None else packet.decode()
+        except av.error.FFmpegError:
+            frames = []
+            self.damaged += 1
+        for frame in frames:
+            yield from self._stream.encode(frame)
+        if packet is None:
+            yield from self._stream.encode(None)
+
+
+def convert_sound(container: OutputContainer, name: str, original: AudioStream) -> tuple[AudioStream, str] | None:
+    """Add a stream that will hold a source's sound, encoded anew.
+
+    Args:
+        container: file to write.
+        name: FFmpeg's name of its format.
+        original: stream of the source.
+
+    Returns:
+        The stream and the name of its codec; None where FFmpeg cannot decode the source or encode its channels.
+    """
+    source = original.codec_context
+    if source is None or not source.sample_rate or not source.layout.nb_channels:
+        return None
+    codec = ENCODERS[name]
+    rate = OPUS_RATE if codec == "libopus" else source.sample_rate
+    wide = source.format is not None and source.format.name.startswith("s32")
+    sample_format = "fltp" if codec == "aac" else "s32" if wide and codec == "flac" else "s16"
+    try:
+        trial: Any = av.CodecContext.create(codec, "w")
+        trial.sample_rate, trial.layout, trial.format = rate, source.layout.name, sample_format
+        trial.time_base = Fraction(1, rate)
+        trial.open()
+    except (av.error.FFmpegError, ValueError):
+        return None
+    stream: Any = container.add_stream(codec, rate=rate)
+    stream.codec_context.layout, stream.codec_context.format = source.layout.name, sample_format
+    if codec != "flac":
+        stream.codec_context.bit_rate = BITS_PER_CHANNEL * source.layout.nb_channels
+    return stream, codec.removeprefix("lib")
