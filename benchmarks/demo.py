@@ -33,8 +33,7 @@ def main() -> None:
         out / "city_deblurred.mkv",
         overwrite=True,
         lossless=True,  # measure the network, not the encoder
-        on_progress=_show,
-        on_warning=lambda w: print(f"warning: {w}"),
+        observer=bsst.Observer(progress=_show, warning=lambda w: print(f"warning: {w}")),
     )
     print(f"{result.frames} frames in {time.monotonic() - started:.0f} s, {result.fps:.2f} frames per second")
     before, after, truth = (_frames(path) for path in (BLURRY, result.output, SHARP))

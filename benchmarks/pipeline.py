@@ -74,7 +74,7 @@ def main() -> None:
 
 def _measure(options: argparse.Namespace) -> dict[str, float | str]:
     """One run, written without loss; peak RSS includes the decoder and the encoder."""
-    from bsst.runtime.job import deblur
+    from bsst.runtime.job import Execution, deblur
     from bsst.runtime.trace import Trace
     from bsst.runtime.video.reader import VideoReader
 
@@ -83,7 +83,12 @@ def _measure(options: argparse.Namespace) -> dict[str, float | str]:
         out = Path(folder) / "out.mkv"
         before = time.process_time()
         seconds = deblur(
-            options.video, out, options.plan, lossless=True, in_flight=options.in_flight, trace=trace
+            options.video,
+            out,
+            options.plan,
+            lossless=True,
+            execution=Execution(in_flight=options.in_flight),
+            trace=trace,
         ).seconds
         cpu = time.process_time() - before
         # Not getrusage: it starts from the size of the process that was forked.

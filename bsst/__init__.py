@@ -5,8 +5,18 @@
 """
 
 from bsst.errors import BsstError
-from bsst.runtime.job import Progress, Result, deblur
+from bsst.runtime.job import Execution, Observer, Progress, Result, deblur
 from bsst.runtime.network.network import load_network
-from bsst.runtime.restore import deblur_frames
+from bsst.runtime.restore import Tiling, deblur_frames
 
-__all__ = ["BsstError", "Progress", "Result", "deblur", "deblur_frames", "load_network"]
+__all__ = [
+    "BsstError",
+    "Execution",
+    "Observer",
+    "Progress",
+    "Result",
+    "Tiling",
+    "deblur",
+    "deblur_frames",
+    "load_network",
+]

@@ -12,28 +12,25 @@ import secrets
 import sys
 import time
 from array import array
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 
-import numpy as np
-
 from bsst.errors import OutOfMemoryError, OutputError, UsageError, VerificationError
 from bsst.files import what_is_at
 from bsst.plan.archive import open_plan
 from bsst.runtime.estimate import plan_workload
+from bsst.runtime.frames.frame import SourceFrame, TileDone
 from bsst.runtime.frames.restorer import Restorer
-from bsst.runtime.frames.tiles import Blend
-from bsst.runtime.network.network import DEFAULT_PLAN, Network, load_network
-from bsst.runtime.restore import deblur_frames
+from bsst.runtime.network.network import DEFAULT_PLAN, load_network
+from bsst.runtime.restore import Tiling, restored_windows
 from bsst.runtime.trace import Trace, span
 from bsst.runtime.video.reader import HWAccelChoice, VideoReader, packet_times
 from bsst.runtime.video.writer import CONTAINERS, VideoWriter
 
-__all__ = ["Progress", "Result", "deblur", "deblur_frames"]
+__all__ = ["Execution", "Observer", "Progress", "Result", "Tiling", "deblur", "default_output"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,6 +47,30 @@ class Progress:
     """Frames restored per second so far."""
     eta_seconds: float | None
     """Seconds left; None when the total or the speed is unknown."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Observer:
+    """Whom a job tells how it goes, in the thread that called it; nobody by default."""
+
+    info: Callable[[str], None] = lambda line: None
+    """What runs the plan, and what decodes and encodes, before the first frame."""
+    progress: Callable[[Progress], None] = lambda progress: None
+    """Called after each tile and each frame."""
+    warning: Callable[[str], None] = lambda message: None
+    """Called with each warning as soon as it is known."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Execution:
+    """What of this machine a job uses. An opened plan has its own threads and clips in flight."""
+
+    threads: int = 0
+    """Threads of the network; 0 for all cores."""
+    in_flight: int = 2
+    """Clips under way at once; 1 for the least memory."""
+    hwaccel: HWAccelChoice = "auto"
+    """Decode and encode on an NVIDIA GPU; "auto" does for plans that run on one, where its codecs work."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,23 +92,15 @@ class Result:
 def deblur(
     video: str | Path,
     out: str | Path | None = None,
-    plan: str | Path | None = None,
+    plan: str | Path | Restorer | None = None,
     *,
-    restorer: Restorer | None = None,
     overwrite: bool = False,
     lossless: bool = False,
     crf: int = 16,
-    window_overlap: int | None = None,
-    tile_overlap: int | None = None,
-    blend: Blend = "feather",
-    scene_cuts: bool = True,
-    threads: int = 0,
-    in_flight: int = 2,
-    hwaccel: HWAccelChoice = "auto",
+    tiling: Tiling | None = None,
+    execution: Execution | None = None,
     trace: Trace | None = None,
-    on_info: Callable[[str], None] | None = None,
-    on_progress: Callable[[Progress], None] | None = None,
-    on_warning: Callable[[str], None] | None = None,
+    observer: Observer | None = None,
 ) -> Result:
     """Deblur a video file.
 
@@ -95,22 +108,14 @@ def deblur(
         video: file to read.
         out: file to write, ending in .mp4, .m4v, .mov, .mkv or .webm; `<stem>.deblurred<suffix>` beside the video by
             default, in Matroska when the source's container cannot be written.
-        plan: plan file; the packaged default by default.
-        restorer: an opened plan instead of `plan`.
+        plan: plan file, or an opened plan, which stays open; the packaged plan by default.
         overwrite: replace an existing output.
         lossless: keep the restored frames exactly (FFV1 in .mkv, lossless H.264 in .mp4).
         crf: quality of the encoder, 0 (best) to 51.
-        window_overlap: see `deblur_frames`.
-        tile_overlap: see `deblur_frames`.
-        blend: see `deblur_frames`.
-        scene_cuts: see `deblur_frames`.
-        threads: threads of the network; 0 for all cores.
-        in_flight: clips under way at once; 1 for the least memory. Like `threads`, ignored for an opened plan.
-        hwaccel: decode and encode on an NVIDIA GPU; "auto" does for plans that run on one, where its codecs work.
+        tiling: how the video is cut up; as the plan recommends by default.
+        execution: what of this machine is used.
         trace: records what happens when; with an opened plan, decoding and encoding alone.
-        on_info: called with what runs the plan, and with what decodes and encodes, before the first frame.
-        on_progress: called after each tile and each frame.
-        on_warning: called with each warning as soon as it is known.
+        observer: told how it goes.
 
     Raises:
         UsageError: options that do not fit together.
@@ -123,72 +128,69 @@ def deblur(
     video = Path(video)
     out = default_output(video) if out is None else Path(out)
     container = _container(video, out, overwrite=overwrite, crf=crf)
+    execution, observer = execution or Execution(), observer or Observer()
     warnings: list[str] = []
 
     def warn(messages: list[str]) -> None:
         for message in messages:
             if message not in warnings:
                 warnings.append(message)
-                if on_warning is not None:
-                    on_warning(message)
+                observer.warning(message)
 
     with VideoReader(video) as reader, ExitStack() as stack:
-        if restorer is None:
+        if plan is None or isinstance(plan, str | Path):
             path = None if plan is None else Path(plan)
-            clips = _clips(path, reader, window_overlap, tile_overlap)
-            network = load_network(path, threads=threads, in_flight=in_flight, lanes=min(in_flight, clips), trace=trace)
-            restorer = stack.enter_context(closing(network))
-        opened = restorer if isinstance(restorer, Network) else None
-        if hwaccel == "auto" and not (opened and opened.on_gpu):
-            hwaccel = "none"
+            clips = _clips(path, reader, tiling or Tiling())
+            network = load_network(
+                path,
+                threads=execution.threads,
+                in_flight=execution.in_flight,
+                lanes=min(execution.in_flight, clips),
+                trace=trace,
+            )
+            restorer: Restorer = stack.enter_context(closing(network))
+        else:
+            restorer = plan
+        hwaccel = "none" if execution.hwaccel == "auto" and not restorer.on_gpu else execution.hwaccel
         reader.accelerate(hwaccel)
         # In the same folder, so that the rename is atomic; hidden and without a video suffix, so that nothing plays it.
         unfinished = out.with_name(f".bsst-{os.getpid()}-{secrets.token_hex(4)}.tmp")
-        meter = _Meter(reader.info.frames or None, on_progress)
-        timings: deque[tuple[int, int]] = deque()
+        meter = _Meter(reader.info.frames or None, observer.progress)
 
-        def sources() -> Iterator[np.ndarray]:
+        def sources() -> Iterator[SourceFrame]:
             frames = iter(reader)
             while True:
                 with span(trace, "decode", "frame"):
                     frame = next(frames, None)
                 if frame is None:
                     return
-                timings.append((frame.pts, frame.duration))
-                yield frame.rgb
-
-        def retry(frames: range) -> None:
-            if not meter.retried:
-                window = f"window of frames {_ranges(frames)}"
-                warn([f"{window} restored again in float32, as it was not finite; so is every other like it"])
-            meter.retried += len(frames)
+                yield SourceFrame(frame.rgb, time=(frame.pts, frame.duration))
 
         try:
             with VideoWriter(
                 unfinished, container, reader.info, source=video, lossless=lossless, crf=crf, hwaccel=hwaccel
             ) as writer:
-                if on_info is not None:
-                    if opened:
-                        on_info(opened.line)
-                    on_info(f"decoder {reader.decoder}, encoder {writer.encoder}")
+                if restorer.line:
+                    observer.info(restorer.line)
+                observer.info(f"decoder {reader.decoder}, encoder {writer.encoder}")
                 warn(reader.warnings + writer.warnings)
-                restored = deblur_frames(
-                    sources(),
-                    restorer,
-                    window_overlap=window_overlap,
-                    tile_overlap=tile_overlap,
-                    blend=blend,
-                    scene_cuts=scene_cuts,
-                    on_work=meter.worked,
-                    on_retry=retry,
-                    on_repair=meter.repair,
-                )
-                with closing(restored):  # its threads use the reader
-                    for frame in restored:
-                        pts, duration = timings.popleft()
-                        with span(trace, "encode", "frame"):
-                            writer.write(frame, pts=pts, duration=duration)
-                        meter.wrote(pts)
+                with closing(restored_windows(sources(), restorer, tiling)) as results:  # its threads use the reader
+                    for result in results:
+                        if isinstance(result, TileDone):
+                            meter.worked(result.frames)
+                            continue
+                        meter.repaired.extend(result.repaired)
+                        if result.fallback:
+                            if not meter.fallen_back:
+                                frames = _ranges(range(result.first, result.first + len(result.frames)))
+                                again = "restored again in float32, as it was not finite; so is every other like it"
+                                warn([f"window of frames {frames} {again}"])
+                            meter.fallen_back += len(result.frames)
+                        for pixels, (pts, duration) in zip(result.frames, result.times, strict=True):
+                            with span(trace, "encode", "frame"):
+                                writer.write(pixels, pts=pts, duration=duration)
+                            meter.wrote(pts)
+                        del result  # before the next one is awaited
             _verify(unfinished, meter.times, reader.info.time_base, earliest=writer.earliest)
             _publish(unfinished, out, overwrite=overwrite)
         except MemoryError as error:
@@ -207,7 +209,7 @@ def deblur(
     return Result(
         output=out,
         frames=len(meter.times),
-        retried=meter.retried,
+        retried=meter.fallen_back,
         repaired=len(meter.repaired),
         seconds=seconds,
         fps=len(meter.times) / seconds,
@@ -215,7 +217,7 @@ def deblur(
     )
 
 
-def _clips(path: Path | None, reader: VideoReader, window_overlap: int | None, tile_overlap: int | None) -> int:
+def _clips(path: Path | None, reader: VideoReader, tiling: Tiling) -> int:
     """Clips of a video at least, as far as its header tells: more than that cannot run side by side."""
     info = reader.info
     work = plan_workload(
@@ -223,8 +225,8 @@ def _clips(path: Path | None, reader: VideoReader, window_overlap: int | None, t
         frames=info.frames or None,
         height=info.height,
         width=info.width,
-        window_overlap=window_overlap,
-        tile_overlap=tile_overlap,
+        window_overlap=tiling.window_overlap,
+        tile_overlap=tiling.tile_overlap,
     )
     return sys.maxsize if work.windows is None else work.windows * work.tiles
 
@@ -238,9 +240,9 @@ def default_output(video: Path) -> Path:
 class _Meter:
     """What a job counts while it runs."""
 
-    def __init__(self, total: int | None, on_progress: Callable[[Progress], None] | None) -> None:
+    def __init__(self, total: int | None, on_progress: Callable[[Progress], None]) -> None:
         self.times = array("q")
-        self.retried = 0
+        self.fallen_back = 0
         self.repaired = array("q")
         self._work = 0.0
         self._total = total
@@ -254,12 +256,7 @@ class _Meter:
         self.times.append(pts)
         self.worked(len(self.times))
 
-    def repair(self, index: int) -> None:
-        self.repaired.append(index)
-
     def worked(self, work: float) -> None:
-        if self._on_progress is None:
-            return
         self._work = work = max(work, self._work)  # a window is restored before its frames are written
         fps = work / self.seconds()
         known = self._total is not None and self._total >= work and fps > 0

@@ -1,16 +1,21 @@
 """Frames to sharp frames: scenes, windows, tiles and flow around one restorer.
 
-With two or more clips in flight a thread decodes, one frame ahead of a thread that estimates flow, which is one window
-ahead of a thread that restores and blends, which is one window ahead of the caller, who encodes; frames leave in order.
-With one clip in flight everything happens in the caller's thread, one thing after another.
+With two or more clips in flight every step has a thread, and works one item ahead of the next step:
+
+    decode     frame 9                  one frame ahead
+    windows    flow of frames 6 to 8    one window ahead
+    restore    tiles of frames 3 to 5   one window ahead of the caller
+    caller     encodes frames 0 to 2
+
+With one clip in flight everything happens in the caller's thread, one thing after another. Frames leave in order.
 """
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from contextlib import ExitStack, closing, contextmanager
+from dataclasses import dataclass, replace
 from itertools import chain, islice
 from typing import Any, TypeVar
 
@@ -19,14 +24,29 @@ import numpy as np
 from bsst.errors import InputError, ModelError, OutOfMemoryError
 from bsst.runtime.frames.ahead import Ahead
 from bsst.runtime.frames.fallback import finite, with_finite_flow
+from bsst.runtime.frames.frame import RestoredWindow, SourceFrame, TileDone
 from bsst.runtime.frames.restorer import Restored, Restorer
 from bsst.runtime.frames.scenes import mark_cuts
 from bsst.runtime.frames.tiles import GRID, Blend, TiledFlow, TileGrid, tile_grid
 from bsst.runtime.frames.windows import Window, sliding_windows
 
-__all__ = ["deblur_frames"]
+__all__ = ["Tiling", "deblur_frames", "restored_windows"]
 
 T = TypeVar("T")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tiling:
+    """How a video is cut up; None stands for what the plan recommends."""
+
+    window_overlap: int | None = None
+    """Frames shared by neighbouring windows."""
+    tile_overlap: int | None = None
+    """Pixels shared by neighbouring tiles, a multiple of 4."""
+    blend: Blend = "feather"
+    """How tiles are joined, see `bsst.runtime.frames.tiles`."""
+    scene_cuts: bool = True
+    """Start afresh at hard cuts."""
 
 
 def deblur_frames(
@@ -37,9 +57,6 @@ def deblur_frames(
     tile_overlap: int | None = None,
     blend: Blend = "feather",
     scene_cuts: bool = True,
-    on_work: Callable[[float], None] | None = None,
-    on_retry: Callable[[range], None] | None = None,
-    on_repair: Callable[[int], None] | None = None,
 ) -> Generator[np.ndarray, None, None]:
     """Deblur a stream of frames in bounded memory; as many frames come out as went in, in order.
 
@@ -49,13 +66,10 @@ def deblur_frames(
         frames: (3, H, W) float32 RGB, nominally in [0, 1]; any size, the same for all. Iterated in another thread if
             the restorer may have more than one clip in flight.
         restorer: an opened plan.
-        window_overlap: frames shared by neighbouring windows; what the plan recommends by default.
-        tile_overlap: pixels shared by neighbouring tiles, a multiple of 4; what the plan recommends by default.
-        blend: how tiles are joined, see `bsst.runtime.frames.tiles`.
-        scene_cuts: start afresh at hard cuts.
-        on_work: called after each tile with the frames restored so far, a fraction while a window is in progress.
-        on_retry: called with the frames of each window that was not finite and was restored again in float32.
-        on_repair: called with the index of each frame whose restoration was not finite; its source frame is output.
+        window_overlap: see `Tiling`.
+        tile_overlap: see `Tiling`.
+        blend: see `Tiling`.
+        scene_cuts: see `Tiling`.
 
     Yields:
         (3, H, W) float32 RGB, limited to [0, 1] or to the source's value where that lies outside.
@@ -65,7 +79,30 @@ def deblur_frames(
         InputError: frames of different sizes.
         ModelError: a stage failed; the message names the frames.
     """
-    work = on_work or (lambda frames_restored: None)
+    tiling = Tiling(window_overlap=window_overlap, tile_overlap=tile_overlap, blend=blend, scene_cuts=scene_cuts)
+    with closing(restored_windows(_sources(frames), restorer, tiling)) as results:
+        for result in results:
+            if isinstance(result, RestoredWindow):
+                yield from result.frames
+            del result  # before the next one is awaited
+
+
+def restored_windows(
+    frames: Iterable[SourceFrame], restorer: Restorer, tiling: Tiling | None = None
+) -> Generator[RestoredWindow | TileDone, None, None]:
+    """What `deblur_frames` flattens: window after window, each after the reports of its tiles.
+
+    Args:
+        frames: all of one size. Iterated in another thread if the restorer may have more than one clip in flight.
+        restorer: an opened plan.
+        tiling: how the video is cut up; as the plan recommends by default.
+
+    Raises:
+        UsageError: overlaps that do not fit the plan.
+        InputError: frames of different sizes.
+        ModelError: a stage failed; the message names the frames.
+    """
+    tiling = tiling or Tiling()
     with ExitStack() as stack:
         steps: list[Ahead[Any]] = []
 
@@ -74,65 +111,52 @@ def deblur_frames(
                 step.stop()
             restorer.cancel()
 
-        def ahead(items: Callable[[Callable[[T], None]], Iterator[T]], name: str) -> Iterator[T]:
-            """Iterate in a thread; started here, ended with the stack."""
-            steps.append(stack.enter_context(Ahead(items, name, cancel=give_up)))
+        def ahead(items: Iterator[T], name: str, light: Callable[[T], bool] = lambda item: False) -> Iterator[T]:
+            """Iterate in a thread, if any; started here, ended with the stack."""
+            if restorer.in_flight == 1:
+                return items
+            steps.append(stack.enter_context(Ahead(items, name, cancel=give_up, light=light)))
             return iter(steps[-1])
 
         stack.callback(restorer.cancel)
-        threaded = restorer.in_flight > 1
-        iterator = ahead(lambda send: iter(frames), "decode") if threaded else iter(frames)
-        first = next(iterator, None)
+        decoded = ahead(iter(frames), "decode")
+        first = next(decoded, None)
         if first is None:
             return
-        overlap = restorer.tile_overlap if tile_overlap is None else tile_overlap
-        grid = tile_grid(first.shape[1], first.shape[2], tile=restorer.tile, overlap=overlap, blend=blend)
-        stream = _of_one_size(chain([first], iterator), first.shape)
+        height, width = first.pixels.shape[1:]
+        overlap = restorer.tile_overlap if tiling.tile_overlap is None else tiling.tile_overlap
+        grid = tile_grid(height, width, tile=restorer.tile, overlap=overlap, blend=tiling.blend)
+        stream = _of_one_size(chain([first], decoded), first.pixels.shape)
         del first
-        marked = mark_cuts(stream) if scene_cuts else ((frame, False) for frame in stream)
+        marked = mark_cuts(stream) if tiling.scene_cuts else stream
         windows = sliding_windows(
-            ((grid.pad(frame), cut) for frame, cut in marked),
+            (replace(frame, pixels=grid.pad(frame.pixels)) for frame in marked),
             TiledFlow(restorer, size=restorer.flow_size, frame=grid.padded, overlap=overlap),
             length=restorer.frames,
-            overlap=restorer.window_overlap if window_overlap is None else window_overlap,
+            overlap=restorer.window_overlap if tiling.window_overlap is None else tiling.window_overlap,
         )
-        results: Iterator[_Result | float]
-        if threaded:
-            following = ahead(lambda send: windows, "windows")
-            results = ahead(lambda send: _restored(following, restorer, grid, send), "restore")
-        else:
-            results = _restored(windows, restorer, grid, work)
-        for result in results:
-            if isinstance(result, float):
-                work(result)
-                continue
-            if on_retry is not None and result.retried:
-                on_retry(result.retried)
-            if on_repair is not None:
-                for index in result.repaired:
-                    on_repair(index)
-            yield from result.frames
-            del result  # before the next one is awaited
+        results = _restored(ahead(windows, "windows"), restorer, grid)
+        yield from ahead(results, "restore", light=lambda result: isinstance(result, TileDone))
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Result:
-    """A window's part of the output."""
+def _sources(frames: Iterable[np.ndarray]) -> Iterator[SourceFrame]:
+    iterator = iter(frames)
+    try:
+        for pixels in iterator:
+            yield SourceFrame(pixels)
+            del pixels
+    finally:
+        if close := getattr(iterator, "close", None):
+            close()
 
-    frames: Sequence[np.ndarray]
-    """To output, in order."""
-    repaired: Sequence[int]
-    """Index in the video of each frame that is the source's."""
-    retried: range
-    """Indices in the video of all its frames if any of it was restored again in float32; else empty."""
 
-
-def _of_one_size(frames: Iterable[np.ndarray], shape: tuple[int, ...]) -> Iterator[np.ndarray]:
+def _of_one_size(frames: Iterable[SourceFrame], shape: tuple[int, ...]) -> Iterator[SourceFrame]:
     for index, frame in enumerate(frames):
-        if frame.shape != shape:
+        found = frame.pixels.shape
+        if found != shape:
             raise InputError(
-                f"expected all frames to be {shape[2]}x{shape[1]} like the first, got {frame.shape[2]}x"
-                f"{frame.shape[1]} at frame {index}; split or scale the video first"
+                f"expected all frames to be {shape[2]}x{shape[1]} like the first, got {found[2]}x{found[1]} at frame "
+                f"{index}; split or scale the video first"
             )
         yield frame
 
@@ -149,23 +173,21 @@ class _Tile:
     restored: Restored
     where: str
     """For messages."""
-    retried: bool
-    """Its flow was estimated again in float32."""
+    fallback: bool
+    """Its flow was estimated again by the float32 fallback."""
 
 
-def _restored(
-    windows: Iterable[Window], restorer: Restorer, grid: TileGrid, on_work: Callable[[float], None]
-) -> Iterator[_Result]:
+def _restored(windows: Iterable[Window], restorer: Restorer, grid: TileGrid) -> Iterator[RestoredWindow | TileDone]:
     """Each window -> its kept frames; while a tile is awaited, up to `in_flight` - 1 others follow it."""
     done = 0  # frames of the windows before
     tiles = _in_flight(_submitted(windows, restorer, grid), restorer.in_flight)
     for first in tiles:
         window = first.window
-        retried = [first.where] if first.retried else []
-        blended = grid.blend(
-            _results(chain([first], islice(tiles, len(grid) - 1)), restorer, grid, done, on_work, retried)
-        )
-        result = _checked(window, blended, grid, done, retried=bool(retried))
+        fallen_back = [first.where] if first.fallback else []
+        results = _results(chain([first], islice(tiles, len(grid) - 1)), restorer, fallen_back)
+        for count, blended in enumerate(grid.blending(results), start=1):  # noqa: B007 - the last is used below
+            yield TileDone(done + len(window.times) * count / len(grid))
+        result = _checked(window, blended, grid, done, fallback=bool(fallen_back))
         done += len(result.frames)
         del first, window, blended
         yield result
@@ -175,7 +197,7 @@ def _restored(
 def _submitted(windows: Iterable[Window], restorer: Restorer, grid: TileGrid) -> Iterator[_Tile]:
     """Every tile of every window, row by row."""
 
-    def tiles(window: Window, frames: str, retried: bool) -> Iterator[_Tile]:
+    def tiles(window: Window, frames: str, fallback: bool) -> Iterator[_Tile]:
         clips = zip(*(grid.cut(frame) for frame in window.frames), strict=True)
         flows = zip(*(grid.scaled(GRID).cut(np.stack(pair)) for pair in window.pairs), strict=True)
         for count, (clip, flow) in enumerate(zip(clips, flows, strict=True), start=1):
@@ -190,7 +212,7 @@ def _submitted(windows: Iterable[Window], restorer: Restorer, grid: TileGrid) ->
                 forward=forward,
                 restored=restored,
                 where=where,
-                retried=retried,
+                fallback=fallback,
             )
 
     done = 0
@@ -198,10 +220,10 @@ def _submitted(windows: Iterable[Window], restorer: Restorer, grid: TileGrid) ->
         kept = window.keep.stop - window.keep.start
         frames = f"frames {done} to {done + kept - 1}"
         with _named(f"{frames}, flow again in float32"):
-            sound = with_finite_flow(window, restorer)
-        yield from tiles(sound, frames, sound is not window)
+            mended = with_finite_flow(window, restorer)
+        yield from tiles(mended, frames, mended is not window)
         done += kept
-        del window, sound  # before the next one is awaited
+        del window, mended  # before the next one is awaited
 
 
 def _in_flight(tiles: Iterator[_Tile], limit: int) -> Iterator[_Tile]:
@@ -222,26 +244,18 @@ def _in_flight(tiles: Iterator[_Tile], limit: int) -> Iterator[_Tile]:
         raise failure
 
 
-def _results(
-    tiles: Iterable[_Tile],
-    restorer: Restorer,
-    grid: TileGrid,
-    done: int,
-    on_work: Callable[[float], None],
-    retried: list[str],
-) -> Iterator[np.ndarray]:
-    """Tiles of a window under way -> (K, 3, tile_h, tile_w) each; `retried` gets those that float32 had to restore."""
-    for count, tile in enumerate(tiles, start=1):
+def _results(tiles: Iterable[_Tile], restorer: Restorer, fallen_back: list[str]) -> Iterator[np.ndarray]:
+    """Tiles under way -> (K, 3, tile_h, tile_w) each; `fallen_back` gets those that the fallback had to restore."""
+    for tile in tiles:
         with _named(tile.where):
             restored = tile.restored.result()[tile.window.keep]
         if not finite(restored):
             with _named(f"{tile.where}, again in float32"):
-                exact = restorer.float32()
-                if exact is not None:
-                    restored = exact.submit(tile.clip, tile.backward, tile.forward).result()[tile.window.keep]
-                    retried.append(tile.where)
+                fallback = restorer.fallback()
+                if fallback is not None:
+                    restored = fallback.submit(tile.clip, tile.backward, tile.forward).result()[tile.window.keep]
+                    fallen_back.append(tile.where)
         yield restored
-        on_work(done + len(restored) * count / len(grid))
 
 
 @contextmanager
@@ -253,7 +267,7 @@ def _named(where: str) -> Iterator[None]:
         raise type(error)(f"{where}: {error}") from error
 
 
-def _checked(window: Window, blended: np.ndarray, grid: TileGrid, done: int, *, retried: bool) -> _Result:
+def _checked(window: Window, blended: np.ndarray, grid: TileGrid, done: int, *, fallback: bool) -> RestoredWindow:
     """Limit the kept frames (K, 3, *padded) of a window in place; frames that are not finite become the source's."""
     frames, repaired = [], []
     for index, (source, restored) in enumerate(zip(window.frames[window.keep], blended, strict=True), start=done):
@@ -263,8 +277,10 @@ def _checked(window: Window, blended: np.ndarray, grid: TileGrid, done: int, *, 
         else:
             frames.append(source)
             repaired.append(index)
-    return _Result(
+    return RestoredWindow(
+        first=done,
         frames=[grid.crop(frame) for frame in frames],
+        times=window.times,
+        fallback=fallback,
         repaired=repaired,
-        retried=range(done, done + len(frames) * retried),
     )

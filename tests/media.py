@@ -185,7 +185,7 @@ class Identity:
         frames = np.stack(clip)
         return Done(lambda: self.restore(frames, backward, forward))
 
-    def float32(self) -> Restorer | None:
+    def fallback(self) -> Restorer | None:
         return None
 
     def cancel(self) -> None:

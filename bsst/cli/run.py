@@ -89,7 +89,7 @@ def run(
     if plan is not None and video.suffix == ".plan":
         raise UsageError(f"expected [PLAN] VIDEO, got {plan} before {video}; name the plan first")
     from bsst.cli import progress
-    from bsst.runtime.job import deblur, default_output
+    from bsst.runtime.job import Execution, Observer, Tiling, deblur, default_output
     from bsst.runtime.trace import Trace
 
     require_output(trace, others=[plan, video, output or default_output(video)])
@@ -127,16 +127,10 @@ def run(
             overwrite=overwrite,
             lossless=lossless,
             crf=crf,
-            window_overlap=window_overlap,
-            tile_overlap=tile_overlap,
-            scene_cuts=not no_scene_cuts,
-            threads=threads,
-            in_flight=in_flight,
-            hwaccel=hwaccel,
+            tiling=Tiling(window_overlap=window_overlap, tile_overlap=tile_overlap, scene_cuts=not no_scene_cuts),
+            execution=Execution(threads=threads, in_flight=in_flight, hwaccel=hwaccel),
             trace=recorded,
-            on_info=display.info,
-            on_progress=display.progress,
-            on_warning=display.warning,
+            observer=Observer(info=display.info, progress=display.progress, warning=display.warning),
         )
         display.result(result)
     if result.repaired:

@@ -18,8 +18,7 @@ from numpy.typing import NDArray
 from bsst.errors import InputError, MissingDependencyError
 from bsst.runtime import metrics
 from bsst.runtime.frames.restorer import FlowEstimator, Pair
-from bsst.runtime.frames.tiles import Blend
-from bsst.runtime.restore import deblur_frames
+from bsst.runtime.restore import Tiling, deblur_frames
 
 __all__ = [
     "KINDS",
@@ -75,16 +74,6 @@ class Footage:
     """The same for the ground truth, (3, H, W) uint8; None where there is none."""
     keep: slice
     """Frames to score, counted from `start`; both ends given."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Tiling:
-    """How frames are cut; None stands for what the plan recommends."""
-
-    tile_overlap: int | None = None
-    window_overlap: int | None = None
-    blend: Blend = "feather"
-    scene_cuts: bool = True
 
 
 @dataclass(frozen=True)
@@ -252,7 +241,7 @@ def skimage_ssim(a: Image, b: Image) -> float:
 class _Counting:
     """Restores one clip at a time and counts values that are not finite before the pipeline repairs them."""
 
-    in_flight = 1
+    in_flight, on_gpu, line = 1, False, ""
 
     def __init__(self, restorer: ClipRestorer) -> None:
         self._restorer = restorer
@@ -271,7 +260,7 @@ class _Counting:
         self.not_finite += result.size - int(np.count_nonzero(np.isfinite(result)))
         return _Done(result)
 
-    def float32(self) -> None:
+    def fallback(self) -> None:
         """What is measured is the plan itself."""
 
     def cancel(self) -> None:

@@ -311,7 +311,7 @@ def _stage_milliseconds(manifest: Manifest, backend: Backend) -> dict[str, float
 
 
 def _calls(manifest: Manifest) -> dict[str, int]:
-    counts = Counter(call.stage for call in clip_calls(tuple(manifest.config["branches"]), manifest.frames))
+    counts = Counter(call.stage for call in clip_calls(manifest))
     return {stage.name: counts.get(stage.name, 1) for stage in manifest.stages}
 
 

@@ -129,6 +129,11 @@ class Device(Protocol):
         """For messages."""
         ...
 
+    @property
+    def on_gpu(self) -> bool:
+        """Whether it is a GPU."""
+        ...
+
     def stream(self, name: str) -> Stream:
         """A new stream."""
         ...

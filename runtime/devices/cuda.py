@@ -50,6 +50,8 @@ class CudaDevice:
         ModelError: there is no driver or no such GPU.
     """
 
+    on_gpu = True
+
     def __init__(self, index: int = 0, *, trace: Trace | None = None) -> None:
         self.cuda = _pycuda()
         try:

@@ -212,6 +212,7 @@ class HostDevice:
     """
 
     name = "host"
+    on_gpu = False
 
     def __init__(self, *, at_once: int | None = None, trace: Trace | None = None) -> None:
         self._turns = nullcontext() if at_once is None else threading.Semaphore(at_once)

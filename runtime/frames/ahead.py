@@ -22,20 +22,21 @@ class Ahead(Generic[T]):
     thread is raised to the caller after the items before it. Use as a context manager: leaving it ends the thread.
 
     Args:
-        items: called with a function that passes something on at once, such as progress; the iterator it returns is
-            used, and closed, in the thread.
+        items: used, and closed, in the thread.
         name: of the thread.
         cancel: makes the iterator give up soon, called from another thread, repeatedly until the thread has ended.
+        light: whether the thread goes on without waiting for an item to be taken, such as a report of progress.
     """
 
     def __init__(
         self,
-        items: Callable[[Callable[[T], None]], Iterator[T]],
+        items: Iterator[T],
         name: str,
         *,
         cancel: Callable[[], None] = lambda: None,
+        light: Callable[[T], bool] = lambda item: False,
     ) -> None:
-        self._items, self._cancel = items, cancel
+        self._items, self._cancel, self._light = items, cancel, light
         self._changed = threading.Condition()
         self._ready: deque[T] = deque()
         self._stopped = self._ended = False
@@ -75,11 +76,16 @@ class Ahead(Generic[T]):
 
     def _run(self) -> None:
         try:
-            items = self._items(self._send)
+            items = self._items
             try:
                 for item in items:
-                    self._send(item)
+                    with self._changed:
+                        self._ready.append(item)
+                        self._changed.notify_all()
+                    light = self._light(item)
                     del item
+                    if light and not self._stopped:
+                        continue
                     with self._changed:
                         self._changed.wait_for(lambda: not self._ready or self._stopped)
                         if self._stopped:
@@ -93,8 +99,3 @@ class Ahead(Generic[T]):
             with self._changed:
                 self._ended = True
                 self._changed.notify_all()
-
-    def _send(self, item: T) -> None:
-        with self._changed:
-            self._ready.append(item)
-            self._changed.notify_all()

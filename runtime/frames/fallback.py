@@ -1,4 +1,4 @@
-"""Again in float32: what is not finite in 16 bits or int8, where the restorer has the same network in float32.
+"""Float32 fallback for windows whose flow holds NaN or infinity, where the restorer has the same network in float32.
 
 Flow comes first, because it is an input of restoration: with its flow mended a window often needs nothing else.
 """
@@ -28,14 +28,14 @@ def with_finite_flow(window: Window, restorer: Restorer) -> Window:
         The same object where all flow is finite, or nothing can be done.
 
     Raises:
-        BsstError: the float32 network cannot be opened, or failed.
+        BsstError: the fallback cannot be opened, or failed.
     """
     wrong = [index for index, pair in enumerate(window.pairs) if not finite(*pair)]
-    exact = restorer.float32() if wrong else None
-    if exact is None:
+    fallback = restorer.fallback() if wrong else None
+    if fallback is None:
         return window
     _, height, width = window.frames[0].shape
-    flows = TiledFlow(exact, size=exact.flow_size, frame=(height, width), overlap=exact.tile_overlap)
+    flows = TiledFlow(fallback, size=fallback.flow_size, frame=(height, width), overlap=fallback.tile_overlap)
     pairs = list(window.pairs)
     known: dict[tuple[int, int], Pair] = {}  # a short scene is walked back and forth
     for index in wrong:

@@ -44,6 +44,16 @@ class Restorer(FlowEstimator, Protocol):
     """
 
     @property
+    def line(self) -> str:
+        """What runs the plan, for messages; "" where there is nothing to say."""
+        ...
+
+    @property
+    def on_gpu(self) -> bool:
+        """Whether a GPU runs it."""
+        ...
+
+    @property
     def in_flight(self) -> int:
         """Clips that may be under way at once, at least 1; 1 means that nothing happens beside anything else."""
         ...
@@ -80,7 +90,7 @@ class Restorer(FlowEstimator, Protocol):
         """
         ...
 
-    def float32(self) -> Restorer | None:
+    def fallback(self) -> Restorer | None:
         """The same network in float32, for what is not finite here; None where there is none.
 
         Opened by the first call and closed with this one. One thread at a time asks for it and uses it.
@@ -88,7 +98,7 @@ class Restorer(FlowEstimator, Protocol):
         ...
 
     def cancel(self) -> None:
-        """Give up everything under way, here and in `float32`; threads that wait for it get an error.
+        """Give up everything under way, here and in `fallback`; threads that wait for it get an error.
 
         Called from any thread.
         """

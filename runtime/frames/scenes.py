@@ -11,9 +11,12 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from statistics import median
 
 import numpy as np
+
+from bsst.runtime.frames.frame import SourceFrame
 
 __all__ = ["change_score", "mark_cuts"]
 
@@ -29,12 +32,12 @@ LUMA = np.array([0.2126, 0.7152, 0.0722], np.float32)
 Summary = tuple[np.ndarray, np.ndarray]
 
 
-def mark_cuts(frames: Iterable[np.ndarray]) -> Iterator[tuple[np.ndarray, bool]]:
-    """Frames (3, H, W), RGB in [0, 1] -> (frame, starts a new scene); the first frame is not marked."""
+def mark_cuts(frames: Iterable[SourceFrame]) -> Iterator[SourceFrame]:
+    """Set `cut` of the frames that start a new scene; the first one is left as it is."""
     recent: deque[float] = deque(maxlen=MEMORY)
     previous: Summary | None = None
     for frame in frames:
-        current = _summary(frame)
+        current = _summary(frame.pixels)
         cut = False
         if previous is not None:
             score = _change(previous, current)
@@ -43,7 +46,7 @@ def mark_cuts(frames: Iterable[np.ndarray]) -> Iterator[tuple[np.ndarray, bool]]
                 recent.clear()
             else:
                 recent.append(score)
-        yield frame, cut
+        yield replace(frame, cut=True) if cut else frame
         previous = current
 
 

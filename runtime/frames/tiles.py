@@ -111,13 +111,18 @@ class TileGrid:
 
         Tiles are consumed one at a time, so a generator keeps only one in memory.
         """
+        *_, total = self.blending(tiles)
+        return total
+
+    def blending(self, tiles: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
+        """Like `blend`, with the sum so far after each tile: the same array every time, complete with the last."""
         weights = ((wy[:, None] * wx) for wy in self.rows.weights for wx in self.columns.weights)
         total = np.zeros(())
         for (y, x), weight, tile in zip(self._starts(), weights, tiles, strict=True):
             if total.ndim == 0:
                 total = np.zeros(tile.shape[:-2] + self.padded, np.float32)
             total[..., y : y + self.rows.tile, x : x + self.columns.tile] += tile * weight
-        return total
+            yield total
 
     def scaled(self, divisor: int) -> TileGrid:
         """The same tiles on maps that are `divisor` times coarser than the padded frame."""

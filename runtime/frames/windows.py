@@ -19,10 +19,12 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from bsst.errors import UsageError
+from bsst.runtime.frames.frame import SourceFrame
 from bsst.runtime.frames.restorer import FlowEstimator, Pair
 
 __all__ = ["Window", "sliding_windows", "window_count"]
@@ -38,15 +40,17 @@ class Window:
     """T - 1 pairs of flows between neighbours."""
     keep: slice
     """Frames to output, half-open; never a reflected one."""
+    times: Sequence[Any]
+    """`SourceFrame.time` of each frame to output."""
 
 
 def sliding_windows(
-    frames: Iterable[tuple[np.ndarray, bool]], flows: FlowEstimator, *, length: int, overlap: int
+    frames: Iterable[SourceFrame], flows: FlowEstimator, *, length: int, overlap: int
 ) -> Iterator[Window]:
     """Windows over frames in order; at most `length` + 1 frames are held at any time.
 
     Args:
-        frames: (frame, starts_scene) pairs; frames are (3, H, W). The first frame starts a scene in any case.
+        frames: all of one size. The first frame starts a scene in any case.
         flows: called once per frame and once per pair of neighbours of a scene.
         length: T, at least 2.
         overlap: frames shared by neighbouring windows, 0 <= overlap < length.
@@ -55,7 +59,7 @@ def sliding_windows(
         UsageError: length and overlap do not fit together.
     """
     stride = _stride(length, overlap)
-    recent: deque[np.ndarray] = deque(maxlen=length)
+    recent: deque[SourceFrame] = deque(maxlen=length)
     pairs: deque[Pair] = deque(maxlen=length - 1)
     features = None
     seen = done = 0  # frames of the scene that came in and that were output
@@ -65,7 +69,7 @@ def sliding_windows(
             pairs.clear()
             seen = done = 0
         previous = features  # here, so that features of two frames are held, not of three
-        features = flows.features(frame)
+        features = flows.features(frame.pixels)
         if not first:
             # Waited for pair by pair: that costs nothing while flow takes less time than the network, a window behind.
             pairs.append(flows.flow(previous, features))
@@ -96,29 +100,31 @@ def _stride(length: int, overlap: int) -> int:
     return length - overlap
 
 
-def _scene_edges(frames: Iterable[tuple[np.ndarray, bool]]) -> Iterator[tuple[np.ndarray, bool, bool]]:
-    """(frame, starts_scene) -> (frame, is first of its scene, is last of its scene)."""
-    held: np.ndarray | None = None
+def _scene_edges(frames: Iterable[SourceFrame]) -> Iterator[tuple[SourceFrame, bool, bool]]:
+    """Frame -> (frame, is first of its scene, is last of its scene)."""
+    held: SourceFrame | None = None
     first = True
-    for frame, starts_scene in frames:
+    for frame in frames:
         if held is not None:
-            yield held, first, starts_scene
-            first = starts_scene
+            yield held, first, frame.cut
+            first = frame.cut
         held = frame
     if held is not None:
         yield held, first, True
 
 
-def _window(frames: list[np.ndarray], pairs: list[Pair], length: int, keep: slice) -> Window:
+def _window(sources: list[SourceFrame], pairs: list[Pair], length: int, keep: slice) -> Window:
     """Extend a short scene to `length` frames by walking it back and forth; a pair walked backwards is swapped."""
+    frames = [source.pixels for source in sources]
+    times = [source.time for source in sources[keep]]
     count = len(frames)
     if count == length:
-        return Window(frames=frames, pairs=pairs, keep=keep)
+        return Window(frames=frames, pairs=pairs, keep=keep, times=times)
     if count == 1:
         _, height, width = frames[0].shape
         still = np.zeros((2, height // 4, width // 4), np.float32)
-        return Window(frames=frames * length, pairs=[(still, still)] * (length - 1), keep=keep)
+        return Window(frames=frames * length, pairs=[(still, still)] * (length - 1), keep=keep, times=times)
     period = 2 * (count - 1)
     order = [min(i % period, period - i % period) for i in range(length)]
     steps = [pairs[a] if b > a else (pairs[b][1], pairs[b][0]) for a, b in zip(order[:-1], order[1:], strict=True)]
-    return Window(frames=[frames[i] for i in order], pairs=steps, keep=keep)
+    return Window(frames=[frames[i] for i in order], pairs=steps, keep=keep, times=times)

@@ -99,7 +99,7 @@ def tensor_bytes(spec: TensorSpec) -> int:
 
 
 def _lifetimes(manifest: Manifest, tensors: Mapping[str, TensorSpec]) -> dict[View, Lifetime]:
-    calls = clip_calls(tuple(manifest.config["branches"]), manifest.frames)
+    calls = clip_calls(manifest)
     steps: dict[View, list[int]] = {View(ZEROS): [0, len(calls) - 1]}
     for step, call in enumerate(calls):
         for view in (*call.inputs.values(), *call.outputs.values()):

@@ -61,7 +61,7 @@ class Network:
         sessions: one session per stage; closed with the network.
         in_flight: clips that may be under way at once, at least 1.
         lanes: clips that may run side by side, at most `in_flight`; the sessions must bear it.
-        float32: opens the same network in float32; closed with the network.
+        fallback: opens the same network in float32; closed with the network.
         line: what runs the plan, for messages.
 
     Raises:
@@ -77,11 +77,11 @@ class Network:
         *,
         in_flight: int = 1,
         lanes: int = 1,
-        float32: Callable[[], Network] | None = None,
+        fallback: Callable[[], Network] | None = None,
         line: str = "",
     ) -> None:
         self.manifest, self.line = manifest, line
-        self.on_gpu = not isinstance(device, HostDevice)
+        self.on_gpu = device.on_gpu
         self.frames = manifest.frames
         self.tile = manifest.tile
         self.flow_size = manifest.flow_size
@@ -89,8 +89,8 @@ class Network:
         self.window_overlap = manifest.window_overlap
         self.in_flight = in_flight
         self._device, self._sessions = device, sessions
-        self._open_float32 = float32
-        self._float32: Network | None = None
+        self._open_fallback = fallback
+        self._fallback: Network | None = None
         self._upload, self._download, self._flow = (device.stream(name) for name in ("upload", "download", "flow"))
         self.lanes = min(lanes, in_flight)
         memory = plan_clip(manifest)
@@ -179,7 +179,7 @@ class Network:
             self.cancel()
             raise
 
-    def float32(self) -> Network | None:
+    def fallback(self) -> Network | None:
         """The same network in float32 on the CPU, loaded by the first call; None where the plan carries none.
 
         Raises:
@@ -187,14 +187,14 @@ class Network:
             ModelError: ONNX Runtime refuses a stage.
             OutOfMemoryError: there is too little memory.
         """
-        if self._float32 is None and self._open_float32 is not None:
-            self._float32 = self._open_float32()
-        return self._float32
+        if self._fallback is None and self._open_fallback is not None:
+            self._fallback = self._open_fallback()
+        return self._fallback
 
     def cancel(self) -> None:
         """Give up everything under way and forget failures; results that were not taken fail. Any thread may call."""
-        if self._float32 is not None:
-            self._float32.cancel()
+        if self._fallback is not None:
+            self._fallback.cancel()
         self._device.abort()
         for slot in self._slots:
             slot.owner = None
@@ -203,8 +203,8 @@ class Network:
 
     def close(self) -> None:
         """Give up everything under way and free sessions and device; a second call does nothing."""
-        if self._float32 is not None:
-            self._float32.close()
+        if self._fallback is not None:
+            self._fallback.close()
         self._device.abort()
         for session in self._sessions.values():
             session.close()
@@ -300,16 +300,16 @@ def load_network(
         OutOfMemoryError: the device has too little memory.
     """
     plan = open_plan(path or DEFAULT_PLAN)
-    exact = plan.float32
-    # Retries are rare and waited for: one at a time.
-    again = None if exact is None else lambda: _network_of(exact, threads=threads, in_flight=1)
+    stages = plan.float32
+    # It is rarely needed and waited for: one clip at a time.
+    fallback = None if stages is None else lambda: _network_of(stages, threads=threads, in_flight=1)
     return _network_of(
         plan,
         threads=threads,
         in_flight=in_flight,
         lanes=in_flight if lanes is None else lanes,
         trace=trace,
-        float32=again,
+        fallback=fallback,
     )
 
 
@@ -320,7 +320,7 @@ def _network_of(
     in_flight: int,
     lanes: int = 1,
     trace: Trace | None = None,
-    float32: Callable[[], Network] | None = None,
+    fallback: Callable[[], Network] | None = None,
 ) -> Network:
     backend = open_backend(plan, threads=threads, lanes=min(lanes, in_flight), trace=trace)
     try:
@@ -330,7 +330,7 @@ def _network_of(
             backend.sessions,
             in_flight=in_flight,
             lanes=backend.lanes,
-            float32=float32,
+            fallback=fallback,
             line=backend.line,
         )
     except BaseException:

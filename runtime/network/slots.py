@@ -75,7 +75,7 @@ class Slot:
                 {name: tensor(view) for name, view in call.inputs.items()},
                 {name: tensor(view) for name, view in call.outputs.items()},
             )
-            for call in clip_calls(tuple(manifest.config["branches"]), manifest.frames)
+            for call in clip_calls(manifest)
         ]
         """(stage, inputs, outputs) in run order."""
 

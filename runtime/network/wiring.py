@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from bsst.errors import PlanError
 from bsst.plan.manifest import Manifest, StageSpec, TensorSpec
 
-__all__ = ["FLOW_STAGES", "Call", "View", "clip_calls", "clip_tensors"]
+__all__ = ["FLOW_STAGES", "Call", "View", "calls_of", "clip_calls", "clip_tensors"]
 
 FLOW_STAGES = ("flow_features", "flow")
 """Stages that run outside clips: once per frame, and once per pair of frames."""
@@ -40,8 +40,13 @@ class Call:
     """Stage output -> what it writes."""
 
 
-def clip_calls(branches: tuple[str, ...], frames: int) -> tuple[Call, ...]:
-    """Every call that turns the tensors `frames`, `backward` and `forward` of a clip into `sharp`.
+def clip_calls(manifest: Manifest) -> tuple[Call, ...]:
+    """Every call that turns the tensors `frames`, `backward` and `forward` of a clip into `sharp`, in order."""
+    return calls_of(tuple(manifest.config["branches"]), manifest.frames)
+
+
+def calls_of(branches: tuple[str, ...], frames: int) -> tuple[Call, ...]:
+    """`clip_calls` of a network.
 
     Args:
         branches: propagation branches in run order, `NetworkConfig.branches`.
@@ -58,7 +63,7 @@ def clip_tensors(manifest: Manifest) -> dict[str, TensorSpec]:
     """
     stages = {stage.name: stage for stage in manifest.stages}
     tensors: dict[str, TensorSpec] = {}
-    for call in clip_calls(tuple(manifest.config["branches"]), manifest.frames):
+    for call in clip_calls(manifest):
         if call.stage not in stages:
             raise PlanError(f"expected a stage {call.stage} in the plan, got {sorted(stages)}; export the plan again")
         for views, specs in ((call.inputs, stages[call.stage].inputs), (call.outputs, stages[call.stage].outputs)):

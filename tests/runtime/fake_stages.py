@@ -10,7 +10,7 @@ import numpy as np
 
 from bsst.plan.manifest import Compiler, Manifest, StageSpec, TensorSpec
 from bsst.runtime.network.network import Frame
-from bsst.runtime.network.wiring import clip_calls, clip_tensors
+from bsst.runtime.network.wiring import calls_of, clip_calls, clip_tensors
 from bsst.runtime.sessions.base import Array
 
 __all__ = ["FakeStage", "fake_manifest", "fake_stages", "restore_alone"]
@@ -50,7 +50,7 @@ def fake_manifest(
     }
     integers = ("query_frames", "key_frames", "active")
     stages: dict[str, StageSpec] = {}
-    for call in clip_calls(branches, frames):
+    for call in calls_of(branches, frames):
         tensors = [
             tuple(
                 TensorSpec(
@@ -136,7 +136,7 @@ def restore_alone(manifest: Manifest, clip: Frame, backward: Frame, forward: Fra
     def view(name: str, frame: int | None) -> Array:
         return arrays[name] if frame is None else arrays[name][frame : frame + 1]
 
-    for call in clip_calls(tuple(manifest.config["branches"]), manifest.frames):
+    for call in clip_calls(manifest):
         stages[call.stage].run(
             {key: view(v.tensor, v.frame) for key, v in call.inputs.items()},
             {key: view(v.tensor, v.frame) for key, v in call.outputs.items()},

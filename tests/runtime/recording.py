@@ -182,6 +182,7 @@ class RecordingDevice:
     """
 
     name = "recording"
+    on_gpu = False
 
     def __init__(self, seed: int = 0, *, forget: int | None = None) -> None:
         self.random = random.Random(seed)

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from bsst.errors import OutOfMemoryError, UsageError
 from bsst.plan.archive import open_plan
 from bsst.runtime.estimate import Measured, choose_in_flight, measure, need_bytes, plan_workload
+from bsst.runtime.frames.frame import SourceFrame
 from bsst.runtime.frames.windows import sliding_windows, window_count
 from bsst.runtime.network.device_memory import device_memory
 from bsst.runtime.network.memory_plan import plan_clip
@@ -35,7 +36,7 @@ def test_windows_are_counted_as_they_are_made(frames: int, length: int, overlap:
         return
     pixels = np.zeros((3, 4, 4), np.float32)
     identity = Identity(flow_size=(4, 4))
-    made = list(sliding_windows([(pixels, False)] * frames, identity, length=length, overlap=overlap))
+    made = list(sliding_windows([SourceFrame(pixels)] * frames, identity, length=length, overlap=overlap))
     assert window_count(frames, length=length, overlap=overlap) == len(made)
 
 

@@ -9,7 +9,6 @@ import av
 import numpy as np
 import pytest
 
-from bsst.errors import OutputError
 from bsst.runtime.job import deblur
 from tests.media import FULL, LIMITED, TAG_BT601, TAG_BT709, TAG_UNSPECIFIED, Clip, Identity, decode
 
@@ -48,7 +47,7 @@ def check(source: Path, result: Path, *, lossless_planes: bool = True, tolerance
 def test_frames_times_and_pixels_survive(tmp_path: Path, codec: str, times: tuple[int, ...]) -> None:
     recipe = CODECS[codec]
     source = Clip(**{**vars(recipe), "times": times}).write(tmp_path / "clip")
-    result = deblur(source, restorer=Identity(), lossless=True)
+    result = deblur(source, plan=Identity(), lossless=True)
     assert result.output == source.with_name(f"clip.deblurred{source.suffix}")
     assert (result.frames, result.repaired) == (len(times), 0)
     check(source, result.output)
@@ -58,13 +57,13 @@ def test_frames_times_and_pixels_survive(tmp_path: Path, codec: str, times: tupl
 @pytest.mark.parametrize("codec", ["vp9", "mpeg4", "ffv1"])
 def test_odd_sizes_survive(tmp_path: Path, codec: str, size: tuple[int, int]) -> None:
     source = Clip(**{**vars(CODECS[codec]), "size": size}).write(tmp_path / "clip")
-    result = deblur(source, restorer=Identity(), lossless=True)
+    result = deblur(source, plan=Identity(), lossless=True)
     check(source, result.output)
 
 
 def test_odd_sizes_become_444_in_h264(tmp_path: Path) -> None:
     source = Clip(**{**vars(CODECS["ffv1"]), "size": (65, 97)}).write(tmp_path / "clip")
-    result = deblur(source, tmp_path / "out.mp4", restorer=Identity(), lossless=True)
+    result = deblur(source, tmp_path / "out.mp4", plan=Identity(), lossless=True)
     check(source, result.output, lossless_planes=False)
     before, after = decode(source), decode(result.output)
     assert after.stream["format"] == "yuv444p"
@@ -88,16 +87,16 @@ def test_colour_tags_depth_and_pixels_survive(
         times=EVEN[:6],
         options={"crf": "8"},
     ).write(tmp_path / "clip")
-    result = deblur(source, restorer=Identity(), lossless=True)
+    result = deblur(source, plan=Identity(), lossless=True)
     check(source, result.output)
 
 
 def test_unsupported_depths_are_named_and_kept_in_matroska(tmp_path: Path) -> None:
     source = Clip(codec="ffv1", suffix=".mkv", pixel_format="yuv422p12le").write(tmp_path / "clip")
-    kept = deblur(source, tmp_path / "kept.mkv", restorer=Identity(), lossless=True)
+    kept = deblur(source, tmp_path / "kept.mkv", plan=Identity(), lossless=True)
     check(source, kept.output)
     assert kept.warnings == ()
-    reduced = deblur(source, tmp_path / "reduced.mp4", restorer=Identity())
+    reduced = deblur(source, tmp_path / "reduced.mp4", plan=Identity())
     assert decode(reduced.output).stream["format"] == "yuv422p10le"
     assert any("10 of the source's 12 bits" in warning for warning in reduced.warnings)
 
@@ -105,9 +104,9 @@ def test_unsupported_depths_are_named_and_kept_in_matroska(tmp_path: Path) -> No
 @pytest.mark.parametrize("pixel_format", ["bgr0", "gbrp10le", "rgb48le"])
 def test_rgb_sources_survive(tmp_path: Path, pixel_format: str) -> None:
     source = Clip(codec="ffv1", suffix=".mkv", pixel_format=pixel_format, matrix=0, range=FULL).write(tmp_path / "clip")
-    exact = deblur(source, tmp_path / "exact.mkv", restorer=Identity(), lossless=True)
+    exact = deblur(source, tmp_path / "exact.mkv", plan=Identity(), lossless=True)
     _same_rgb(source, exact.output, tolerance=0)
-    usual = deblur(source, tmp_path / "usual.mp4", restorer=Identity(), lossless=True)
+    usual = deblur(source, tmp_path / "usual.mp4", plan=Identity(), lossless=True)
     _same_rgb(source, usual.output, tolerance=2)
 
 
@@ -116,7 +115,7 @@ def test_rgb_sources_survive(tmp_path: Path, pixel_format: str) -> None:
 @pytest.mark.parametrize("tag", [LIMITED, FULL], ids=["limited", "full"])
 def test_grey_sources_get_neutral_chroma(tmp_path: Path, pixel_format: str, suffix: str, tag: int) -> None:
     source = Clip(codec="ffv1", suffix=".mkv", pixel_format=pixel_format, range=tag).write(tmp_path / "clip")
-    result = deblur(source, tmp_path / f"out{suffix}", restorer=Identity(), lossless=True)
+    result = deblur(source, tmp_path / f"out{suffix}", plan=Identity(), lossless=True)
     neutral = 128 if pixel_format == "gray" else 512
     before, after = decode(source), decode(result.output)
     assert after.stream["range"] == before.stream["range"]
@@ -136,7 +135,7 @@ def _same_rgb(source: Path, result: Path, *, tolerance: int) -> None:
 
 def test_default_encoding_is_visually_lossless(tmp_path: Path) -> None:
     source = Clip(size=(288, 352), options={"crf": "10"}).write(tmp_path / "clip")
-    result = deblur(source, restorer=Identity())
+    result = deblur(source, plan=Identity())
     check(source, result.output, lossless_planes=False)
     for a, b in zip(decode(result.output).planes, decode(source).planes, strict=True):
         assert 10 * np.log10(255**2 / np.mean((a[0] - b[0]) ** 2)) > 40
@@ -155,7 +154,7 @@ AUDIO = {
 @pytest.mark.parametrize("recipe", AUDIO)
 def test_audio_is_copied(tmp_path: Path, recipe: str) -> None:
     source = AUDIO[recipe].write(tmp_path / "clip")
-    result = deblur(source, restorer=Identity(), lossless=True)
+    result = deblur(source, plan=Identity(), lossless=True)
     check(source, result.output)
     assert len(decode(result.output).audio) > 5
     assert result.warnings == ()
@@ -163,7 +162,7 @@ def test_audio_is_copied(tmp_path: Path, recipe: str) -> None:
 
 def test_audio_that_the_container_cannot_hold_is_converted_with_a_warning(tmp_path: Path) -> None:
     source = AUDIO["mp4-aac"].write(tmp_path / "clip")
-    result = deblur(source, tmp_path / "out.webm", restorer=Identity())
+    result = deblur(source, tmp_path / "out.webm", plan=Identity())
     assert "audio stream 1 (aac) is converted to opus: webm cannot hold a copy" in result.warnings
     with av.open(str(result.output)) as container:
         sound = [frame for frame in container.decode(audio=0)]
@@ -177,10 +176,10 @@ def test_audio_that_the_container_cannot_hold_is_converted_with_a_warning(tmp_pa
 @pytest.mark.parametrize(("suffix", "codec"), [(".mp4", "mov_text"), (".mkv", "subrip")])
 def test_subtitles_are_copied_or_named(tmp_path: Path, suffix: str, codec: str) -> None:
     source = Clip(suffix=suffix, subtitles=codec, audio="aac").write(tmp_path / "clip")
-    same = deblur(source, restorer=Identity())
+    same = deblur(source, plan=Identity())
     assert decode(same.output).stream["kinds"] == ["video", "audio", "subtitle"]
     assert same.warnings == ()
-    other = deblur(source, tmp_path / ("other.mkv" if suffix == ".mp4" else "other.mp4"), restorer=Identity())
+    other = deblur(source, tmp_path / ("other.mkv" if suffix == ".mp4" else "other.mp4"), plan=Identity())
     assert decode(other.output).stream["kinds"] == ["video", "audio"]
     assert any("subtitle stream 2 (" in warning for warning in other.warnings)
 
@@ -190,21 +189,21 @@ def test_subtitles_are_copied_or_named(tmp_path: Path, suffix: str, codec: str) 
 def test_rotation_survives(tmp_path: Path, suffix: str, rotation: int) -> None:
     source = Clip(suffix=suffix, rotation=rotation).write(tmp_path / "clip")
     assert decode(source).stream["rotation"] == rotation
-    check(source, deblur(source, restorer=Identity(), lossless=True).output, lossless_planes=suffix != ".mkv")
+    check(source, deblur(source, plan=Identity(), lossless=True).output, lossless_planes=suffix != ".mkv")
 
 
 def test_raw_dv_from_a_tape_can_be_written_as_mp4(tmp_path: Path) -> None:
     video = Clip(suffix=".dv", codec="dvvideo", size=(576, 720), times=(0, 1, 2), time_base=Fraction(1, 25)).write(
         tmp_path / "tape"
     )
-    assert deblur(video, tmp_path / "out.mp4", restorer=Identity()).frames == 3
+    assert deblur(video, tmp_path / "out.mp4", plan=Identity()).frames == 3
 
 
 def test_pixel_aspect_survives_or_is_named(tmp_path: Path) -> None:
     source = Clip(aspect=Fraction(4, 3)).write(tmp_path / "clip")
-    same = deblur(source, restorer=Identity(), lossless=True)
+    same = deblur(source, plan=Identity(), lossless=True)
     assert decode(source).stream["aspect"] == Fraction(4, 3)
     check(source, same.output)
     assert same.warnings == ()
-    other = deblur(source, tmp_path / "other.mkv", restorer=Identity())
+    other = deblur(source, tmp_path / "other.mkv", plan=Identity())
     assert any("pixel aspect ratio 4:3" in warning for warning in other.warnings)

@@ -15,7 +15,7 @@ import pytest
 
 from bsst.errors import InputError, OutputError, UsageError, VerificationError
 from bsst.runtime import job
-from bsst.runtime.job import Progress, deblur
+from bsst.runtime.job import Observer, Progress, deblur
 from tests.media import Clip, Identity, decode
 
 
@@ -45,7 +45,7 @@ def test_frames_that_are_not_finite_fall_back_to_the_source(clip: Path) -> None:
         restored[2, 1, 5, 7] = np.nan
         return restored
 
-    result = deblur(clip, restorer=Broken(spoiled), lossless=True)
+    result = deblur(clip, plan=Broken(spoiled), lossless=True)
     assert result.frames == 12
     assert 0 < result.repaired < 12
     numbers = result.warnings[-1].removeprefix(
@@ -57,7 +57,7 @@ def test_frames_that_are_not_finite_fall_back_to_the_source(clip: Path) -> None:
 
 
 def test_restored_frames_are_limited_to_the_rgb_cube(clip: Path) -> None:
-    result = deblur(clip, restorer=Broken(lambda restored: restored + 9), lossless=True)
+    result = deblur(clip, plan=Broken(lambda restored: restored + 9), lossless=True)
     assert all((planes[0] == 235).all() and (planes[1] == 128).all() for planes in decode(result.output).planes)
 
 
@@ -66,10 +66,10 @@ def test_an_existing_output_is_refused_unless_told(clip: Path) -> None:
     out.write_bytes(b"precious")
     restorer = Identity()
     with pytest.raises(OutputError, match="--overwrite"):
-        deblur(clip, out, restorer=restorer)
+        deblur(clip, out, plan=restorer)
     assert out.read_bytes() == b"precious"
     assert restorer.clips == 0
-    assert deblur(clip, out, restorer=restorer, overwrite=True).frames == 12
+    assert deblur(clip, out, plan=restorer, overwrite=True).frames == 12
     assert len(decode(out).seconds) == 12
 
 
@@ -79,7 +79,7 @@ def test_the_input_is_never_the_output(clip: Path, tmp_path: Path) -> None:
     before = clip.read_bytes()
     for out in (clip, link):
         with pytest.raises(UsageError, match="choose another name"):
-            deblur(clip, out, restorer=Identity(), overwrite=True)
+            deblur(clip, out, plan=Identity(), overwrite=True)
     assert clip.read_bytes() == before
 
 
@@ -89,7 +89,7 @@ def test_the_input_is_never_the_output(clip: Path, tmp_path: Path) -> None:
 )
 def test_outputs_that_cannot_be_written_are_refused(clip: Path, out: str, error: type[Exception]) -> None:
     with pytest.raises(error):
-        deblur(clip, clip.with_name("x").parent / out, restorer=Identity())
+        deblur(clip, clip.with_name("x").parent / out, plan=Identity())
     assert names(clip.parent) == ["clip.mp4"]
 
 
@@ -99,16 +99,16 @@ def test_names_that_ffmpeg_would_take_for_something_else_are_names(
 ) -> None:
     monkeypatch.chdir(clip.parent)
     clip.rename(name)
-    result = deblur(name, "out" + name, restorer=Identity())
+    result = deblur(name, "out" + name, plan=Identity())
     assert (result.output, result.frames) == (Path("out" + name), 12)
     assert names(clip.parent) == sorted([name, "out" + name])
 
 
 def test_long_names_work_up_to_what_the_file_system_holds(clip: Path) -> None:
     longest = clip.with_name("x" * 251 + ".mp4")
-    assert deblur(clip, longest, restorer=Identity()).output == longest
+    assert deblur(clip, longest, plan=Identity()).output == longest
     with pytest.raises(OutputError, match="got File name too long"):
-        deblur(clip, clip.with_name("x" * 252 + ".mp4"), restorer=Identity())
+        deblur(clip, clip.with_name("x" * 252 + ".mp4"), plan=Identity())
 
 
 def test_a_read_only_folder_is_one_error(clip: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -121,19 +121,19 @@ def test_a_read_only_folder_is_one_error(clip: Path, monkeypatch: pytest.MonkeyP
         av, "open", lambda file, mode="r", **options: fail() if mode == "w" else opened(file, **options)
     )
     with pytest.raises(OutputError, match="expected to write"):
-        deblur(clip, restorer=Identity())
+        deblur(clip, plan=Identity())
 
 
 def test_overwriting_stops_at_folders(clip: Path) -> None:
     (clip.parent / "out.mp4").mkdir()
     with pytest.raises(OutputError, match="found a folder"):
-        deblur(clip, clip.parent / "out.mp4", restorer=Identity(), overwrite=True)
+        deblur(clip, clip.parent / "out.mp4", plan=Identity(), overwrite=True)
 
 
 def test_a_pipe_is_no_video(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe.mp4")
     with pytest.raises(InputError, match="found a pipe or device at"):
-        deblur(tmp_path / "pipe.mp4", restorer=Identity())
+        deblur(tmp_path / "pipe.mp4", plan=Identity())
 
 
 def truncated(path: Path, share: float) -> None:
@@ -160,7 +160,7 @@ def test_truncated_files_are_refused_before_any_work(tmp_path: Path, recipe: Cli
     truncated(source, share)
     restorer = Identity()
     with pytest.raises(InputError) as caught:
-        deblur(source, restorer=restorer)
+        deblur(source, plan=restorer)
     assert "\n" not in str(caught.value)
     assert restorer.clips == 0
     assert names(tmp_path) == [source.name]
@@ -177,7 +177,7 @@ def test_a_truncated_file_with_its_index_in_front_is_refused(tmp_path: Path) -> 
                 new.mux(packet)
     truncated(front, 0.7)
     with pytest.raises(InputError):
-        deblur(front, restorer=Identity())
+        deblur(front, plan=Identity())
 
 
 def test_files_without_video_are_refused(tmp_path: Path) -> None:
@@ -192,9 +192,9 @@ def test_files_without_video_are_refused(tmp_path: Path) -> None:
         container.mux([*stream.encode(frame), *stream.encode(None)])
     for path, message in ((text, "cannot open"), (sound, "found audio"), (tmp_path / "none.mp4", "found nothing")):
         with pytest.raises(InputError, match=message):
-            deblur(path, tmp_path / "out.mp4", restorer=Identity())
+            deblur(path, tmp_path / "out.mp4", plan=Identity())
     with pytest.raises(InputError, match="found a folder"):
-        deblur(tmp_path, tmp_path / "out.mp4", restorer=Identity())
+        deblur(tmp_path, tmp_path / "out.mp4", plan=Identity())
     assert not (tmp_path / "out.mp4").exists()
 
 
@@ -211,7 +211,7 @@ def test_damaged_packets_end_in_a_result_or_one_error(tmp_path: Path) -> None:
         bad = tmp_path / f"bad{seed}.mp4"
         bad.write_bytes(data)
         try:
-            outcomes.add(f"{deblur(bad, restorer=Identity()).frames} frames")
+            outcomes.add(f"{deblur(bad, plan=Identity()).frames} frames")
         except InputError as error:
             outcomes.add("refused" if "\n" not in str(error) else "long error")
     assert "40 frames" in outcomes
@@ -222,7 +222,7 @@ def test_damaged_packets_end_in_a_result_or_one_error(tmp_path: Path) -> None:
 def test_missing_timestamps_are_made_up_in_order(tmp_path: Path) -> None:
     source = tmp_path / "raw.h264"
     Clip(suffix=".h264", time_base=Fraction(1, 25), times=tuple(range(12)), options={"bf": "2"}).write(source)
-    result = deblur(source, restorer=Identity(), lossless=True)
+    result = deblur(source, plan=Identity(), lossless=True)
     assert result.output.name == "raw.deblurred.mkv"
     assert result.frames == 12
     assert [round(float(s) * 25) for s in decode(result.output).seconds] == list(range(12))
@@ -232,7 +232,7 @@ def test_missing_timestamps_are_made_up_in_order(tmp_path: Path) -> None:
 def test_repeated_timestamps_move_by_one_tick(tmp_path: Path) -> None:
     times = (0, 40, 40, 80, 120, 120)
     source = Clip(suffix=".mkv", codec="ffv1", times=times, time_base=Fraction(1, 1000)).write(tmp_path / "clip")
-    result = deblur(source, restorer=Identity())
+    result = deblur(source, plan=Identity())
     assert [int(s * 1000) for s in decode(result.output).seconds] == [0, 40, 41, 80, 120, 121]
     assert any("2 frames had no usable timestamp" in warning for warning in result.warnings)
 
@@ -243,14 +243,14 @@ def test_a_change_of_size_is_refused(tmp_path: Path) -> None:
     joined = tmp_path / "joined.h264"
     joined.write_bytes(b"".join(part.read_bytes() for part in parts))
     with pytest.raises(InputError, match="96x64 like the first, got 64x96"):
-        deblur(joined, restorer=Identity())
+        deblur(joined, plan=Identity())
     assert "joined.deblurred.mkv" not in names(tmp_path)
 
 
 @pytest.mark.parametrize("count", [1, 2, 4, 5, 6])
 def test_clips_around_the_window_length_keep_every_frame(tmp_path: Path, count: int) -> None:
     source = Clip(times=tuple(range(0, count * 512, 512))).write(tmp_path / "clip")
-    result = deblur(source, restorer=Identity(frames=5, window_overlap=2), lossless=True)
+    result = deblur(source, plan=Identity(frames=5, window_overlap=2), lossless=True)
     assert result.frames == count
     assert len(decode(result.output).seconds) == count
 
@@ -259,7 +259,7 @@ def test_a_result_that_lost_frames_is_discarded(clip: Path, monkeypatch: pytest.
     genuine = job.packet_times
     monkeypatch.setattr(job, "packet_times", lambda path: (genuine(path)[0][:-2], genuine(path)[1]))
     with pytest.raises(VerificationError, match="expected 12 frames in the result, read back 10"):
-        deblur(clip, restorer=Identity())
+        deblur(clip, plan=Identity())
     assert names(clip.parent) == ["clip.mp4"]
 
 
@@ -267,7 +267,7 @@ def test_a_result_that_shifted_is_discarded(clip: Path, monkeypatch: pytest.Monk
     genuine = job.packet_times
     monkeypatch.setattr(job, "packet_times", lambda path: ([t + 100 for t in genuine(path)[0]], genuine(path)[1]))
     with pytest.raises(VerificationError, match="expected frame 0"):
-        deblur(clip, restorer=Identity())
+        deblur(clip, plan=Identity())
     assert names(clip.parent) == ["clip.mp4"]
 
 
@@ -277,14 +277,14 @@ def test_nothing_is_left_behind_when_the_network_fails(clip: Path, error: type[B
         raise error
 
     with pytest.raises(BaseException) as caught:  # noqa: PT011
-        deblur(clip, restorer=Broken(fail, first=3))
+        deblur(clip, plan=Broken(fail, first=3))
     assert isinstance(caught.value.__cause__ or caught.value, error)
     assert names(clip.parent) == ["clip.mp4"]
 
 
 def test_progress_reaches_the_total_and_names_fractions(clip: Path) -> None:
     states: list[Progress] = []
-    deblur(clip, restorer=Identity(), on_progress=states.append)
+    deblur(clip, plan=Identity(), observer=Observer(progress=states.append))
     assert [state.work for state in states] == sorted(state.work for state in states)
     assert [states[-1].frames, states[-1].work, states[-1].total] == [12, 12, 12]
     assert any(state.work != int(state.work) for state in states)
@@ -299,7 +299,7 @@ from tests.media import Identity
 if sys.argv[3] == "full":
     resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
 try:
-    deblur(Path(sys.argv[1]), Path(sys.argv[2]), restorer=Identity(), lossless=True)
+    deblur(Path(sys.argv[1]), Path(sys.argv[2]), plan=Identity(), lossless=True)
 except Exception as error:
     print(type(error).__name__, error)
 """

@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 
 from bsst.errors import BsstError, ModelError, UsageError
 from bsst.plan.manifest import Manifest
+from bsst.runtime.frames.frame import SourceFrame, TileDone
 from bsst.runtime.network.network import Network, host_network
-from bsst.runtime.restore import deblur_frames
+from bsst.runtime.restore import deblur_frames, restored_windows
 from bsst.runtime.sessions.host import HostSession
 from tests.runtime.fake_stages import FakeStage, fake_manifest, fake_stages, restore_alone
 from tests.runtime.recording import RecordingDevice, Violation
@@ -56,7 +57,7 @@ class Alone:
         restored = restore_alone(self.manifest, np.stack(clip), backward, forward)
         return type("Finished", (), {"result": lambda self: restored})()
 
-    def float32(self):
+    def fallback(self):
         return None
 
     def cancel(self) -> None:
@@ -139,7 +140,12 @@ def test_videos_never_race_and_give_what_runs_alone_give(
     device = RecordingDevice(seed)
     work: list[float] = []
     with network_on(device, manifest, in_flight) as network:
-        got = list(deblur_frames(source, network, on_work=work.append))
+        got = []
+        for result in restored_windows(map(SourceFrame, source), network):
+            if isinstance(result, TileDone):
+                work.append(result.frames)
+            else:
+                got.extend(result.frames)
         again = list(deblur_frames(source[: count // 2], network))  # by other threads, over the same memory
     np.testing.assert_array_equal(got, expected)
     assert len(again) == count // 2

@@ -44,7 +44,7 @@ class Loads:
 def loads(monkeypatch: pytest.MonkeyPatch) -> Loads:
     loads = Loads(Identity())
     monkeypatch.setattr(bsst.runtime.job, "load_network", loads)
-    monkeypatch.setattr(bsst.runtime.job, "Network", Identity)
+    monkeypatch.setattr(bsst.runtime.job, "_clips", lambda *video: 4)  # reads the plan
     return loads
 
 
@@ -223,13 +223,13 @@ def test_an_interrupt_leaves_nothing(clip: Path, sent: signal.Signals) -> None:
         child.send_signal(sent)
         _, stderr = child.communicate(timeout=60)
     assert child.returncode == 130
-    assert stderr.splitlines() == [LINES[1], "error: interrupted; nothing was written"]
+    assert stderr.splitlines() == [*LINES, "error: interrupted; nothing was written"]
     assert [path.name for path in clip.parent.iterdir()] == ["clip.mp4"]
 
 
 def test_the_bar_draws_and_lines_are_timed(capsys: pytest.CaptureFixture[str], clip: Path, loads: Loads) -> None:
     from bsst.cli.progress import Bar, Lines
-    from bsst.runtime.job import Progress, deblur
+    from bsst.runtime.job import Observer, Progress, deblur
 
     state = Progress(frames=5, work=5.5, total=12, fps=0.5, eta_seconds=83.0)
     lines = Lines(seconds=0)
@@ -239,7 +239,7 @@ def test_the_bar_draws_and_lines_are_timed(capsys: pytest.CaptureFixture[str], c
     patient.progress(state)
     assert capsys.readouterr().err == ""
     with Bar() as bar:
-        bar.result(deblur(clip, on_progress=bar.progress, on_warning=bar.warning))
+        bar.result(deblur(clip, observer=Observer(progress=bar.progress, warning=bar.warning)))
     assert "12 frames in" in capsys.readouterr().err
 
 

@@ -14,7 +14,7 @@ from bsst.calibration.precision.int8 import to_int8
 from bsst.calibration.precision.int8_placement import INT8_STAGES, int8_sites
 from bsst.calibration.precision.to_half import feature_tensors, precision_shares, to_half
 from bsst.errors import ModelError
-from bsst.runtime.network.wiring import FLOW_STAGES, clip_calls
+from bsst.runtime.network.wiring import FLOW_STAGES, calls_of
 
 RNG = np.random.default_rng(3)
 
@@ -143,7 +143,7 @@ def test_norms_softmax_attention_coordinates_and_gates_are_never_quantised() -> 
 
 
 def test_flow_its_refinement_and_propagation_are_no_int8_stages() -> None:
-    stages = {call.stage for call in clip_calls(("backward_1", "forward_1", "backward_2", "forward_2"), 5)}
+    stages = {call.stage for call in calls_of(("backward_1", "forward_1", "backward_2", "forward_2"), 5)}
     out = {name for name in stages if name == "refine" or name.startswith("propagate_")}
     assert len(out) == 5
     assert set(INT8_STAGES) == stages - out

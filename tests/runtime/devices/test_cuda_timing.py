@@ -15,7 +15,7 @@ import pytest
 from bsst.errors import ModelError
 from bsst.runtime.devices.cuda import CudaDevice
 from bsst.runtime.network.network import load_network
-from bsst.runtime.network.wiring import clip_calls
+from bsst.runtime.network.wiring import calls_of
 from bsst.runtime.restore import deblur_frames
 from bsst.runtime.trace import Span, Trace
 from tests.networks import city
@@ -185,7 +185,7 @@ def test_a_traced_video_waits_as_often_as_an_untraced_one_and_shows_every_stage(
     assert counts[0] == counts[1] > 0
     np.testing.assert_array_equal(*frames)
     runs = Counter(span.name for span in trace.spans)
-    expected = Counter(call.stage for call in clip_calls(tuple(network.manifest.config["branches"]), 4) * 6)
+    expected = Counter(call.stage for call in calls_of(tuple(network.manifest.config["branches"]), 4) * 6)
     assert {stage: runs[stage] for stage in expected} == expected
     assert (runs["flow_features"], runs["flow"]) == (9, 8)
     assert set(runs) == {*expected, "flow_features", "flow", "upload", "download"}

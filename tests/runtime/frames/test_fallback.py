@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +23,10 @@ from bsst.engines.inspect_plan import extract_plan, plan_table
 from bsst.errors import ModelError
 from bsst.plan.archive import Plan, open_plan, write_plan
 from bsst.plan.manifest import Manifest, StageSpec, TensorSpec
+from bsst.runtime.frames.frame import RestoredWindow, SourceFrame
 from bsst.runtime.network import network as network_module
 from bsst.runtime.network.network import Network, host_network, load_network
-from bsst.runtime.restore import deblur_frames
+from bsst.runtime.restore import deblur_frames, restored_windows
 from bsst.runtime.sessions.base import Array
 from bsst.runtime.sessions.host import HostSession
 from tests.media import Clip, decode
@@ -75,14 +76,14 @@ def test_videos_with_retries_never_race_and_give_what_float32_gives(
     stages = fake_stages(manifest) | {"restore": Spoiled("restore", restore), "flow": Spoiled("flow", flow)}
     devices = RecordingDevice(seed), RecordingDevice(seed + 1)
     opened: list[Network] = []
-    retried: list[range] = []
 
     def float32() -> Network:
         opened.append(network_on(devices[1], manifest, fake_stages(manifest)))
         return opened[-1]
 
-    with network_on(devices[0], manifest, stages, in_flight=in_flight, float32=float32) as network:
-        got = list(deblur_frames(source, network, on_retry=retried.append, on_repair=pytest.fail))
+    with network_on(devices[0], manifest, stages, in_flight=in_flight, fallback=float32) as network:
+        got, retried, repaired = collected(source, network)
+    assert not repaired
     np.testing.assert_array_equal(got, list(deblur_frames(source, Alone(manifest))))
     assert len(opened) <= 1
     assert bool(opened) == bool(retried)
@@ -94,6 +95,20 @@ def test_videos_with_retries_never_race_and_give_what_float32_gives(
     assert threading.active_count() == 1
 
 
+def collected(source: Iterable[np.ndarray], network: Network) -> tuple[list[np.ndarray], list[range], list[int]]:
+    """Restored frames, the frames of each window that the fallback restored, and those that are the source's."""
+    frames: list[np.ndarray] = []
+    retried: list[range] = []
+    repaired: list[int] = []
+    for result in restored_windows(map(SourceFrame, source), network):
+        if isinstance(result, RestoredWindow):
+            frames += result.frames
+            repaired += result.repaired
+            if result.fallback:
+                retried.append(range(result.first, len(frames)))
+    return frames, retried, repaired
+
+
 def run_fakes(
     spoiled: FakeStage, exact: dict[str, FakeStage] | None, *, in_flight: int = 2
 ) -> tuple[list[np.ndarray], list[range], list[int]]:
@@ -101,12 +116,8 @@ def run_fakes(
     manifest = fake_manifest(3, ("forward_1",))
     stages = fake_stages(manifest) | {spoiled.name: spoiled}
     float32 = None if exact is None else lambda: host_network(manifest, exact)
-    retried: list[range] = []
-    repaired: list[int] = []
-    with network_on(RecordingDevice(), manifest, stages, in_flight=in_flight, float32=float32) as network:
-        frames = deblur_frames(video(9, 8, 20), network, on_retry=retried.append, on_repair=repaired.append)
-        got = list(frames)
-    return got, retried, repaired
+    with network_on(RecordingDevice(), manifest, stages, in_flight=in_flight, fallback=float32) as network:
+        return collected(video(9, 8, 20), network)
 
 
 MANIFEST = fake_manifest(3, ("forward_1",))
@@ -157,7 +168,7 @@ def test_a_retry_that_fails_is_named_and_can_be_recovered_from(spoiled: str, bro
     stages = fake_stages(MANIFEST) | {spoiled: Spoiled(spoiled, {4 if spoiled == "restore" else 0})}
     source = video(9, 8, 20)
     device = RecordingDevice()
-    with network_on(device, MANIFEST, stages, in_flight=2, float32=lambda: host_network(MANIFEST, exact)) as network:
+    with network_on(device, MANIFEST, stages, in_flight=2, fallback=lambda: host_network(MANIFEST, exact)) as network:
         with pytest.raises(ModelError, match=message):
             list(deblur_frames(source, network))
         stages[spoiled].runs = 0
@@ -173,7 +184,7 @@ def test_a_float32_network_that_cannot_be_opened_is_named() -> None:
 
     stages = fake_stages(MANIFEST) | {"restore": Spoiled("restore", {0})}
     with (
-        network_on(RecordingDevice(), MANIFEST, stages, in_flight=2, float32=refuse) as network,
+        network_on(RecordingDevice(), MANIFEST, stages, in_flight=2, fallback=refuse) as network,
         pytest.raises(ModelError, match="^frames 0 to 1, tile 1 of 2, again in float32: stage encode: refused"),
     ):
         list(deblur_frames(video(9, 8, 20), network))
@@ -191,7 +202,7 @@ def test_a_caller_who_stops_during_a_retry_ends_it() -> None:
         return opened[-1]
 
     with host_network(MANIFEST, stages, in_flight=2) as network:
-        network._open_float32 = float32
+        network._open_fallback = float32
         frames = deblur_frames(video(40, 8, 20), network)
         next(frames)  # the window after it is being restored again
         while not exact["encode"].runs:
@@ -268,11 +279,9 @@ def _with_half(stage: StageSpec) -> StageSpec:
 
 
 def restored(path: Path, **options: Any) -> tuple[np.ndarray, list[range], list[int]]:
-    retried: list[range] = []
-    repaired: list[int] = []
     with load_network(path, threads=1, **options) as network:
-        frames = deblur_frames(iter(city(5, 60, 101)), network, on_retry=retried.append, on_repair=repaired.append)
-        return np.stack(list(frames)), retried, repaired
+        frames, retried, repaired = collected(city(5, 60, 101), network)
+        return np.stack(frames), retried, repaired
 
 
 @pytest.fixture(scope="module")

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from skimage.transform import resize
 
+from bsst.runtime.frames.frame import SourceFrame
 from bsst.runtime.frames.scenes import change_score, mark_cuts
 from tests.media import photograph
 
@@ -29,7 +30,7 @@ def _pan(scene: np.ndarray, step: int, count: int) -> list[np.ndarray]:
 
 
 def _cuts(frames: list[np.ndarray]) -> list[int]:
-    return [index for index, (_, cut) in enumerate(mark_cuts(frames)) if cut]
+    return [index for index, frame in enumerate(mark_cuts(map(SourceFrame, frames))) if frame.cut]
 
 
 def test_every_pair_of_photographs_is_a_cut(scenes: dict[str, np.ndarray]) -> None:

@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bsst.errors import UsageError
+from bsst.runtime.frames.frame import SourceFrame
 from bsst.runtime.frames.windows import Window, sliding_windows
 
 
@@ -34,7 +35,7 @@ def _flow(on: int, to: int) -> np.ndarray:
 def _run(scenes: list[int], length: int, overlap: int) -> tuple[list[Window], Recorder]:
     recorder = Recorder()
     starts = set(np.cumsum([0, *scenes]).tolist())
-    frames = ((np.full((3, 4, 4), index, np.float32), index in starts) for index in range(sum(scenes)))
+    frames = (SourceFrame(np.full((3, 4, 4), index, np.float32), cut=index in starts) for index in range(sum(scenes)))
     return list(sliding_windows(frames, recorder, length=length, overlap=overlap)), recorder
 
 
@@ -116,7 +117,7 @@ def test_windows_are_produced_while_frames_come_in() -> None:
         nonlocal given_out
         for index in range(100):
             given_out += 1
-            yield np.full((3, 4, 4), index, np.float32), False
+            yield SourceFrame(np.full((3, 4, 4), index, np.float32))
 
     first = next(sliding_windows(frames(), Recorder(), length=6, overlap=2))
     assert _indices(first) == [0, 1, 2, 3, 4, 5]

@@ -80,7 +80,7 @@ def test_every_read_of_the_packaged_plan_finds_what_its_tensor_wrote() -> None:
     for number, place in own(View("zero_state")):
         workspace[place] = number
     for _ in range(2):  # the second clip finds what the first one left
-        for call in clip_calls(tuple(manifest.config["branches"]), manifest.frames):
+        for call in clip_calls(manifest):
             for view in call.inputs.values():
                 if view.tensor not in INPUTS:
                     assert all((workspace[place] == number).all() for number, place in own(view)), (call, view)

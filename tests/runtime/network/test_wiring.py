@@ -10,7 +10,7 @@ from bsst.export.stage import Geometry
 from bsst.export.stages import pipeline_stages
 from bsst.plan.manifest import Compiler, Manifest, StageSpec, TensorSpec
 from bsst.runtime.network.network import Network, host_network
-from bsst.runtime.network.wiring import View, clip_calls, clip_tensors
+from bsst.runtime.network.wiring import View, calls_of, clip_tensors
 from tests.networks import city, seeded
 
 
@@ -102,7 +102,7 @@ def test_flow_of_the_wiring_equals_the_reference() -> None:
 @pytest.mark.parametrize("frames", [4, 12])
 def test_every_tensor_is_written_whole_before_it_is_read(branches, frames) -> None:
     written: dict[str, set[int | None]] = {name: {None} for name in ("frames", "backward", "forward", "zero_state")}
-    for call in clip_calls(branches, frames):
+    for call in calls_of(branches, frames):
         for view in call.inputs.values():
             have = written[view.tensor]
             assert None in have or view.frame in have or (view.frame is None and have == set(range(frames))), call
@@ -114,7 +114,7 @@ def test_every_tensor_is_written_whole_before_it_is_read(branches, frames) -> No
 
 def test_stages_run_once_per_frame_or_once_per_clip() -> None:
     counts: dict[str, int] = {}
-    for call in clip_calls(("backward_1", "forward_1"), 8):
+    for call in calls_of(("backward_1", "forward_1"), 8):
         counts[call.stage] = counts.get(call.stage, 0) + 1
     per_frame = {"encode", "restore", "propagate_backward_1", "propagate_forward_1"}
     assert {stage for stage, count in counts.items() if count == 8} == per_frame
@@ -122,7 +122,7 @@ def test_stages_run_once_per_frame_or_once_per_clip() -> None:
 
 
 def test_backward_branches_visit_the_last_frame_first() -> None:
-    calls = [call for call in clip_calls(("backward_1",), 4) if call.stage == "propagate_backward_1"]
+    calls = [call for call in calls_of(("backward_1",), 4) if call.stage == "propagate_backward_1"]
     assert [call.outputs["state"].frame for call in calls] == [3, 2, 1, 0]
     assert calls[2].inputs["state1"] == View("backward_1", 2)
     assert calls[2].inputs["state2"] == View("backward_1", 3)

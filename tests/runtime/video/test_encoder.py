@@ -16,8 +16,7 @@ import numpy as np
 import pytest
 
 from bsst.errors import UsageError
-from bsst.runtime import job
-from bsst.runtime.job import deblur
+from bsst.runtime.job import Execution, Observer, deblur
 from bsst.runtime.video import encoder as encoder_av
 from bsst.runtime.video.colour import Encoding, rgb_from_planes
 from bsst.runtime.video.encoder import (
@@ -177,9 +176,14 @@ def test_a_job_on_the_gpu_keeps_everything_that_is_not_pixels(
                   options={"bf": "2", "crf": "8"}).write(tmp_path / "clip")  # fmt: skip
     opened = use_nvdec(monkeypatch)
     use_nvenc(monkeypatch)
-    monkeypatch.setattr(job, "Network", Identity)
     lines: list[str] = []
-    result = deblur(source, restorer=Identity(), lossless=lossless, hwaccel="cuda", on_info=lines.append)
+    result = deblur(
+        source,
+        plan=Identity(),
+        lossless=lossless,
+        execution=Execution(hwaccel="cuda"),
+        observer=Observer(info=lines.append),
+    )
     before, after = decode(source), decode(result.output)
     deep = pixel_format != "yuv420p"
     assert lines == ["nothing runs", f"decoder h264 on NVDEC, encoder {'libx265' if deep else 'libx264'}"]
@@ -203,11 +207,10 @@ def test_auto_tries_the_gpu_only_beside_plans_that_run_on_one(
     opened = use_nvdec(monkeypatch)
     tried: list[Target] = []
     monkeypatch.setattr(encoder_av, "encoder_problem", lambda *args: tried.append(args[-1]) or "it is a test")
-    monkeypatch.setattr(job, "Network", Identity)
     restorer = Identity()
     restorer.on_gpu = on_gpu
     lines: list[str] = []
-    deblur(source, restorer=restorer, on_info=lines.append)
+    deblur(source, plan=restorer, observer=Observer(info=lines.append))
     assert len(opened) == len(tried) == on_gpu
     assert lines[1] == (
         "decoder h264 on NVDEC, encoder libx264 in software (not NVENC: it is a test)"

@@ -72,7 +72,7 @@ def test_joined_recordings_go_on_where_the_first_part_ends(tmp_path: Path, suffi
     joined = tmp_path / f"joined{suffix}"
     joined.write_bytes(part.read_bytes() * 2)
     for out in ("out.mkv", "out.mp4"):
-        result = deblur(joined, tmp_path / out, restorer=Identity())
+        result = deblur(joined, tmp_path / out, plan=Identity())
         steps = np.diff([float(time) for time in decode(result.output).seconds])
         assert result.frames == 24
         # With sound the gap is the sound's that outlasts the frames, as ffmpeg leaves it.
@@ -115,7 +115,7 @@ def test_a_still_picture_before_the_film_is_not_taken_for_it(tmp_path: Path) -> 
                 frame = av.VideoFrame.from_ndarray(np.zeros(size, np.uint8), format="rgb24")
                 container.mux(stream.encode(frame.reformat(format=stream.pix_fmt)))
             container.mux(stream.encode(None))
-    result = deblur(path, restorer=Identity())
+    result = deblur(path, plan=Identity())
     assert (result.frames, decode(result.output).stream["size"]) == (5, (96, 128))
     assert "video stream 0 (mjpeg) is not kept" in result.warnings
 
@@ -127,7 +127,7 @@ def unknown_codec(data: bytes) -> bytes:
 def test_a_stream_without_a_codec_is_named_and_the_rest_kept(tmp_path: Path) -> None:
     source = Clip(suffix=".mov", audio="aac").write(tmp_path / "clip")
     source.write_bytes(unknown_codec(source.read_bytes()))
-    result = deblur(source, restorer=Identity())
+    result = deblur(source, plan=Identity())
     assert "audio stream 1 (unknown codec) is not kept" in result.warnings
     assert result.frames == 12
 
@@ -160,7 +160,7 @@ def test_mp4_keeps_the_time_of_a_first_frame_between_milliseconds(tmp_path: Path
     ).write(tmp_path / "clip")
     wanted = decode(source).seconds
     for suffix in (".mp4", ".mov"):
-        result = deblur(source, tmp_path / f"out{suffix}", restorer=Identity())
+        result = deblur(source, tmp_path / f"out{suffix}", plan=Identity())
         found = decode(result.output).seconds
         assert max(abs(a - b) for a, b in zip(found, wanted, strict=True)) < Fraction(1, 90000)
 
@@ -180,7 +180,7 @@ def test_place_date_and_maker_of_a_phone_are_kept(tmp_path: Path) -> None:
             container.mux(stream.encode(av.VideoFrame(128, 96, "yuv420p")))
         container.mux(stream.encode(None))
     for out in ("a.mov", "b.mp4", "c.mkv"):
-        result = deblur(path, tmp_path / out, restorer=Identity())
+        result = deblur(path, tmp_path / out, plan=Identity())
         with av.open(str(result.output)) as container:
             found = {key.lower(): value for key, value in container.metadata.items()}
         assert {key.lower(): value for key, value in kept.items()}.items() <= found.items()
@@ -226,7 +226,7 @@ def test_sound_that_no_container_copies_is_converted_and_as_long(tmp_path: Path,
     source = Clip(suffix=".avi", codec="mpeg4", times=tuple(range(12)), time_base=Fraction(1, 25), audio=audio).write(
         tmp_path / "clip"
     )
-    result = deblur(source, restorer=Identity())
+    result = deblur(source, plan=Identity())
     assert result.output.suffix == ".mkv"
     assert any(f"({audio}) is converted to flac" in warning for warning in result.warnings)
     lengths = []
