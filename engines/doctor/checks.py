@@ -52,7 +52,7 @@ def diagnose() -> tuple[Finding, ...]:
         *_jetpack(),
         _tensorrt_rtx(),
         _tensorrt(gpus),
-        _pycuda(gpus),
+        _cuda(gpus),
         *(_package(*entry) for entry in _OPTIONAL),
     )
 
@@ -161,17 +161,18 @@ def _broken(subject: str, error: BsstError) -> Finding:
     return Finding(subject=subject, status="broken", found=found, remedy=remedy)
 
 
-def _pycuda(gpus: tuple[Gpu, ...]) -> Finding:
-    finding = _package("pycuda", "gpu", "run TensorRT plans")
+def _cuda(gpus: tuple[Gpu, ...]) -> Finding:
+    subject = next((name for name in ("cuda-bindings", "pycuda") if _version(name)), "cuda-bindings")
+    finding = _package(subject, "gpu", "run plans on an NVIDIA GPU")
     if finding.status != "ok" or not gpus:
         return finding
     try:
         with CudaDevice() as device:
             free, total = device.memory()
     except BsstError as error:
-        return _broken("pycuda", error)
-    found = f"{finding.found} opens {device.name}, {free / 2**30:.1f} of {total / 2**30:.1f} GiB free"
-    return Finding(subject="pycuda", status="ok", found=found)
+        return _broken(subject, error)
+    found = f"{device.api.name} opens {device.name}, {free / 2**30:.1f} of {total / 2**30:.1f} GiB free"
+    return Finding(subject=subject, status="ok", found=found)
 
 
 def _package(name: str, extra: str, purpose: str) -> Finding:

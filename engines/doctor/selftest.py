@@ -21,11 +21,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bsst.engines.cache import EngineCache
+from bsst.engines.tensorrt_rtx import RTX_COMPUTE_CAPABILITIES
 from bsst.errors import BsstError
 from bsst.files import cache_directory
 from bsst.plan.archive import open_plan
 from bsst.plan.manifest import Manifest, Precision, Target
 from bsst.runtime.devices.base import ITEM_BYTES, DeviceTensor
+from bsst.runtime.devices.cuda_api import installed_apis
 from bsst.runtime.devices.cuda_driver import Gpu, find_gpus
 from bsst.runtime.network.network import DEFAULT_PLAN, Network
 from bsst.runtime.network.wiring import clip_calls
@@ -223,8 +225,13 @@ def _why_not(target: Target, gpus: tuple[Gpu, ...]) -> str:
         return ""
     if not gpus:
         return "no NVIDIA GPU"
-    needed = ["pycuda", "onnx"] + {"tensorrt": ["tensorrt"], "tensorrt-rtx": ["tensorrt_rtx"]}.get(target, [])
-    missing = [name for name in needed if importlib.util.find_spec(name) is None]
+    capability = gpus[0].compute_capability
+    if target == "tensorrt-rtx" and capability not in RTX_COMPUTE_CAPABILITIES:
+        known = ", ".join(RTX_COMPUTE_CAPABILITIES)
+        return f"TensorRT-RTX has no compute capability {capability}; it has {known}"
+    needed = ["onnx"] + {"tensorrt": ["tensorrt"], "tensorrt-rtx": ["tensorrt_rtx"]}.get(target, [])
+    missing = [] if installed_apis() else ["cuda-bindings"]
+    missing += [name for name in needed if importlib.util.find_spec(name) is None]
     return f"{', '.join(missing)} not installed" if missing else ""
 
 

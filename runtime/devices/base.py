@@ -1,6 +1,6 @@
 """Devices: memory, streams of operations, and events that order them.
 
-One seam, three implementations: `host.py` (a worker thread per stream), `cuda.py` (pycuda) and, for
+One seam, three implementations: `host.py` (a worker thread per stream), `cuda.py` (the driver) and, for
 tests, `tests/runtime/recording.py` (every access gets a vector clock). Operations of one stream run in order;
 operations of different streams run in any order unless an event stands between them.
 

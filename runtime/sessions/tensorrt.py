@@ -266,7 +266,7 @@ class TrtSession:
         try:
             if not capturable(stream):
                 raise CaptureError("the engine allocates while it runs")
-            return capture(stream, lambda: self._execute(stream))
+            return capture(self._library.device.api, stream, lambda: self._execute(stream))
         except CaptureError as error:
             self._no_graphs = f"no graphs: {error}"
             _LOG.info("stage %s runs without CUDA graphs: %s", self._spec.name, error)

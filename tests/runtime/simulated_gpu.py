@@ -1,10 +1,10 @@
-"""Fixtures and helpers around the simulated GPU: what it is and is not, see `fakes/pycuda/simulated.py`."""
+"""Fixtures and helpers around the simulated GPU: what it is and is not, see `fakes/libcuda/simulated.py`."""
 
 from __future__ import annotations
 
 import dataclasses
 import gc
-import importlib
+import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,8 +14,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+from bsst.errors import ModelError
 from bsst.plan.archive import Plan, open_plan, write_plan
 from bsst.plan.manifest import Compiler, Target
+from tests.fakes.libcuda.library import load_library
+from tests.fakes.libcuda.simulated import reset
 
 HERE = Path(__file__).parent
 FAKES = (HERE.parent / "fakes", HERE / "fakes")
@@ -24,23 +27,32 @@ VERSIONS = {"tensorrt": "11.4.0.106", "tensorrt-rtx": "1.7.1.116"}
 
 @contextmanager
 def simulated_gpu(**options: Any) -> Iterator[Any]:
-    """`import pycuda`, `tensorrt` and `tensorrt_rtx` give the fakes, over a fresh GPU; nothing may be left behind."""
+    """A fresh GPU under the driver library, and `tensorrt` and `tensorrt_rtx` as fakes; nothing may be left behind."""
+    load_library()
     with pytest.MonkeyPatch.context() as patch:
         for folder in FAKES:
             patch.syspath_prepend(folder)
         patch.setenv("FAKE_TENSORRT_VERSION", VERSIONS["tensorrt"])
         patch.setenv("FAKE_TENSORRT_PLUGIN", "strict")
         _forget()
-        simulated = importlib.import_module("pycuda.simulated")
-        driver = importlib.import_module("pycuda.libcuda").Libcuda()
-        patch.setattr("bsst.runtime.devices.cuda_graph.load_driver", lambda: driver)
-        gpu = simulated.reset(**options)
+        gpu = reset(**options)
         try:
             yield gpu
             gc.collect()
             assert gpu.leftovers() == {}, gpu.leftovers()
         finally:
+            reset(devices=0)
             _forget()
+
+
+@contextmanager
+def misuse(gpu: Any, match: str) -> Iterator[None]:
+    """The body must do what a GPU would not even report."""
+    with pytest.raises((AssertionError, ModelError)) as caught:
+        yield
+    problems = [*gpu.misuses, str(caught.value)]
+    assert any(re.search(match, problem) for problem in problems), problems
+    gpu.misuses.clear()
 
 
 def gpu_plan(source: Path, target: Target, folder: Path, *, stages: Any = None, **facts: Any) -> Plan:
@@ -77,6 +89,6 @@ def tensor(device: Any, array: np.ndarray) -> Any:
 
 
 def _forget() -> None:
-    packages = {"pycuda", "tensorrt", "tensorrt_rtx"}
+    packages = {"tensorrt", "tensorrt_rtx"}
     for name in [n for n in sys.modules if n.split(".")[0] in packages or n == "tests.fakes.strict_plugin"]:
         del sys.modules[name]

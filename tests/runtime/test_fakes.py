@@ -14,13 +14,15 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from bsst.runtime.devices import cuda as device_cuda
-from bsst.runtime.devices import cuda_graph as graph_cuda
+from bsst.runtime.devices import cuda_api
+from bsst.runtime.devices.cuda_api import CudaError
+from tests.fakes.libcuda import calls, simulated
+from tests.fakes.libcuda.library import header
 
 from .simulated_gpu import simulated_gpu
 
@@ -176,76 +178,70 @@ def test_names_and_arguments_of_the_tensorrt_fake_are_those_of_the_real_bindings
             assert {m.name for m in getattr(fake, name)} <= set(tensorrt_bindings[name])
 
 
-def cuda_header() -> str:
-    spec = importlib.util.find_spec("triton")
-    header = Path(spec.origin or "").parent / "backends/nvidia/include/cuda.h" if spec else Path("none")
-    if not header.exists():
-        pytest.skip("no cuda.h here; Triton brings one")
-    return header.read_text(encoding="utf-8", errors="replace")
-
-
-def test_the_driver_has_the_functions_that_are_called_with_as_many_arguments() -> None:
-    header = cuda_header()
-    with simulated_gpu():
-        libcuda = importlib.import_module("pycuda.libcuda").Libcuda
-        functions = [name for name in vars(libcuda) if name.startswith("cu")]
-        assert len(functions) == 8
-        for name in functions:
-            # A symbol of the library may be declared under another name that a macro replaces.
-            macro = re.search(rf"^ *#define (\w+)\s+(?:__CUDA_API_PTSZ\()?{name}\)?\s*$", header, re.MULTILINE)
-            declared = re.search(rf"CUresult CUDAAPI {macro[1] if macro else name}\(([^)]*)\)", header)
-            assert declared, name
-            assert len(declared[1].split(",")) == len(inspect.signature(getattr(libcuda, name)).parameters) - 1, name
-
-
 def test_constants_of_the_driver_are_right() -> None:
-    header = cuda_header()
+    if not header().exists():
+        pytest.skip("no cuda.h here; Triton brings one")
+    declared = header().read_text(encoding="utf-8", errors="replace")
 
     def value(name: str) -> int:
-        found = re.search(rf"\b{name}\s*=\s*(0x[0-9a-fA-F]+|\d+)", header)
+        found = re.search(rf"\b{name}\s*=\s*(0x[0-9a-fA-F]+|\d+)", declared)
         assert found, name
         return int(found[1], 0)
 
-    assert value("CU_STREAM_CAPTURE_MODE_THREAD_LOCAL") == graph_cuda._THREAD_LOCAL
-    assert value("CU_STREAM_NON_BLOCKING") == device_cuda._NON_BLOCKING
-    assert (value("CU_EVENT_BLOCKING_SYNC"), value("CU_EVENT_DISABLE_TIMING")) == (1, 2)
-    with simulated_gpu():
-        simulated = importlib.import_module("pycuda.simulated")
-        for name in (
-            "INVALID_VALUE",
-            "OUT_OF_MEMORY",
-            "INVALID_CONTEXT",
-            "INVALID_HANDLE",
-            "ILLEGAL_ADDRESS",
-            "NOT_READY",
-            "CAPTURED_EVENT",
-        ):
-            assert getattr(simulated, name) == value(f"CUDA_ERROR_{name}")
-        for name in ("CAPTURE_UNSUPPORTED", "CAPTURE_INVALIDATED", "CAPTURE_ISOLATION"):
-            assert getattr(simulated, name) == value(f"CUDA_ERROR_STREAM_{name}")
+    assert value("CU_STREAM_CAPTURE_MODE_THREAD_LOCAL") == cuda_api.THREAD_LOCAL
+    assert value("CU_STREAM_NON_BLOCKING") == cuda_api.NON_BLOCKING
+    assert (value("CU_EVENT_BLOCKING_SYNC"), value("CU_EVENT_DISABLE_TIMING")) == (
+        cuda_api.BLOCKING_SYNC,
+        cuda_api.DISABLE_TIMING,
+    )
+    for name in (
+        "INVALID_VALUE",
+        "OUT_OF_MEMORY",
+        "NO_DEVICE",
+        "INVALID_DEVICE",
+        "INVALID_CONTEXT",
+        "INVALID_HANDLE",
+        "ILLEGAL_ADDRESS",
+        "NOT_READY",
+        "CAPTURED_EVENT",
+        "UNKNOWN",
+    ):
+        assert getattr(simulated, name, getattr(calls, name, None)) == value(f"CUDA_ERROR_{name}")
+    for name in ("CAPTURE_UNSUPPORTED", "CAPTURE_INVALIDATED", "CAPTURE_ISOLATION"):
+        assert getattr(simulated, name) == value(f"CUDA_ERROR_STREAM_{name}")
+
+
+def test_calls_that_are_not_simulated_are_refused() -> None:
+    from cuda.bindings import driver
+
+    with simulated_gpu(), device_cuda.CudaDevice() as device, device.current():
+        with pytest.raises(RuntimeError, match="cuMemsetD8"):
+            driver.cuMemsetD8(0, 0, 1)
+        assert driver.cuStreamCreate(7)[0] == driver.CUresult.CUDA_ERROR_INVALID_VALUE
 
 
 def test_events_of_the_fake_tell_times_only_once_both_have_passed() -> None:
-    with simulated_gpu(mode="lazy"), device_cuda.CudaDevice() as device, device.current():
-        cuda = device.cuda
-        stream = cuda.Stream(1)
-        start, end, untimed = cuda.Event(), cuda.Event(), cuda.Event(cuda.event_flags.DISABLE_TIMING)
-        assert end.query(), "one that was never recorded counts as passed"
-        with pytest.raises(cuda.LogicError, match="cuEventElapsedTime failed: invalid resource handle"):
-            end.time_since(start)
-        start.record(stream)
-        importlib.import_module("pycuda.simulated").GPU.enqueue(stream.handle, lambda: None, [], "cuLaunchKernel")
-        end.record(stream)
-        untimed.record(stream)
-        assert not end.query()
-        with pytest.raises(cuda.RuntimeError, match="cuEventElapsedTime failed: device not ready"):
-            end.time_since(start)
-        end.synchronize()
-        assert end.time_since(start) == 1.0
-        assert start.time_since(end) == -1.0
+    with simulated_gpu(mode="lazy") as gpu, device_cuda.CudaDevice() as device, device.current():
+        api, stream = device.api, device.stream("only").handle
+        start, end = api.make_event(timed=True), api.make_event(timed=True)
+        untimed = api.make_event(timed=False)
+        assert api.passed(end), "one that was never recorded counts as passed"
+        with pytest.raises(CudaError, match="cuEventElapsedTime failed: invalid resource handle"):
+            api.elapsed(start, end)
+        api.record(start, stream)
+        gpu.enqueue(stream, lambda: None, [], "cuLaunchKernel")
+        api.record(end, stream)
+        api.record(untimed, stream)
+        assert not api.passed(end)
+        with pytest.raises(CudaError, match="cuEventElapsedTime failed: device not ready"):
+            api.elapsed(start, end)
+        api.synchronize(end)
+        assert api.elapsed(start, end) == 1.0
+        assert api.elapsed(end, start) == -1.0
         for pair in ((untimed, start), (end, untimed)):
-            with pytest.raises(cuda.LogicError, match="cuEventElapsedTime failed: invalid resource handle"):
-                pair[0].time_since(pair[1])
-        with pytest.raises(cuda.LogicError, match="cuEventCreate failed: invalid argument"):
-            cuda.Event(8)
-        del stream, start, end, untimed, pair
+            with pytest.raises(CudaError, match="cuEventElapsedTime failed: invalid resource handle"):
+                api.elapsed(*pair)
+        for event in (start, end, untimed):
+            api.destroy_event(event)
+        with pytest.raises(CudaError, match="cuEventRecord failed: invalid resource handle"):
+            api.record(start, stream)

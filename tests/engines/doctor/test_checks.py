@@ -109,6 +109,7 @@ def test_gpus_ask_for_the_package_that_uses_them(monkeypatch: pytest.MonkeyPatch
     assert findings["TensorRT"].remedy == "pip install 'bsst[tensorrt]'"
 
 
+API = f"cuda-bindings {importlib.metadata.version('cuda-bindings')}"
 GPU = Gpu(name="T4", compute_capability="7.5", memory_bytes=16 << 30)
 
 
@@ -133,14 +134,18 @@ def test_codecs_of_the_gpu_are_listed_with_reasons(
 @pytest.mark.parametrize(
     ("gpus", "status", "found"),
     [
-        (1, "ok", "2025.1 opens Simulated GPU, 0.5 of 0.5 GiB free"),
-        (0, "broken", "expected a working NVIDIA driver, got cuInit failed: no CUDA-capable device is detected"),
+        (1, "ok", f"{API} opens Simulated GPU, 0.5 of 0.5 GiB free"),
+        (
+            0,
+            "broken",
+            "expected an NVIDIA GPU and its driver, found none: cuInit failed: no CUDA-capable device is detected",
+        ),
     ],
 )
-def test_pycuda_is_tried(monkeypatch: pytest.MonkeyPatch, gpus: int, status: str, found: str) -> None:
+def test_the_driver_is_tried(monkeypatch: pytest.MonkeyPatch, gpus: int, status: str, found: str) -> None:
     gpu = Gpu(name="Orin", compute_capability="8.7", memory_bytes=8 << 30)
     with simulated_gpu(devices=gpus, total=1 << 29):
-        finding = report(monkeypatch, versions={"pycuda": "2025.1"}, gpus=(gpu,))["pycuda"]
+        finding = report(monkeypatch, versions={"cuda-bindings": "13"}, gpus=(gpu,))["cuda-bindings"]
     assert (finding.status, finding.found) == (status, found)
 
 

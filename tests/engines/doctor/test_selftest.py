@@ -114,9 +114,24 @@ def test_graphs_that_compute_something_else_than_plain_runs_have_failed(
 def test_what_is_missing_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     present = {"onnx"}
     monkeypatch.setattr(module.importlib.util, "find_spec", lambda name: name if name in present else None)
-    assert module._why_not("tensorrt", (ADA,)) == "pycuda, tensorrt not installed"
-    assert module._why_not("ort-cuda", (ADA,)) == "pycuda not installed"
+    monkeypatch.setattr(module, "installed_apis", lambda: ())
+    assert module._why_not("tensorrt", (ADA,)) == "cuda-bindings, tensorrt not installed"
+    assert module._why_not("ort-cuda", (ADA,)) == "cuda-bindings not installed"
+    monkeypatch.setattr(module, "installed_apis", lambda: ("pycuda",))
+    assert module._why_not("ort-cuda", (ADA,)) == ""
     assert module._why_not("tensorrt", ()) == "no NVIDIA GPU"
+
+
+@pytest.mark.parametrize("capability", ["8.7", "9.0", "10.0", "10.3"])
+def test_targets_that_a_card_cannot_have_are_skipped_with_the_reason(
+    cpu_plan: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capability: str
+) -> None:
+    card = Gpu(name="H100", compute_capability=capability, memory_bytes=1 << 30)
+    monkeypatch.setattr(module, "find_gpus", lambda: (card,))
+    monkeypatch.setattr(module, "CANDIDATES", (("tensorrt-rtx", "fp32"), ("tensorrt-rtx", "fp16")))
+    for result in selftest(tmp_path, source=cpu_plan):
+        assert result.failed == ""
+        assert result.skipped.startswith(f"TensorRT-RTX has no compute capability {capability}; it has 7.5, 8.0, ")
 
 
 def test_gpu_tests_are_run_where_they_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -74,7 +74,7 @@ def init_libnvinfer_plugins(logger: Any, namespace: str) -> bool:
 
 
 def _gpu() -> Any:
-    from pycuda.simulated import GPU
+    from tests.fakes.libcuda.simulated import GPU
 
     return GPU
 
@@ -205,7 +205,7 @@ class IExecutionContext:
         if name not in self._engine.tensors:
             return self._refuse(f"Error Code 3: API Usage Error (setTensorAddress given invalid tensor name: {name})")
         if memory % 256:
-            from pycuda.simulated import Misuse
+            from tests.fakes.libcuda.simulated import Misuse
 
             raise Misuse(f"{name} at {memory:#x}, which is not a multiple of 256")
         self._addresses[name] = memory
@@ -217,7 +217,7 @@ class IExecutionContext:
         return True
 
     def set_device_memory(self, memory: int, size: int) -> None:
-        from pycuda.simulated import Misuse
+        from tests.fakes.libcuda.simulated import Misuse
 
         if not self._user_managed:
             raise Misuse("set_device_memory of a context that manages its own memory")
@@ -230,7 +230,7 @@ class IExecutionContext:
 
     def execute_async_v3(self, stream_handle: int) -> bool:
         if not self._busy.acquire(blocking=False):
-            from pycuda.simulated import Misuse
+            from tests.fakes.libcuda.simulated import Misuse
 
             raise Misuse("execute_async_v3 of one context in two threads at once")
         try:
@@ -239,7 +239,7 @@ class IExecutionContext:
             self._busy.release()
 
     def _execute(self, stream_handle: int) -> bool:
-        from pycuda.simulated import CAPTURE_UNSUPPORTED, Access, CudaFailure
+        from tests.fakes.libcuda.simulated import CAPTURE_UNSUPPORTED, Access, CudaFailure
 
         gpu, engine = _gpu(), self._engine
         missing = [name for name in engine.tensors if not self._addresses.get(name)]
@@ -275,7 +275,7 @@ class IExecutionContext:
     def _compute(self, addresses: dict[str, int], crash: bool) -> None:
         gpu, engine = _gpu(), self._engine
         if crash:
-            from pycuda.simulated import ILLEGAL_ADDRESS, CudaFailure
+            from tests.fakes.libcuda.simulated import ILLEGAL_ADDRESS, CudaFailure
 
             raise CudaFailure("cudaLaunchKernel", ILLEGAL_ADDRESS)
 

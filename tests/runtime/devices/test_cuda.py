@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 from collections.abc import Iterator
 from typing import Any
@@ -10,17 +11,27 @@ import numpy as np
 import pytest
 
 from bsst.errors import BsstError, MissingDependencyError, ModelError, OutOfMemoryError, UsageError
+from bsst.runtime.devices import cuda_api
 from bsst.runtime.devices.cuda import CudaDevice
 from bsst.runtime.devices.cuda_driver import Gpu
 from bsst.runtime.devices.cuda_graph import CaptureError, capture
 from bsst.runtime.devices.host import HostDevice
-from tests.runtime.simulated_gpu import simulated_gpu, tensor
+from tests.fakes.libcuda import simulated
+from tests.runtime.simulated_gpu import misuse, simulated_gpu, tensor
 
 SHAPE = (1, 3, 5, 7)
 
 
+@pytest.fixture(params=["cuda-bindings", "pycuda"])
+def api(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    if request.param not in cuda_api.installed_apis():
+        pytest.skip(f"{request.param} is not installed")
+    monkeypatch.setenv("BSST_CUDA_API", request.param)
+    return str(request.param)
+
+
 @pytest.fixture(params=["lazy", "eager"])
-def gpu(request: pytest.FixtureRequest) -> Iterator[Any]:
+def gpu(request: pytest.FixtureRequest, api: str) -> Iterator[Any]:
     with simulated_gpu(mode=request.param) as gpu:
         yield gpu
 
@@ -50,7 +61,7 @@ def test_a_missing_event_is_a_race_that_the_simulation_finds(gpu: Any) -> None:
         source, target = filled(device, 3.5), filled(device, 0)
         place = tensor(device, source)
         device.stream("first").upload(source, place)
-        with pytest.raises(AssertionError, match="a race"):
+        with misuse(gpu, "a race"):
             device.stream("second").download(place, target)
 
 
@@ -154,7 +165,7 @@ def test_copies_of_another_shape_are_refused(gpu: Any, shape: tuple[int, ...]) -
 def test_memory_that_is_not_page_locked_is_caught(gpu: Any) -> None:
     with CudaDevice() as device:
         place, stream = tensor(device, np.zeros(SHAPE, np.float32)), device.stream("only")
-        with pytest.raises(AssertionError, match="not page-locked"):
+        with misuse(gpu, "not page-locked"):
             stream.upload(np.zeros(SHAPE, np.float32), place)
 
 
@@ -166,8 +177,6 @@ def test_events_of_another_device_are_refused(gpu: Any) -> None:
 
 
 def test_a_failure_on_the_gpu_surfaces_when_somebody_waits(gpu: Any, caplog: pytest.LogCaptureFixture) -> None:
-    from pycuda import simulated
-
     def fail() -> None:
         raise simulated.CudaFailure("cuEventSynchronize", simulated.ILLEGAL_ADDRESS)
 
@@ -180,17 +189,36 @@ def test_a_failure_on_the_gpu_surfaces_when_somebody_waits(gpu: Any, caplog: pyt
     assert gpu.leftovers() == {}
 
 
-def test_no_gpu_no_driver_and_no_pycuda_are_told_apart(monkeypatch: pytest.MonkeyPatch) -> None:
-    with simulated_gpu(devices=0), pytest.raises(ModelError, match="working NVIDIA driver, got .*no CUDA-capable"):
+def test_no_gpu_no_driver_and_no_package_are_told_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    with simulated_gpu(devices=0), pytest.raises(ModelError, match="its driver, found none: .*no CUDA-capable"):
         CudaDevice()
     with simulated_gpu(), pytest.raises(ModelError, match="expected GPU 3, got 1 GPUs"):
         CudaDevice(3)
-    monkeypatch.setitem(__import__("sys").modules, "pycuda.driver", None)
+    monkeypatch.setattr(cuda_api, "installed_apis", lambda: ())
     with pytest.raises(ModelError, match="expected an NVIDIA GPU and its driver, found none; check nvidia-smi"):
         CudaDevice()
     orin = Gpu(name="Orin", compute_capability="8.7", memory_bytes=1 << 33)
     monkeypatch.setattr("bsst.runtime.devices.cuda.find_gpus", lambda: (orin,))
-    with pytest.raises(MissingDependencyError, match=r"pip install 'bsst\[gpu\]'"):
+    with pytest.raises(MissingDependencyError, match=r"needs cuda-bindings.*pip install 'bsst\[gpu\]'"):
+        CudaDevice()
+    monkeypatch.setenv("BSST_CUDA_API", "pycuda")
+    with pytest.raises(MissingDependencyError, match=r"needs pycuda.*pip install 'bsst\[pycuda\]'"):
+        CudaDevice()
+    monkeypatch.setenv("BSST_CUDA_API", "cupy")
+    with pytest.raises(UsageError, match="expected BSST_CUDA_API to be cuda-bindings or pycuda, got cupy; unset it"):
+        CudaDevice()
+
+
+def test_nvidias_package_is_the_first_choice() -> None:
+    assert cuda_api.installed_apis()[0] == "cuda-bindings"
+    with simulated_gpu(), CudaDevice() as device:
+        assert device.api.name.startswith("cuda-bindings 1")
+
+
+def test_a_package_that_does_not_load_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cuda_api, "installed_apis", lambda: ("cuda-bindings",))
+    monkeypatch.setitem(sys.modules, "bsst.runtime.devices.cuda_bindings", None)
+    with pytest.raises(ModelError, match="found none: cuda-bindings does not load: .*reinstall it"):
         CudaDevice()
 
 
@@ -200,7 +228,7 @@ class TestGraph:
             source, target = filled(device, 1), filled(device, 0)
             place, stream = tensor(device, source), device.stream("only")
             with device.current():
-                graph = capture(stream.handle, lambda: stream.upload(source, place))
+                graph = capture(device.api, stream.handle, lambda: stream.upload(source, place))
             for value in (5, 6):
                 source[...] = value
                 with device.current():
@@ -217,7 +245,7 @@ class TestGraph:
             source, target = filled(device, 7), filled(device, 0)
             place, stream = tensor(device, source), device.stream("only")
             with device.current(), pytest.raises(CaptureError, match="not permitted when stream is capturing"):
-                capture(stream.handle, stream.synchronize)
+                capture(device.api, stream.handle, stream.synchronize)
             stream.upload(source, place)
             stream.download(place, target)
             stream.synchronize()
@@ -227,9 +255,9 @@ class TestGraph:
         device = CudaDevice()
         stream = device.stream("only")
         with pytest.raises(CaptureError, match="invalid device context"):
-            capture(stream.handle, lambda: None)
+            capture(device.api, stream.handle, lambda: None)
         with device.current(), pytest.raises(CaptureError, match="invalid resource handle"):
-            capture(0x1234, lambda: None)
+            capture(device.api, 0x1234, lambda: None)
         device.close()
 
 
@@ -241,7 +269,7 @@ def test_a_real_gpu_copies_and_orders() -> None:
         place = tensor(device, source)
         first, second = device.stream("first"), device.stream("second")
         with device.current():
-            graph = capture(first.handle, lambda: first.upload(source, place))
+            graph = capture(device.api, first.handle, lambda: first.upload(source, place))
         for _ in range(20):
             target[...] = 0
             with device.current():

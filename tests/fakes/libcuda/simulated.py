@@ -26,10 +26,13 @@ import numpy as np
 INVALID_VALUE, OUT_OF_MEMORY, INVALID_CONTEXT, INVALID_HANDLE, ILLEGAL_ADDRESS = 1, 2, 201, 400, 700
 CAPTURE_UNSUPPORTED, CAPTURE_INVALIDATED, CAPTURE_ISOLATION = 900, 901, 905
 NOT_READY, CAPTURED_EVENT = 600, 907
+NO_DEVICE, INVALID_DEVICE = 100, 101
 NAMES = {
     INVALID_VALUE: "invalid argument",
     OUT_OF_MEMORY: "out of memory",
     INVALID_CONTEXT: "invalid device context",
+    NO_DEVICE: "no CUDA-capable device is detected",
+    INVALID_DEVICE: "invalid device ordinal",
     INVALID_HANDLE: "invalid resource handle",
     ILLEGAL_ADDRESS: "an illegal memory access was encountered",
     CAPTURE_UNSUPPORTED: "operation not permitted when stream is capturing",
@@ -108,6 +111,13 @@ class StreamState:
     destroyed: bool = False
 
 
+@dataclass
+class EventState:
+    timed: bool
+    point: Point | None = None
+    """Where it was last recorded."""
+
+
 @dataclass(frozen=True)
 class Past:
     access: Access
@@ -124,19 +134,20 @@ class Gpu:
         self.lock = threading.RLock()
         self.memory: dict[int, np.ndarray] = {}
         self.freed: list[tuple[int, int]] = []
-        self.pinned: dict[int, int] = {}
+        self.pinned: dict[int, np.ndarray] = {}
         self.streams: dict[int, StreamState] = {}
+        self.events: dict[int, EventState] = {}
         self.graphs: dict[int, list[Operation]] = {}
         self.executables: dict[int, list[Operation]] = {}
         self.past: list[Past] = []
         self.host_clock: dict[int, int] = {}
         """What any thread has waited for; work enqueued afterwards comes after it."""
         self.host_milliseconds = 0.0
-        self.stacks: dict[int, list[object]] = {}
-        self.current: dict[int, list[object]] = {}
-        """The driver's own stack of each thread; pycuda keeps one of its contexts there at most."""
+        self.current: dict[int, list[int]] = {}
+        """Stack of contexts of each thread."""
         self.retained = 0
-        self.leaks: list[str] = []
+        self.misuses: list[str] = []
+        """What calls of the driver met that a GPU would not report."""
         self.live = {"stream": 0, "event": 0, "memory": 0, "pinned": 0}
         self.calls: list[str] = []
         self.broken: int | None = None
@@ -144,10 +155,7 @@ class Gpu:
 
     # contexts
 
-    def stack(self) -> list[object]:
-        return self.stacks.setdefault(threading.get_ident(), [])
-
-    def driver_stack(self) -> list[object]:
+    def driver_stack(self) -> list[int]:
         return self.current.setdefault(threading.get_ident(), [])
 
     def require_context(self, call: str) -> None:
@@ -191,9 +199,8 @@ class Gpu:
         was = any(start <= address < start + size for start, size in self.freed)
         raise Misuse(f"{nbytes} bytes at {address:#x} are {'freed' if was else 'outside'} memory")
 
-    def check_pinned(self, array: np.ndarray) -> None:
-        start, end = array.ctypes.data, array.ctypes.data + array.nbytes
-        if not any(base <= start and end <= base + size for base, size in self.pinned.items()):
+    def check_pinned(self, start: int, nbytes: int) -> None:
+        if not any(b <= start and start + nbytes <= b + memory.nbytes for b, memory in self.pinned.items()):
             raise Misuse("an asynchronous copy of host memory that is not page-locked, or no longer")
 
     # streams
@@ -326,16 +333,14 @@ class Gpu:
     def leftovers(self) -> dict[str, object]:
         """Everything that a closed device must not leave behind."""
         left: dict[str, object] = {name: count for name, count in self.live.items() if count}
-        if stacks := [stack for stack in self.stacks.values() if stack]:
-            left["contexts on a stack"] = len(stacks)
         if current := [stack for stack in self.current.values() if stack]:
             left["contexts that stay current"] = len(current)
         if self.retained:
             left["retained contexts"] = self.retained
         if self.executables:
             left["graphs"] = len(self.executables)
-        if self.leaks:
-            left["leaks"] = self.leaks
+        if self.misuses:
+            left["misuses"] = self.misuses
         return left
 
 
