@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import subprocess
 import tempfile
 from collections.abc import Iterable
 from pathlib import Path
@@ -14,7 +15,7 @@ from bsst.engines.doctor.selftest import Measurement, Progress, TestRun, run_gpu
 from bsst.files import atomic_file
 from bsst.runtime.network.network import DEFAULT_PLAN
 
-__all__ = ["selftest_report", "write_selftest"]
+__all__ = ["selftest_report", "targets_table", "write_selftest"]
 
 TESTS = Path(bsst.__file__).resolve().parents[1] / "tests"
 
@@ -62,25 +63,45 @@ def selftest_report(findings: Iterable[Finding], results: Iterable[Measurement],
         f"{platform.platform()}, {_processor()}, {os.cpu_count()} cores, Python {platform.python_version()}",
         "## Machine",
         _table(("what", "status", "found"), [(f.subject, f.status, f.found) for f in findings]),
+        *_clocks(),
         "## Targets",
-        _table(_SUMMARY, [_summary(result) for result in results]),
-        "Parity is the restored clip against ONNX Runtime on the CPU. Overlap is the time per clip with each clip "
-        "waited for, over the time with two under way.",
+        targets_table(results),
     ]
-    parts += [_details(result) for result in results if result.stage_ms]
     parts += ["## Tests that need a GPU", _tests(tests)]
     return "\n\n".join(parts) + "\n"
 
 
-_SUMMARY = ("target", "result", "parity, dB", "s per clip", "overlap", "device memory", "build, s", "load, s")
+def targets_table(results: Iterable[Measurement]) -> str:
+    """Markdown of what each target did: a summary, then the stages of each."""
+    results = tuple(results)
+    parts = [
+        _table(_SUMMARY, [_summary(result) for result in results]),
+        "Parity is the restored clip against ONNX Runtime on the CPU. Overlap is the time per clip with each clip "
+        "waited for, over the time with two under way. Predicted is what the plan says, without what the libraries "
+        "take for themselves.",
+    ]
+    return "\n\n".join([*parts, *(_details(result) for result in results if result.stage_ms)])
+
+
+_SUMMARY = (
+    "target",
+    "result",
+    "parity, dB",
+    "s per clip",
+    "overlap",
+    "device memory",
+    "predicted",
+    "build, s",
+    "load, s",
+)
 
 
 def _summary(result: Measurement) -> tuple[str, ...]:
     name = f"{result.target} {result.precision}"
     if result.skipped:
-        return (name, f"skipped: {result.skipped}", *[""] * 6)
+        return (name, f"skipped: {result.skipped}", *[""] * 7)
     if not result.stage_ms:
-        return (name, f"FAILED: {result.failed}", *[""] * 6)
+        return (name, f"FAILED: {result.failed}", *[""] * 7)
     return (
         name,
         f"FAILED: {result.failed}" if result.failed else "ok",
@@ -88,6 +109,7 @@ def _summary(result: Measurement) -> tuple[str, ...]:
         f"{result.overlapped:.4f}",
         f"{result.one_by_one / result.overlapped:.2f}",
         f"{result.device_bytes / 2**20:.0f} MiB" if result.device_bytes else "",
+        f"{result.predicted_bytes / 2**20:.0f} MiB" if result.predicted_bytes and result.device_bytes else "",
         f"{result.build_seconds:.1f}",
         f"{result.load_seconds:.2f}",
     )
@@ -101,8 +123,22 @@ def _details(result: Measurement) -> str:
             plain = result.plain_ms[stage]
             row += [f"{plain:.3f}", f"{plain / milliseconds:.2f}", result.graphs.get(stage, "")]
         rows.append(tuple(row))
-    header = ["stage", "runs per clip", "ms"] + (["ms without graphs", "gain", "graphs"] if result.plain_ms else [])
+    header = ["stage", "runs per clip", "median ms"] + (
+        ["median ms without graphs", "gain", "graphs"] if result.plain_ms else []
+    )
     return f"### {result.target} {result.precision}\n\n{result.line}\n\n{_table(tuple(header), rows)}"
+
+
+def _clocks() -> list[str]:
+    """What nvidia-smi says of clocks, power and temperature after the measurements; [] where there is none."""
+    fields = "name,driver_version,clocks.sm,clocks.max.sm,clocks.mem,power.draw,power.limit,temperature.gpu"
+    try:
+        command = ["nvidia-smi", f"--query-gpu={fields}", "--format=csv"]
+        result = subprocess.run(command, capture_output=True, text=True, timeout=30, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return []
+    lines = [tuple(line.split(", ")) for line in result.stdout.splitlines()]
+    return [_table(lines[0], lines[1:])] if lines else []
 
 
 def _tests(tests: TestRun) -> str:

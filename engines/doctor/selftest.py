@@ -8,6 +8,7 @@ copies and the next clip overlaps, and device memory. What cannot be run is skip
 from __future__ import annotations
 
 import importlib.util
+import statistics
 import subprocess
 import sys
 import time
@@ -29,6 +30,7 @@ from bsst.plan.manifest import Manifest, Precision, Target
 from bsst.runtime.devices.base import ITEM_BYTES, DeviceTensor
 from bsst.runtime.devices.cuda_api import installed_apis
 from bsst.runtime.devices.cuda_driver import Gpu, find_gpus
+from bsst.runtime.network.device_memory import device_memory
 from bsst.runtime.network.network import DEFAULT_PLAN, Network
 from bsst.runtime.network.wiring import clip_calls
 from bsst.runtime.one_clip import clip_flows, moving_texture, psnr
@@ -82,10 +84,12 @@ class Measurement:
     """Seconds per clip with two under way."""
     device_bytes: int = 0
     """Device memory that loading and running took, as the driver reports it; 0 on the CPU."""
+    predicted_bytes: int | None = None
+    """What the plan's manifest says of that, without the libraries' own; None where the compiler does not tell."""
     calls: Mapping[str, int] = field(default_factory=dict)
     """Runs of each stage per clip; once for flow."""
     stage_ms: Mapping[str, float] = field(default_factory=dict)
-    """Milliseconds of each stage alone."""
+    """Milliseconds of each stage alone, median."""
     plain_ms: Mapping[str, float] = field(default_factory=dict)
     """The same without CUDA graphs; empty where there are none."""
     graphs: Mapping[str, str] = field(default_factory=dict)
@@ -192,6 +196,7 @@ def measure_target(
         one_by_one=one_by_one,
         overlapped=overlapped,
         device_bytes=device_bytes,
+        predicted_bytes=device_memory(manifest).total_bytes,
         calls=_calls(manifest),
         stage_ms=stage_ms,
         plain_ms=plain_ms,
@@ -307,13 +312,14 @@ def _stage_milliseconds(manifest: Manifest, backend: Backend) -> dict[str, float
         for _ in range(3):
             backend.sessions[stage.name].enqueue(inputs, outputs, stream)
         stream.synchronize()
-        runs, elapsed, started = 0, 0.0, time.perf_counter()
-        while runs == 0 or elapsed < _STAGE_SECONDS:
+        turns: list[float] = []
+        while not turns or sum(turns) < _STAGE_SECONDS:
+            started = time.perf_counter()
             for _ in range(4):
                 backend.sessions[stage.name].enqueue(inputs, outputs, stream)
             stream.synchronize()
-            runs, elapsed = runs + 4, time.perf_counter() - started
-        results[stage.name] = 1000 * elapsed / runs
+            turns.append(time.perf_counter() - started)
+        results[stage.name] = 1000 * statistics.median(turns) / 4
     return results
 
 

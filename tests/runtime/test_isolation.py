@@ -46,3 +46,12 @@ def test_exporting_without_torch_says_what_to_install(tmp_path) -> None:
     assert result.returncode == 5
     assert "pip install 'bsst[export]'" in result.stderr
     assert "Traceback" not in result.stderr
+
+
+@pytest.mark.parametrize("module", ["bsst.config", "bsst.plugins", "bsst.plugins.registry", "bsst.reference.bsstnet"])
+def test_networks_and_operators_need_neither_video_nor_engines(module: str) -> None:
+    block = BLOCK.replace('"torch", "onnx", ', '"av", "onnxruntime", "platformdirs", "onnx", ').replace(', "scipy"', "")
+    result = subprocess.run(
+        [sys.executable, "-c", f"{block}import {module}"], capture_output=True, text=True, timeout=120
+    )
+    assert result.returncode == 0, result.stderr

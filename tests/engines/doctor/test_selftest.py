@@ -68,7 +68,7 @@ def test_a_gpu_is_compared_and_measured(cpu_plan: Path, tmp_path: Path, monkeypa
         assert result.device_bytes > 100_000
         assert all("launched" in use for use in result.graphs.values())
     text = selftest_report([FINDING], results, TestRun(passed=True, output="1 passed"))
-    assert "| stage | runs per clip | ms | ms without graphs | gain | graphs |" in text
+    assert "| stage | runs per clip | median ms | median ms without graphs | gain | graphs |" in text
     assert "Passed.\n\n```\n1 passed\n```" in text
 
 
