@@ -1,4 +1,4 @@
-"""Our two kernels run: right on every test case, by Triton's launcher and by the driver alone, and timed; see `gpu.py`."""
+"""Our two kernels: right on every test case, by Triton's launcher and by the driver alone, then timed; see `gpu.py`."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ def timings(*, quick: bool) -> Iterator[str]:
     """Table of medians at the sizes of the released network, beside what PyTorch offers."""
     bench = partial(triton.testing.do_bench, warmup=20, rep=60 if quick else 150, return_mode="median")
     source, target = (torch.empty(2**29, device="cuda") for _ in range(2))
-    copy = 2 * source.nbytes / bench(lambda: target.copy_(source)) / 1e6
+    copy = 2 * source.nbytes / bench(partial(target.copy_, source)) / 1e6
     del source, target
     yield f"A copy moves {copy:.0f} GB/s; the share is of that, each tensor counted once."
     yield ""

@@ -20,7 +20,7 @@ from tests.golden_inputs import flows, video, weight
 DATA = Path(__file__).parents[1] / "tests" / "data"
 PRECISIONS = ("float32", "TF32", "bfloat16")
 GOLDEN_TOLERANCE = {"float32": 1e-3, "TF32": 1e-1, "bfloat16": 1.0}
-"""Largest difference of the output, in units of the range of pixels; a gate for float32, a sanity check for the rest."""
+"""Largest difference of the output, where pixels range from 0 to 1: a gate for float32, a sanity check for the rest."""
 
 
 def golden() -> Iterator[str]:

@@ -48,10 +48,19 @@ def test_exporting_without_torch_says_what_to_install(tmp_path) -> None:
     assert "Traceback" not in result.stderr
 
 
-@pytest.mark.parametrize("module", ["bsst.config", "bsst.plugins", "bsst.plugins.registry", "bsst.reference.bsstnet"])
+@pytest.mark.parametrize("module", ["bsst.config", "bsst.plugins", "bsst.reference.bsstnet"])
 def test_networks_and_operators_need_neither_video_nor_engines(module: str) -> None:
     block = BLOCK.replace('"torch", "onnx", ', '"av", "onnxruntime", "platformdirs", "onnx", ').replace(', "scipy"', "")
     result = subprocess.run(
         [sys.executable, "-c", f"{block}import {module}"], capture_output=True, text=True, timeout=120
     )
     assert result.returncode == 0, result.stderr
+
+
+def test_every_public_name_of_the_package_is_found_when_it_is_used() -> None:
+    import bsst
+
+    assert all(hasattr(bsst, name) for name in bsst.__all__)
+    assert set(bsst.__all__) <= set(dir(bsst))
+    with pytest.raises(AttributeError, match="module 'bsst' has no attribute 'nothing'"):
+        bsst.nothing  # noqa: B018
