@@ -8,13 +8,19 @@ DEV := $(DEV_VENV)/bin/python
 # The CPU build: newer versions from PyPI bring several gigabytes of CUDA libraries that nothing here uses.
 TORCH ?= torch==2.13.0
 
-.PHONY: demo test lint check nightly train-edge plan clean
+.PHONY: demo test test-fast lint check nightly train-edge plan clean
 
 demo: $(RUN_VENV)/.installed  ## Deblur a real clip with the packaged plan; prints the measured gain.
 	$(RUN) benchmarks/demo.py
 
+# A worker per core, each with one thread; a file's tests stay together, and share what they build.
+PYTEST := OMP_NUM_THREADS=1 $(DEV) -m pytest -n 2 --dist loadfile
+
 test: $(DEV_VENV)/.installed  ## Run every test.
-	$(DEV) -m pytest
+	$(PYTEST)
+
+test-fast: $(DEV_VENV)/.installed  ## Run the tests that take less than ten seconds each.
+	$(PYTEST) -m "not slow"
 
 lint: $(DEV_VENV)/.installed  ## Style and types.
 	$(DEV) -m ruff check .

@@ -1,7 +1,7 @@
 """Video deblurring with BSSTNet: one plan file, any CPU, NVIDIA GPUs.
 
 `bsst.deblur("holiday.mp4", "sharp.mp4")` deblurs a file with the packaged plan;
-`bsst.deblur_frames(frames, bsst.load_network())` iterates over RGB frames.
+`with bsst.load_network() as network: bsst.deblur_frames(frames, network)` iterates over RGB frames.
 
 Names are loaded when they are used: networks and operators need neither PyAV nor ONNX Runtime.
 """
@@ -9,20 +9,46 @@ Names are loaded when they are used: networks and operators need neither PyAV no
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from bsst.errors import BsstError
+import bsst.checkout  # noqa: F401 - first of all
+from bsst.errors import (
+    BsstError,
+    BuildError,
+    CheckpointError,
+    ExportError,
+    InputError,
+    MissingDependencyError,
+    ModelError,
+    OutOfMemoryError,
+    OutputError,
+    PlanError,
+    UsageError,
+    VerificationError,
+)
 
 if TYPE_CHECKING:
     from bsst.runtime.job import Execution, Observer, Progress, Result, deblur
-    from bsst.runtime.network.network import load_network
+    from bsst.runtime.network.network import Network, load_network
     from bsst.runtime.restore import Tiling, deblur_frames
 
 __all__ = [
     "BsstError",
+    "BuildError",
+    "CheckpointError",
     "Execution",
+    "ExportError",
+    "InputError",
+    "MissingDependencyError",
+    "ModelError",
+    "Network",
     "Observer",
+    "OutOfMemoryError",
+    "OutputError",
+    "PlanError",
     "Progress",
     "Result",
     "Tiling",
+    "UsageError",
+    "VerificationError",
     "deblur",
     "deblur_frames",
     "load_network",
@@ -31,11 +57,13 @@ __all__ = [
 _PLACES = {
     **dict.fromkeys(("Execution", "Observer", "Progress", "Result", "deblur"), "bsst.runtime.job"),
     **dict.fromkeys(("Tiling", "deblur_frames"), "bsst.runtime.restore"),
-    "load_network": "bsst.runtime.network.network",
+    **dict.fromkeys(("Network", "load_network"), "bsst.runtime.network.network"),
 }
 
 
 def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        return import_module("importlib.metadata").version("bsst")
     if name not in _PLACES:
         raise AttributeError(f"module 'bsst' has no attribute {name!r}")
     return getattr(import_module(_PLACES[name]), name)

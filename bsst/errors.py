@@ -10,11 +10,11 @@
     │   ├── BuildError                    a compiler that refuses a graph, crashes, or hits a limit
     │   ├── PlanError                     a plan missing, corrupt, or for another machine
     │   └── MissingDependencyError        an optional package that this feature needs
-    ├── OutOfMemoryError         exit 6   still too large after the smallest tile
+    ├── OutOfMemoryError         exit 6   the device or the process ran out of memory
     └── VerificationError        exit 7   a finished result that fails its own check
 
 Exit 8 means finished with repaired frames; exit 9 means measured, and a figure is outside its budget; exit 130 means
-interrupted and resumable.
+interrupted; nothing stands under the output's name.
 Every message says what was expected, what was found, and what to do about it.
 """
 
@@ -98,7 +98,7 @@ class MissingDependencyError(ModelError):
 
 
 class OutOfMemoryError(BsstError):
-    """Still too large after the smallest tile."""
+    """The device or the process ran out of memory."""
 
     exit_code = 6
 

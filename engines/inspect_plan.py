@@ -82,7 +82,8 @@ def _facts(plan: Plan) -> Iterator[tuple[str, str]]:
     yield "plugins", ", ".join(manifest.plugins) or "none"
     yield "precision", manifest.precision
     yield "window", f"{manifest.frames} frames, {manifest.window_overlap} shared with the next"
-    yield "tile", f"{_side(manifest.tile)} pixels, {manifest.tile_overlap} shared; flow {_side(manifest.flow_size)}"
+    sizes = f"{_side(manifest.tile)} pixels (height x width), {manifest.tile_overlap} shared"
+    yield "tile", f"{sizes}; flow {_side(manifest.flow_size)}"
     yield from memory_lines(manifest)
     yield from _parity(manifest.parity, "parity")
 
@@ -129,7 +130,7 @@ def _tensor(spec: TensorSpec) -> str:
 
 
 def _side(size: tuple[int, int]) -> str:
-    return f"{size[1]}x{size[0]}"
+    return f"{size[0]}x{size[1]}"
 
 
 def _size(count: float | None) -> str:

@@ -55,7 +55,7 @@ def check_geometry(config: NetworkConfig, geometry: Geometry) -> None:
         legal = [t for t in range(4, max(geometry.frames, 4) + 5) if legal_frames(t)]
         near = [t for t in legal if t < geometry.frames][-1:] + [t for t in legal if t > geometry.frames][:1]
         raise UsageError(
-            f"expected --frames 4 to 8, 10 or a multiple of 4, got {geometry.frames}; use {' or '.join(map(str, near))}"
+            f"expected --window 4 to 8, 10 or a multiple of 4, got {geometry.frames}; use {' or '.join(map(str, near))}"
         )
     for option, sizes, multiple, minimum in (
         ("--tile", geometry.tile, config.tile_multiple, config.tile_multiple),

@@ -222,7 +222,7 @@ def choose_in_flight(manifest: Manifest, work: Workload, *, limit: int, wanted: 
     options = (option for option, share in _smaller_exports(manifest) if share * total(1) <= limit)
     raise OutOfMemoryError(
         f"expected to run within {limit / 1e6:.0f} MB, got {total(1) / 1e6:.0f} MB with one clip in flight; "
-        f"by proportion a plan made by bsst-export {next(options, '--frames 4 --tile 64x64')} comes close"
+        f"by proportion a plan made by bsst-export {next(options, '--window 4 --tile 64x64')} comes close"
     )
 
 
@@ -232,9 +232,9 @@ def _smaller_exports(manifest: Manifest) -> Iterator[tuple[str, float]]:
     lengths = [t for t in (4, 5, 6, 7, 8, 10, *range(12, manifest.frames, 4)) if t < manifest.frames]
     sides = range(64, min(height, width), 64)
     options = [
-        (f"--frames {t} --tile {side}x{side}", t * side * side / (manifest.frames * height * width))
+        (f"--window {t} --tile {side}x{side}", t * side * side / (manifest.frames * height * width))
         for t in (*lengths, manifest.frames)
         for side in sides
     ]
-    options += [(f"--frames {t} --tile {height}x{width}", t / manifest.frames) for t in lengths]
+    options += [(f"--window {t} --tile {height}x{width}", t / manifest.frames) for t in lengths]
     return iter(sorted(options, key=lambda option: -option[1]))

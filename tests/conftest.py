@@ -9,6 +9,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 from hypothesis import settings
 
 # PyTorch's compiler traces itself into this logger wherever a handler listens, as pytest's does: minutes per export.
@@ -41,6 +42,10 @@ def cpu_plan(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from bsst.export.export_plan import export_plan
     from tests.networks import SMALL, small_edge
 
-    path = tmp_path_factory.mktemp("plans") / "edge.plan"
-    export_plan(path, small_edge(), SMALL, tile_overlap=16, window_overlap=1)
+    # Traced once, for all workers where pytest-xdist runs several: their folders have one parent.
+    folder = tmp_path_factory.getbasetemp()
+    path = (folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder) / "edge.plan"
+    with FileLock(path.with_suffix(".lock")):
+        if not path.exists():
+            export_plan(path, small_edge(), SMALL, tile_overlap=16, window_overlap=1)
     return path

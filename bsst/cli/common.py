@@ -113,6 +113,9 @@ def require_packages(*modules: str, extra: str, purpose: str) -> None:
 class Finite(click.FloatRange):
     """A number in a range; neither nan, which every range would let pass, nor infinity."""
 
+    def _describe_range(self) -> str:
+        return "" if self.min is None and self.max is None else super()._describe_range()
+
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
         """Parse."""
         number = float(super().convert(value, param, ctx))
@@ -150,7 +153,7 @@ class Command(click.Command):
             _fail("interrupted; nothing was written", EXIT_INTERRUPTED, error, ctx)
         except Exception as error:
             if isinstance(error, MemoryError) or any(words in str(error) for words in OUT_OF_MEMORY):
-                hint = "close other programs, or use smaller --tile, --frames or --threads"
+                hint = "close other programs, or use smaller --tile, --window or --threads"
                 _fail(f"expected more memory, ran out ({error or 'MemoryError'}); {hint}", 6, error, ctx)
             hint = "this is a bug; run again with --debug for a traceback to report"
             _fail(f"{type(error).__name__}: {error}; {hint}", 1, error, ctx)

@@ -74,8 +74,8 @@ class Size(click.ParamType[tuple[int, int]]):
               help="Carry the float32 stages too: what is not finite is restored again with them, on the CPU. Adds the "
               "size of the fp32 plan.")  # fmt: skip
 @click.option("--sm", metavar="LIST", default="", help="Compute capabilities to build for, such as 86,89,120.")
-@click.option("--frames", type=int, help=f"Frames of a window.  [default: {FRAMES}]")
-@click.option("--tile", type=Size(), help=f"Area restored in one run.  [default: {TILE[0]}x{TILE[1]}]")
+@click.option("frames", "--window", "--frames", type=int, help=f"Frames of a window.  [default: {FRAMES}]")
+@click.option("--tile", type=Size(), help=f"Area restored in one run, height x width.  [default: {TILE[0]}x{TILE[1]}]")
 @click.option(
     "--flow-size", type=Size(), help="Area whose flow is computed in one run.  [default: the tile, or the least]"
 )
@@ -85,11 +85,13 @@ class Size(click.ParamType[tuple[int, int]]):
     type=int,
     help=f"Frames shared by windows.  [default: {WINDOW_OVERLAP}, or half of a shorter window]",
 )
-@click.option("--optimization-level", type=click.IntRange(0, 5), metavar="0-5",
+@click.option("--optimization-level", "--builder-optimization-level", type=click.IntRange(0, 5), metavar="0-5",
               help="Effort of TensorRT and TensorRT-RTX.  [default: 3]")  # fmt: skip
-@click.option("--hardware-compatibility", type=click.Choice(["ampere+", "same-capability"]),
+@click.option("--hardware-compatibility", "--hardware-compatibility-level",
+              type=click.Choice(["ampere+", "same-capability"]),
               help="TensorRT: engines for several GPUs; slower, and without our kernels.")  # fmt: skip
-@click.option("--timing-cache", metavar="FILE", type=click.Path(path_type=Path, dir_okay=False),
+@click.option("--timing-cache", "--load-timing-cache", "--timingCacheFile", metavar="FILE",
+              type=click.Path(path_type=Path, dir_okay=False),
               help="TensorRT: kernel timings kept between builds on this GPU.")  # fmt: skip
 @click.option("--no-plugins", is_flag=True, help="TensorRT: custom operators as standard ones, not as our kernels.")
 @click.option("--time-limit", type=Finite(min=0, min_open=True), metavar="SECONDS",
@@ -141,7 +143,7 @@ def export(
         "--weights": weights,
         "--raft": raft,
         "--config": config,
-        "--frames": frames,
+        "--window": frames,
         "--tile": tile,
         "--flow-size": flow_size,
         "--tile-overlap": tile_overlap,

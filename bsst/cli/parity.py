@@ -63,7 +63,9 @@ File = click.Path(path_type=Path)
               help="The PyTorch reference, or another plan of the same sizes.")  # fmt: skip
 @click.option("--weights", type=File, help="BSSTNet checkpoint of the reference.  [default: packaged edge weights]")
 @click.option("--raft", type=File, help="RAFT checkpoint, if WEIGHTS does not contain it.")
-@click.option("--frames", type=click.IntRange(min=1), help="Compare only the first frames of each clip.")
+@click.option(
+    "frames", "--limit", "--frames", type=click.IntRange(min=1), help="Compare only the first frames of each clip."
+)
 @click.option("--patches", is_flag=True, help="Cut and join tiles as the released evaluation: 64 pixels overlap.")
 @click.option("--bisect", is_flag=True, help="Name the first stage and the first ONNX node outside the budget.")
 @click.option("--min-psnr", type=Finite(), metavar="DB", help="Least PSNR between plan and reference.")

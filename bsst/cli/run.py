@@ -31,7 +31,7 @@ Examples:
 @click.argument("files", metavar="[PLAN] VIDEO", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option("-o", "--output", metavar="FILE", type=click.Path(path_type=Path),
               help="File to write: .mp4, .m4v, .mov, .mkv or .webm.  [default: VIDEO.deblurred.SUFFIX]")  # fmt: skip
-@click.option("--overwrite", is_flag=True, help="Replace an existing output.")
+@click.option("-y", "--overwrite", is_flag=True, help="Replace an existing output.")
 @click.option("--lossless", is_flag=True, help="Keep the restored frames exactly; large files. FFV1 in .mkv.")
 @click.option("--crf", default=16, show_default=True, help="Quality of the encoder, 0 (best) to 51.")
 @click.option(

@@ -13,7 +13,7 @@ import pytest
 
 from bsst.engines.inspect_plan import describe_plan, extract_plan, plan_table
 from bsst.errors import OutputError, PlanError
-from bsst.plan.archive import Plan, open_plan
+from bsst.plan.archive import Plan, open_plan, write_plan
 from bsst.runtime.network.device_memory import device_memory
 from bsst.runtime.network.wiring import clip_tensors
 from tests.bsst.plan.manifests import MEMBERS, manifest
@@ -102,3 +102,13 @@ def test_a_plan_of_another_network_is_refused_and_not_described(tmp_path: Path) 
     write_plan(tmp_path / "odd.plan", manifest(), MEMBERS)
     with pytest.raises(PlanError, match="export it again"):
         plan_table(open_plan(tmp_path / "odd.plan"))
+
+
+def test_a_tile_is_printed_as_the_exporter_reads_it(tmp_path: Path) -> None:
+    from bsst.cli.export import Size
+
+    path = tmp_path / "wide.plan"
+    write_plan(path, dataclasses.replace(manifest(), tile=(128, 256)), MEMBERS)
+    (line,) = [line for line in plan_table(open_plan(path)).splitlines() if line.startswith("tile ")]
+    assert "height x width" in line
+    assert Size().convert(line.split()[1], None, None) == (128, 256)

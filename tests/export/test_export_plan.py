@@ -120,8 +120,8 @@ def test_plan_runs_like_the_modules_it_came_from(cpu_plan) -> None:
 @pytest.mark.parametrize(
     ("geometry", "message"),
     [
-        (dataclasses.replace(SMALL, frames=9), "--frames .* got 9; use 8 or 10"),
-        (dataclasses.replace(SMALL, frames=2), "--frames .* got 2; use 4"),
+        (dataclasses.replace(SMALL, frames=9), "--window .* got 9; use 8 or 10"),
+        (dataclasses.replace(SMALL, frames=2), "--window .* got 2; use 4"),
         (dataclasses.replace(SMALL, tile=(100, 64)), "--tile .* use 128x64"),
         (dataclasses.replace(SMALL, tile=(0, 64)), "--tile .* use 64x64"),
         (dataclasses.replace(SMALL, flow_size=(64, 130)), "--flow-size .* use 128x144"),

@@ -108,10 +108,10 @@ def test_memory_picks_the_clips_in_flight_or_names_a_smaller_export() -> None:
         chosen = choose_in_flight(EDGE, work, limit=limit, wanted=2, measured=measured)
         assert chosen == expected
     with pytest.raises(
-        OutOfMemoryError, match=r"got 12\d\d MB with one clip in flight.*bsst-export --frames 10 --tile"
+        OutOfMemoryError, match=r"got 12\d\d MB with one clip in flight.*bsst-export --window 10 --tile"
     ):
         choose_in_flight(EDGE, work, limit=one - 1, wanted=2, measured=measured)
-    with pytest.raises(OutOfMemoryError, match="--frames 4 --tile 64x64"):
+    with pytest.raises(OutOfMemoryError, match="--window 4 --tile 64x64"):
         choose_in_flight(EDGE, work, limit=1, wanted=2, measured=measured)
     planned = need_bytes(EDGE, work, in_flight=1).device
     assert choose_in_flight(EDGE, work, limit=planned, wanted=2, measured=None) == 1

@@ -122,4 +122,19 @@ def test_sizes_that_are_not_given_fit_those_that_are(
 
 
 def test_no_frames_are_no_default(tmp_path: Path) -> None:
-    refused(2, "expected --frames 4 to 8, 10 or a multiple of 4, got 0", "export", "-o", tmp_path / "x", "--frames", 0)
+    refused(2, "expected --window 4 to 8, 10 or a multiple of 4, got 0", "export", "-o", tmp_path / "x", "--frames", 0)
+
+
+@pytest.mark.parametrize("name", sorted(cli.main.commands))
+def test_help_of_every_command_shows_no_open_end_of_a_range(name: str) -> None:
+    shown = CliRunner().invoke(cli.main, [name, "--help"])
+    assert shown.exit_code == 0
+    assert "None" not in shown.output
+
+
+def test_a_python_user_finds_the_version_and_every_error_in_the_package() -> None:
+    import bsst
+    from bsst import errors
+
+    assert bsst.__version__
+    assert set(errors.__all__) <= set(bsst.__all__) <= set(dir(bsst))

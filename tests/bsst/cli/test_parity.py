@@ -33,7 +33,7 @@ def run(*arguments: object) -> Result:
         (["--clip", CITY, "--dvd", "x"], 2, "got --clip, --dvd"),
         (["--gopro", "x", "--truth", CITY], 2, "--truth with --clip, got it with --gopro"),
         (["--clip", CITY, "--against", "b.plan", "--weights", "w"], 2, "got --against b.plan"),
-        (["--clip", CITY, "--frames", "0"], 2, "--frames"),
+        (["--clip", CITY, "--limit", "0"], 2, "--limit"),
         (["--gopro", "nowhere"], 3, "ROOT/test/blur/CLIP/FRAME"),
         (["--clip", "nowhere.mp4"], 3, "found nothing at nowhere.mp4"),
         (["--clip", CITY, "--weights", "nowhere.pth"], 5, "nowhere.pth: expected a checkpoint"),
