@@ -108,7 +108,7 @@ def rebuild_plan(
         # The kernels know float32 and float16.
         kernels = builder.kernel_capability(chosen) if precision != "bf16" else None
         progress("custom operators " + (f"as kernels for SM {kernels}" if kernels else "as standard operators"))
-        # Nobody names the GPU of this machine on the command line, but engines in the cache are for one.
+        # Part of the cache key: engines are tuned for this GPU.
         chosen = dataclasses.replace(chosen, compute_capabilities=capabilities, device=builder.device())
     sources = {stage.name: onnx.load_from_string(plan.member(stage.name)) for stage in plan.manifest.stages}
     models = {

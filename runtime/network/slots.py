@@ -42,9 +42,9 @@ class Slot:
 
     Args:
         manifest: of the plan.
-        memory: where the shared tensors lie.
-        device: that holds them.
-        workspace: in this buffer.
+        memory: offsets of the tensors that all clips of a lane share.
+        device: holds the tensors.
+        workspace: buffer that the offsets of `memory` count from.
         stream: on which every clip of the workspace runs.
     """
 

@@ -104,8 +104,10 @@ def test_a_plan_of_another_network_is_refused_and_not_described(tmp_path: Path) 
         plan_table(open_plan(tmp_path / "odd.plan"))
 
 
-def test_a_tile_is_printed_as_the_exporter_reads_it(tmp_path: Path) -> None:
+def test_a_tile_is_printed_as_the_exporter_reads_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from bsst.cli.export import Size
+
+    monkeypatch.setattr("bsst.engines.inspect_plan.memory_lines", lambda manifest: iter(()))  # of stages that fit
 
     path = tmp_path / "wide.plan"
     write_plan(path, dataclasses.replace(manifest(), tile=(128, 256)), MEMBERS)
