@@ -23,7 +23,7 @@ def half_share(information: str) -> float:
     Raises:
         ValueError: not JSON, or no layer states a type, as in an engine that was built with names only.
     """
-    # Layers join the names they were fused from with control characters, which strict JSON has not.
+    # TensorRT puts control characters into the names of fused layers; strict=False accepts them.
     document = json.loads(information, strict=False)
     layers = document.get("Layers") if isinstance(document, dict) else None
     found = [_TYPE.search(_first_output_type(layer)) for layer in layers or ()]

@@ -32,8 +32,8 @@ __all__ = [
 ]
 
 FORMAT_VERSION = 1
-"""Still that of plans without `Manifest.float32`: they lack the field, are written without it, and are read by all
-versions. A version that does not know the field refuses a plan that has it, by name, as strict readers do."""
+"""1. `Manifest.float32` is optional: plans without it are written without the field, and older readers, which refuse
+unknown fields by name, read them."""
 DType = Literal["float32", "float16", "bfloat16", "int64", "int32", "int8", "uint8", "bool"]
 Target = Literal["cpu", "ort-cuda", "ort-tensorrt", "tensorrt", "tensorrt-rtx"]
 Precision = Literal["fp32", "fp16", "bf16", "int8"]

@@ -16,7 +16,7 @@ __all__ = ["Lane"]
 
 
 class Lane:
-    """One after another on a device.
+    """Serialises sessions that share scratch memory.
 
     Args:
         device: where the sessions run.

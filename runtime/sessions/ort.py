@@ -104,7 +104,7 @@ class OrtGpuSession:
         if provider == _TENSORRT:
             providers.append((_CUDA, place))  # operators that TensorRT leaves over would run on the CPU otherwise
         self._options = ort.RunOptions()
-        # Otherwise every call waits for the GPU at its end.
+        # Without this flag ONNX Runtime synchronises the device after every run.
         self._options.add_run_config_entry("disable_synchronize_execution_providers", "1")
         try:
             # Otherwise a provider that fails is replaced, with a line on standard output, by one on another stream.

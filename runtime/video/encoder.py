@@ -1,7 +1,7 @@
 """Which encoder stores a video, and how: software, or NVENC where that is wanted and proves itself.
 
 NVENC gets the container, size, bit depth, colour tags and quality of the job in a trial of a few frames, which the
-software decoder reads back. What GPU, driver or format cannot do shows there, before the job, in FFmpeg's words.
+software decoder reads back. An unsupported combination fails in the trial, before the job, with FFmpeg's message.
 
 Sources of NVENC's options: `ffmpeg -h encoder=hevc_nvenc` and libavcodec/nvenc.c of FFmpeg 8: `cq` with `rc=vbr` is
 constant quality on the scale of x264's crf, 0 standing for automatic; `tune=lossless` is exact; more than 8 bits are
