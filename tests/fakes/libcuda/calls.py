@@ -83,12 +83,18 @@ def _cuDeviceGetAttribute(value: int, attribute: int, device: int) -> None:
     _store(value, ATTRIBUTES.get(attribute, 0), ctypes.c_int)
 
 
+def _cuDeviceComputeCapability(major: int, minor: int, device: int) -> None:
+    _store(major, ATTRIBUTES[75], ctypes.c_int)
+    _store(minor, ATTRIBUTES[76], ctypes.c_int)
+
+
 def _cuDeviceTotalMem(nbytes: int, device: int) -> None:
     _store(nbytes, GPU.total, ctypes.c_size_t)
 
 
 def _cuGetErrorString(error: int, text: int) -> None:
     if error not in _texts:
+        _store(text, None)
         raise CudaFailure("cuGetErrorString", INVALID_VALUE)
     _store(text, ctypes.addressof(_texts[error]))
 

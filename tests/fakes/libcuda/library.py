@@ -69,5 +69,7 @@ def _linked_by_pycuda() -> list[str]:
     symbols = subprocess.run(["nm", "-D", "-u", str(extension)], capture_output=True, text=True, check=True).stdout
     wanted = set(re.findall(r"\bU (cu[A-Z]\w+)$", symbols, re.MULTILINE))
     ours = set(re.findall(r"^(?:CALL\(|CUresult CUDAAPI )(\w+)", SOURCE.read_text(), re.MULTILINE))
-    macros = dict(re.findall(r"^#define (cu\w+)\s+(cu\w+_v\d)\s*$", header().read_text(), re.MULTILINE))
+    macros = dict(
+        re.findall(r"^ *#define (cu\w+)\s+(?:__CUDA_API_\w+\()?(cu\w+_v\d)\)?\s*$", header().read_text(), re.MULTILINE)
+    )
     return sorted(wanted - {macros.get(name, name) for name in ours})

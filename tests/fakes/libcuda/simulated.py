@@ -26,11 +26,12 @@ import numpy as np
 INVALID_VALUE, OUT_OF_MEMORY, INVALID_CONTEXT, INVALID_HANDLE, ILLEGAL_ADDRESS = 1, 2, 201, 400, 700
 CAPTURE_UNSUPPORTED, CAPTURE_INVALIDATED, CAPTURE_ISOLATION = 900, 901, 905
 NOT_READY, CAPTURED_EVENT = 600, 907
-NO_DEVICE, INVALID_DEVICE = 100, 101
+NO_DEVICE, INVALID_DEVICE, NOT_SUPPORTED = 100, 101, 801
 NAMES = {
     INVALID_VALUE: "invalid argument",
     OUT_OF_MEMORY: "out of memory",
     INVALID_CONTEXT: "invalid device context",
+    NOT_SUPPORTED: "operation not supported",
     NO_DEVICE: "no CUDA-capable device is detected",
     INVALID_DEVICE: "invalid device ordinal",
     INVALID_HANDLE: "invalid resource handle",
