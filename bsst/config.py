@@ -116,17 +116,36 @@ class NetworkConfig:
         return dataclasses.asdict(self)
 
 
+LARGEST_VALUE, MOST_ENTRIES = 4096, 64
+
+
 def config_from_json(data: dict[str, Any]) -> NetworkConfig:
     """Rebuild a configuration from a manifest.
 
     Raises:
-        UsageError: a field is missing or unknown.
+        UsageError: a field is missing, unknown, of another type, or beyond what any network here could have.
     """
     try:
         raft = RaftConfig(**{k: _tuples(v) for k, v in data["raft"].items()})
-        return NetworkConfig(**{k: _tuples(v) for k, v in data.items() if k != "raft"}, raft=raft)
+        config = NetworkConfig(**{k: _tuples(v) for k, v in data.items() if k != "raft"}, raft=raft)
+        for part, like in ((config, RELEASE), (raft, RELEASE.raft)):
+            for field in dataclasses.fields(part):
+                _require_like(field.name, getattr(part, field.name), getattr(like, field.name))
+        return config
     except (KeyError, TypeError, AttributeError) as error:
         raise UsageError(f"expected a network configuration written by this version of bsst, got {error}") from error
+
+
+def _require_like(name: str, value: Any, like: Any) -> None:
+    """Refuse what would take for ever to build, or is no value of its field at all."""
+    entries = value if isinstance(value, tuple) else (value,)
+    kinds = {type(entry) for entry in like} if isinstance(like, tuple) else {type(like)}
+    fits = isinstance(value, tuple) == isinstance(like, tuple) and len(entries) <= MOST_ENTRIES
+    fits = fits and all(type(entry) in kinds or (float in kinds and type(entry) is int) for entry in entries)
+    if not fits or any(isinstance(e, int | float) and not 0 <= e <= LARGEST_VALUE for e in entries):
+        raise UsageError(
+            f"expected {name} of a network configuration like {like}, at most {LARGEST_VALUE}, got {ascii(value)[:80]}"
+        )
 
 
 def _tuples(value: Any) -> Any:

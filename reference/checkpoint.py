@@ -11,6 +11,8 @@ import json
 import pickle
 import re
 import warnings
+import zipfile
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,6 +32,10 @@ EDGE_WEIGHTS = Path(__file__).parent / "weights" / "edge.safetensors"
 """Weights of the `edge` configuration, part of the package; RAFT included."""
 
 RAFT_PREFIX = "raft."
+COMPILED_PREFIX = "_orig_mod."
+WRAPPERS = ("params_ema", "params", "state_dict", "model_state_dict", "model", "net", "network", "generator")
+OWNERS = ("generator_ema.", "generator.", "model.", "network.", "net.")
+SAVE_ALONE = "torch.save(your_model.state_dict(), 'weights.pth') in the program that wrote {}"
 MODULE_PREFIX = "module."
 
 UNUSED_PREFIXES = (
@@ -110,12 +116,18 @@ def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         raise CheckpointError(f"{path}: expected a checkpoint, got {error.strerror}; check the path") from error
     if head[8:9] == b"{":
         return _read_safetensors(path)
+    _require_sound_archive(path)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about pickle protocols; the file is judged by its content below
             data = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         called = re.search(r"GLOBAL ([\w.]+)", str(error))
+        if called and called[1].startswith(("numpy.", "numpy._core.", "collections.", "argparse.", "omegaconf.")):
+            raise CheckpointError(
+                f"{path}: expected tensors only, got {called[1]} beside the weights, as training checkpoints have; "
+                f"where you trust the file, save the weights alone: {SAVE_ALONE.format(path.name)}"
+            ) from error
         if called:
             raise CheckpointError(
                 f"{path}: expected tensors only, got a file that would run {called[1]} when loaded; "
@@ -126,20 +138,56 @@ def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         ) from error
     except (RuntimeError, EOFError, ValueError, KeyError, OSError, AttributeError, IndexError, TypeError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        if "TorchScript" in str(error):
+            raise CheckpointError(
+                f"{path}: expected a state dict, got a TorchScript program; save its weights alone where you trust it: "
+                f"torch.save(torch.jit.load({path.name!r}).state_dict(), 'weights.pth')"
+            ) from error
         raise CheckpointError(
             f"{path}: expected a PyTorch or safetensors checkpoint, got {reason}; download it again"
         ) from error
-    for key in ("params_ema", "params"):
+    for key in WRAPPERS:
         if isinstance(data, dict) and isinstance(data.get(key), dict):
             data = data[key]
             break
+    if isinstance(data, dict):  # counters beside the weights
+        data = {name: value for name, value in data.items() if not isinstance(value, int | float | str | type(None))}
     if not isinstance(data, dict) or not data or not all(isinstance(value, Tensor) for value in data.values()):
         found = ", ".join(map(str, list(data)[:4])) if isinstance(data, dict) else type(data).__name__
         raise CheckpointError(
-            f"{path}: expected a state dict, bare or under params or params_ema, got {found or 'nothing'}; "
-            "give the weights file itself"
+            f"{path}: expected a state dict, bare or under {', '.join(WRAPPERS)}, got "
+            f"{ascii(found or 'nothing')[:200]}; save the weights alone: {SAVE_ALONE.format(path.name)}"
         )
-    return {_plain(str(name)): tensor for name, tensor in data.items()}, {}
+    for name, tensor in data.items():
+        if tensor.layout != torch.strided or tensor.is_meta or tensor.is_quantized:
+            raise CheckpointError(
+                f"{path}: expected plain tensors, got {ascii(str(name))[:80]} without plain values; save float weights"
+            )
+    return _without_owner({_plain(str(name)): tensor for name, tensor in data.items()}), {}
+
+
+def _without_owner(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The weights of the network where a trainer stored them under its own attribute, its other state left out."""
+    for owner in OWNERS:
+        owned = {name.removeprefix(owner): tensor for name, tensor in tensors.items() if name.startswith(owner)}
+        if len(owned) > len(tensors) / 2:
+            return owned
+    return tensors
+
+
+def _require_sound_archive(path: Path) -> None:
+    """Compare every byte with the archive's checksums, which `torch.load` does not."""
+    if not zipfile.is_zipfile(path):
+        return
+    try:
+        with zipfile.ZipFile(path) as archive:
+            damaged = archive.testzip()
+    except (zipfile.BadZipFile, OSError, NotImplementedError, RuntimeError, zlib.error, EOFError, ValueError) as error:
+        raise CheckpointError(f"{path}: expected an undamaged archive, got {error}; download it again") from error
+    if damaged is not None:
+        raise CheckpointError(
+            f"{path}: expected an undamaged archive, {ascii(damaged)[:80]} fails its checksum; download it again"
+        )
 
 
 def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -152,7 +200,9 @@ def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
 
 
 def _plain(name: str) -> str:
-    return name.removeprefix(MODULE_PREFIX)
+    for prefix in (MODULE_PREFIX, COMPILED_PREFIX, MODULE_PREFIX):
+        name = name.removeprefix(prefix)
+    return name
 
 
 def _recognise(
@@ -163,14 +213,19 @@ def _recognise(
     if "config" in metadata:
         try:
             stored = config_from_json(json.loads(metadata["config"]))
-        except (json.JSONDecodeError, TypeError, UsageError) as error:
+        except (ValueError, TypeError, RecursionError, UsageError) as error:
             raise CheckpointError(f"{path}: expected a stored configuration that bsst wrote, got {error}") from error
         if wanted in (None, stored.name):
             candidates.insert(0, stored)
     problems = []
     for config in candidates:
-        with torch.device("meta"):
-            problem = _mismatch(BSSTNet(config), tensors)
+        try:
+            with torch.device("meta"):
+                problem = _mismatch(BSSTNet(config), tensors)
+        except (ValueError, TypeError, ArithmeticError, RuntimeError, LookupError) as error:
+            if config in CONFIGS.values():
+                raise
+            problem = f"cannot be built: {str(error).splitlines()[0] if str(error) else type(error).__name__}"
         if problem is None:
             return config
         problems.append(f"{config.name} {problem}")
@@ -207,6 +262,11 @@ def _load(path: Path, module: nn.Module, tensors: Mapping[str, Tensor]) -> tuple
     if problem:
         raise CheckpointError(f"{path}: expected {type(module).__name__} weights, got a file that {problem}")
     expected = module.state_dict()
+    whole = [name for name in expected if not tensors[name].is_floating_point()]
+    if whole:
+        raise CheckpointError(
+            f"{path}: expected float weights, got {whole[0]} of {tensors[whole[0]].dtype}; save them as float32"
+        )
     fitted = {name: tensors[name].reshape(tensor.shape).float() for name, tensor in expected.items()}
     broken = [name for name, tensor in fitted.items() if not tensor.isfinite().all()]
     if broken:

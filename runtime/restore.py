@@ -25,6 +25,7 @@ from bsst.errors import InputError, ModelError, OutOfMemoryError
 from bsst.runtime.frames.ahead import Ahead
 from bsst.runtime.frames.fallback import finite, with_finite_flow
 from bsst.runtime.frames.frame import RestoredWindow, SourceFrame, TileDone
+from bsst.runtime.frames.layout import CallersFrames
 from bsst.runtime.frames.restorer import Restored, Restorer
 from bsst.runtime.frames.scenes import mark_cuts
 from bsst.runtime.frames.tiles import GRID, Blend, TiledFlow, TileGrid, tile_grid
@@ -63,8 +64,9 @@ def deblur_frames(
     Whatever ends the iteration early, an error or `close`, gives up what is under way and ends all threads.
 
     Args:
-        frames: (3, H, W) float32 RGB, nominally in [0, 1]; any size, the same for all. Iterated in another thread if
-            the restorer may have more than one clip in flight.
+        frames: (3, H, W) float32 RGB, nominally in [0, 1], or uint8 RGB as (H, W, 3) or (3, H, W); any size, the same
+            for all. Copied where they come in, so one buffer may be filled again and again. Iterated in another thread
+            if the restorer may have more than one clip in flight.
         restorer: an opened plan.
         window_overlap: see `Tiling`.
         tile_overlap: see `Tiling`.
@@ -72,18 +74,21 @@ def deblur_frames(
         scene_cuts: see `Tiling`.
 
     Yields:
-        (3, H, W) float32 RGB, limited to [0, 1] or to the source's value where that lies outside.
+        What came in: (3, H, W) float32 RGB, limited to [0, 1] or to the source's value where that lies outside, or
+        uint8 in the layout of the source.
 
     Raises:
         UsageError: overlaps that do not fit the plan.
-        InputError: frames of different sizes.
+        InputError: frames of another layout, type or range, or of different sizes.
         ModelError: a stage failed; the message names the frames.
     """
     tiling = Tiling(window_overlap=window_overlap, tile_overlap=tile_overlap, blend=blend, scene_cuts=scene_cuts)
-    with closing(restored_windows(_sources(frames), restorer, tiling)) as results:
+    incoming = CallersFrames(frames)
+    with closing(restored_windows(_sources(incoming), restorer, tiling)) as results:
         for result in results:
             if isinstance(result, RestoredWindow):
-                yield from result.frames
+                for frame in result.frames:
+                    yield incoming.returned(frame)
             del result  # before the next one is awaited
 
 

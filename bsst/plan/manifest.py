@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import math
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -38,6 +39,11 @@ DType = Literal["float32", "float16", "bfloat16", "int64", "int32", "int8", "uin
 Target = Literal["cpu", "ort-cuda", "ort-tensorrt", "tensorrt", "tensorrt-rtx"]
 Precision = Literal["fp32", "fp16", "bf16", "int8"]
 
+MOST_FRAMES = 1024
+LARGEST_SIDE = 2**14
+LARGEST_TENSOR = 2**36
+LONGEST_LABEL = 500
+"""Far above what any export makes; a manifest beyond them is damaged or forged, and planning it would never end."""
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,99}")
 _MEMBER = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,99}\.(onnx|engine)")
@@ -168,6 +174,7 @@ def manifest_to_json(manifest: Manifest) -> bytes:
         PlanError: a value breaks a rule that `manifest_from_json` would refuse.
     """
     _check_values(manifest)
+    _hold(manifest, _agreement_rules(manifest))
     return canonical_json(_values(manifest))
 
 
@@ -193,6 +200,7 @@ def manifest_from_json(text: bytes, where: str) -> Manifest:
             f"{where}.content_key: expected {content_key(manifest)} for these fields, got {manifest.content_key}; "
             "the manifest was edited or damaged: copy or export the plan again"
         )
+    _hold(manifest, _agreement_rules(manifest))
     return manifest
 
 
@@ -261,9 +269,13 @@ def _check_values(manifest: Manifest) -> None:
         "target": (manifest.target in get_args(Target), f"one of {', '.join(get_args(Target))}"),
         "weights_sha256": (_SHA256.fullmatch(manifest.weights_sha256), "64 hexadecimal digits"),
         "content_key": (_SHA256.fullmatch(manifest.content_key), "64 hexadecimal digits"),
-        "frames": (manifest.frames >= 1, "at least 1"),
-        "tile": (height > 0 and width > 0, "positive sizes"),
-        "flow_size": (min(manifest.flow_size) > 0, "positive sizes"),
+        "frames": (1 <= manifest.frames <= MOST_FRAMES, f"1 to {MOST_FRAMES}"),
+        "tile": (0 < min(height, width) <= max(height, width) <= LARGEST_SIDE, f"sides of 1 to {LARGEST_SIDE}"),
+        "flow_size": (
+            0 < min(manifest.flow_size) <= max(manifest.flow_size) <= LARGEST_SIDE,
+            f"sides of 1 to {LARGEST_SIDE}",
+        ),
+        "label": (manifest.label.isprintable() and len(manifest.label) <= LONGEST_LABEL, "a short printable line"),
         "tile_overlap": (0 <= manifest.tile_overlap < min(height, width), "from 0 to below the tile size"),
         "window_overlap": (0 <= manifest.window_overlap < manifest.frames, "from 0 to below frames"),
         "compute_capabilities": (all(map(_CAPABILITY.fullmatch, manifest.compute_capabilities)), 'like "8.9", "8.0+"'),
@@ -278,6 +290,10 @@ def _check_values(manifest: Manifest) -> None:
         rules |= _stage_rules(stage, f"stages.{stage.name}", extension)
     for stage in manifest.float32:
         rules |= _stage_rules(stage, f"float32.{stage.name}", ".onnx")
+    _hold(manifest, rules)
+
+
+def _hold(manifest: Manifest, rules: dict[str, tuple[object, str]]) -> None:
     for name, (holds, expected) in rules.items():
         if not holds:
             raise PlanError(
@@ -300,13 +316,44 @@ def _stage_rules(stage: StageSpec, where: str, extension: str) -> dict[str, tupl
             bool(stage.outputs) and len({t.name for t in tensors}) == len(tensors),
             "one or more outputs and different names of all tensors",
         ),
-        f"{where}.shape": (all(size > 0 for t in tensors for size in t.shape), "positive sizes"),
+        f"{where}.shape": (
+            all(size > 0 for t in tensors for size in t.shape)
+            and all(math.prod(t.shape) <= LARGEST_TENSOR for t in tensors),
+            f"positive sizes, of at most {LARGEST_TENSOR} elements",
+        ),
         f"{where}.precision": (
             all(0 <= share <= 1 for share in stage.precision.values())
             and (not stage.precision or abs(sum(stage.precision.values()) - 1) < 1e-6),
             "shares that sum to 1",
         ),
     }
+
+
+def _agreement_rules(manifest: Manifest) -> dict[str, tuple[object, str]]:
+    """What is planned with must be what the graphs were traced with; of the stages that a plan has."""
+    stages = {stage.name: stage for stage in manifest.stages}
+    rules: dict[str, tuple[object, str]] = {}
+
+    def sized(field: str, stage: str, size: tuple[int, ...]) -> None:
+        if stage in stages and (tensors := stages[stage].inputs):
+            frame = next((t for t in tensors if t.name == "frame"), tensors[0])
+            rules[field] = (frame.shape[-2:] == size, f"the size of stage {stage}'s frames, {frame.shape[-2:]}")
+
+    sized("tile", "encode", manifest.tile)
+    sized("flow_size", "flow_features", manifest.flow_size)
+    if "refine" in stages and (tensors := stages["refine"].inputs):
+        rules["frames"] = (
+            tensors[0].shape[:1] == (manifest.frames - 1,),
+            f"one more than the flows of stage refine, {tensors[0].shape[:1]}",
+        )
+    branches = {name.removeprefix("propagate_") for name in stages if name.startswith("propagate_")}
+    if branches:
+        named = manifest.config.get("branches") if isinstance(manifest.config, dict) else None
+        rules["config"] = (
+            isinstance(named, list | tuple) and all(type(b) is str for b in named) and set(named) == branches,
+            f"branches {', '.join(sorted(branches))}, as the stages are",
+        )
+    return rules
 
 
 def _interface(stage: StageSpec) -> tuple[object, ...]:

@@ -17,6 +17,8 @@ __all__ = ["canonical_json", "from_json", "parse_json"]
 
 T = TypeVar("T")
 
+LARGEST_INTEGER = 2**63
+
 
 def canonical_json(value: Any) -> bytes:
     """UTF-8 JSON with sorted keys and no spaces: equal values give equal bytes.
@@ -73,12 +75,21 @@ def _decode(kind: Any, data: Any, where: str) -> Any:
         if not isinstance(data, dict):
             raise _wrong(where, "an object", data)
         return {key: _decode(args[1], value, f"{where}.{key}") for key, value in data.items()}
+    if kind is int and type(data) is int and abs(data) > LARGEST_INTEGER:
+        raise _wrong(where, f"an integer of at most {LARGEST_INTEGER}", data)
     if kind is float:
-        if isinstance(data, bool) or not isinstance(data, int | float) or not math.isfinite(data):
+        if (
+            isinstance(data, bool)
+            or not isinstance(data, int | float)
+            or abs(data) > LARGEST_INTEGER
+            or not math.isfinite(data)
+        ):
             raise _wrong(where, "a finite number", data)
         return float(data)
     if type(data) is not kind:
         raise _wrong(where, kind.__name__, data)
+    if kind is str and not data.isprintable():  # control characters would reach terminals, lone surrogates no file
+        raise _wrong(where, "printable text", data)
     return data
 
 
@@ -118,4 +129,6 @@ def _refuse_constant(name: str) -> Any:
 
 
 def _wrong(where: str, expected: str, got: Any) -> PlanError:
-    return PlanError(f"{where}: expected {expected}, got {repr(got)[:80]}; export the plan again")
+    # An integer of thousands of digits has no repr.
+    shown = "an integer without bounds" if isinstance(got, int) and abs(got) > 2**64 else ascii(got)[:80]
+    return PlanError(f"{where}: expected {expected}, got {shown}; export the plan again")

@@ -277,7 +277,7 @@ def host_network(
 
 
 def load_network(
-    path: Path | None = None,
+    path: str | Path | None = None,
     *,
     threads: int = 0,
     in_flight: int = 2,
@@ -299,7 +299,7 @@ def load_network(
         ModelError: the runtime refuses an engine, or what the target needs is not here.
         OutOfMemoryError: the device has too little memory.
     """
-    plan = open_plan(path or DEFAULT_PLAN)
+    plan = open_plan(DEFAULT_PLAN if path is None else Path(path))
     stages = plan.float32
     # It is rarely needed and waited for: one clip at a time.
     fallback = None if stages is None else lambda: _network_of(stages, threads=threads, in_flight=1)

@@ -9,11 +9,14 @@ CUDA and TensorRT use a stream (microsoft/onnxruntime#19229, #20168).
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from functools import cache
 
 import numpy as np
-import onnxruntime as ort
+
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # before the import, which starts it and writes into HOME
+import onnxruntime as ort  # noqa: E402
 
 from bsst.errors import BsstError, ModelError, OutOfMemoryError
 from bsst.runtime.devices.base import DeviceTensor, Stream
