@@ -8,7 +8,7 @@ DEV := $(DEV_VENV)/bin/python
 # The CPU build: newer versions from PyPI bring several gigabytes of CUDA libraries that nothing here uses.
 TORCH ?= torch==2.13.0
 
-.PHONY: demo test test-fast lint check nightly train-edge plan clean
+.PHONY: demo test test-newest test-fast lint check nightly train-edge plan clean
 
 demo: $(RUN_VENV)/.installed  ## Deblur a real clip with the packaged plan; prints the measured gain.
 	$(RUN) benchmarks/demo.py
@@ -28,6 +28,16 @@ lint: $(DEV_VENV)/.installed  ## Style and types.
 	$(DEV) -m mypy
 
 check: lint test  ## What the build machine runs.
+
+# The newest Python that is tested, with the newest PyAV, which Python 3.11 does not get: a few minutes.
+NEWEST ?= $(shell command -v python3.13 || ls -d $(HOME)/.pyenv/versions/3.13*/bin/python 2>/dev/null | tail -1)
+test-newest: .venv/newest/.installed  ## Video tests with the newest Python and PyAV.
+	.venv/newest/bin/python -m pytest -p no:xdist -W default tests/runtime/video/test_sources.py tests/runtime/video/test_colour.py
+
+.venv/newest/.installed: pyproject.toml
+	$(NEWEST) -m venv .venv/newest
+	.venv/newest/bin/python -m pip install --quiet --disable-pip-version-check -e . pytest pytest-timeout hypothesis scikit-image
+	touch $@
 
 nightly: $(DEV_VENV)/.installed  ## Build every stage for every GPU generation with TensorRT-RTX: an hour or more; resumes.
 	$(DEV) benchmarks/build_plans.py
