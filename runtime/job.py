@@ -1,8 +1,8 @@
 """One video file to one deblurred video file.
 
-Nothing appears under the final name before the result was read back and matches the source in number of frames and
-timestamps: the result is written to a hidden file in the same folder, checked, synced and renamed. On any error and on
-Ctrl-C the hidden file is removed.
+A job works in a hidden folder beside its output, segment by segment (`bsst.runtime.jobs`). The same job started again,
+after an error, Ctrl-C, a kill or a power cut, goes on there. Nothing appears under the final name before the segments
+were joined, read back, and match the source in number of frames and timestamps.
 """
 
 from __future__ import annotations
@@ -14,19 +14,28 @@ import time
 from array import array
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, closing, suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from fractions import Fraction
+from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 from bsst.errors import OutOfMemoryError, OutputError, UsageError, VerificationError
 from bsst.files import what_is_at
 from bsst.plan.archive import open_plan
 from bsst.runtime.estimate import plan_workload
-from bsst.runtime.frames.frame import SourceFrame, TileDone
 from bsst.runtime.frames.restorer import Restorer
+from bsst.runtime.jobs.processes import restore_in_processes
+from bsst.runtime.jobs.run import restore_run
+from bsst.runtime.jobs.segment import Segment, plan_segments, segment_length, stretches
+from bsst.runtime.jobs.store import joined_packets
+from bsst.runtime.jobs.survey import Survey, take_survey
+from bsst.runtime.jobs.work import Finished, WorkFolder, source_key
+from bsst.runtime.jobs.worker import Task
 from bsst.runtime.network.network import DEFAULT_PLAN, load_network
-from bsst.runtime.restore import Tiling, restored_windows
-from bsst.runtime.trace import Trace, span
+from bsst.runtime.restore import Tiling
+from bsst.runtime.trace import Trace
+from bsst.runtime.video.encoder import Target
 from bsst.runtime.video.reader import HWAccelChoice, VideoReader, packet_times
 from bsst.runtime.video.writer import CONTAINERS, VideoWriter
 
@@ -69,6 +78,8 @@ class Execution:
     """Threads of the network; 0 for all cores."""
     in_flight: int = 2
     """Clips under way at once; 1 for the least memory."""
+    devices: tuple[str, ...] = ()
+    """"cpu" or "cuda:<index>", one for each process that restores segments; none for this process alone."""
     hwaccel: HWAccelChoice = "auto"
     """Decode and encode on an NVIDIA GPU; "auto" does for plans that run on one, where its codecs work."""
 
@@ -95,6 +106,8 @@ def deblur(
     plan: str | Path | Restorer | None = None,
     *,
     overwrite: bool = False,
+    resume: bool = True,
+    keep_work: bool = False,
     lossless: bool = False,
     crf: int = 16,
     tiling: Tiling | None = None,
@@ -110,6 +123,8 @@ def deblur(
             default, in Matroska when the source's container cannot be written.
         plan: plan file, or an opened plan, which stays open; the packaged plan by default.
         overwrite: replace an existing output.
+        resume: go on where the same job was interrupted; otherwise what it finished is thrown away.
+        keep_work: leave the work folder, with the encoded segments, beside the output.
         lossless: keep the restored frames exactly (FFV1 in .mkv, lossless H.264 in .mp4).
         crf: quality of the encoder, 0 (best) to 51.
         tiling: how the video is cut up; as the plan recommends by default.
@@ -153,19 +168,12 @@ def deblur(
             restorer = plan
         hwaccel = "none" if execution.hwaccel == "auto" and not restorer.on_gpu else execution.hwaccel
         reader.accelerate(hwaccel)
-        # In the same folder, so that the rename is atomic; hidden and without a video suffix, so that nothing plays it.
-        unfinished = out.with_name(f".bsst-{os.getpid()}-{secrets.token_hex(4)}.tmp")
+        tiling = tiling or Tiling()
+        options = {"lossless": lossless, "crf": crf, "hwaccel": hwaccel, **asdict(tiling)}
+        work = stack.enter_context(WorkFolder(out, _key(video, restorer, options), resume=resume))
+        unfinished = work.path / "result.tmp"  # on the output's file system, so that the rename is atomic
         meter = _Meter(reader.info.frames or None, observer.progress)
-
-        def sources() -> Iterator[SourceFrame]:
-            frames = iter(reader)
-            while True:
-                with span(trace, "decode", "frame"):
-                    frame = next(frames, None)
-                if frame is None:
-                    return
-                yield SourceFrame(frame.rgb, time=(frame.pts, frame.duration))
-
+        done = False
         try:
             with VideoWriter(
                 unfinished, container, reader.info, source=video, lossless=lossless, crf=crf, hwaccel=hwaccel
@@ -174,46 +182,130 @@ def deblur(
                     observer.info(restorer.line)
                 observer.info(f"decoder {reader.decoder}, encoder {writer.encoder}")
                 warn(reader.warnings + writer.warnings)
-                with closing(restored_windows(sources(), restorer, tiling)) as results:  # its threads use the reader
-                    for result in results:
-                        if isinstance(result, TileDone):
-                            meter.worked(result.frames)
-                            continue
-                        meter.repaired.extend(result.repaired)
-                        if result.fallback:
-                            if not meter.fallen_back:
-                                frames = _ranges(range(result.first, result.first + len(result.frames)))
-                                again = "restored again in float32, as it was not finite; so is every other like it"
-                                warn([f"window of frames {frames} {again}"])
-                            meter.fallen_back += len(result.frames)
-                        for pixels, (pts, duration) in zip(result.frames, result.times, strict=True):
-                            with span(trace, "encode", "frame"):
-                                writer.write(pixels, pts=pts, duration=duration)
-                            meter.wrote(pts)
-                        del result  # before the next one is awaited
-            _verify(unfinished, meter.times, reader.info.time_base, earliest=writer.earliest)
+                survey = work.survey()
+                if survey is None:
+                    survey = take_survey(reader, scene_cuts=tiling.scene_cuts)
+                    survey = replace(survey, warnings=tuple(reader.warnings))
+                    work.keep_survey(survey)
+                warn(list(survey.warnings))
+                segments = plan_segments(
+                    survey.scenes,
+                    len(survey.times),
+                    length=restorer.frames,
+                    overlap=restorer.window_overlap if tiling.window_overlap is None else tiling.window_overlap,
+                    wanted=segment_length(reader.info.height, reader.info.width),
+                )
+                missing = [segment for segment in segments if segment not in work.finished]
+                meter.resume(len(survey.times), [work.finished[s] for s in segments if s in work.finished])
+                if len(missing) < len(segments):
+                    found = f"{len(segments) - len(missing)} of {len(segments)} segments"
+                    observer.info(f"goes on with an unfinished job: {found} are there, {meter.frames} frames")
+                if execution.devices:
+                    tasks = [
+                        Task(
+                            video=video.absolute(),
+                            folder=work.path.absolute(),
+                            run=(segment,),
+                            tiling=tiling,
+                            target=writer.target,
+                            hwaccel=hwaccel,
+                        )
+                        for segment in missing
+                    ]
+                    lines = _elsewhere(tasks, plan, restorer, execution)
+                else:
+                    lines = _here(missing, video, restorer, tiling, hwaccel, survey, writer.target, work, trace, meter)
+                for line in lines:
+                    work.add(line)
+                    if line.fallback and not meter.fallen_back:
+                        frames = f"frames {line.segment.keep_from} to {line.segment.keep_to - 1}"
+                        again = "restored again in float32, as they were not finite; so is every other"
+                        warn([f"windows among {frames} {again}"])
+                    meter.finished(line)
+                    meter.worked(meter.restored)
+                paths = [work.segment_path(segment) for segment in segments]
+                for packet in joined_packets(paths, segments, survey, reader.info):
+                    writer.write_packet(packet)
+            _verify(unfinished, survey.times, reader.info.time_base, earliest=writer.earliest)
             _publish(unfinished, out, overwrite=overwrite)
+            done = True
         except MemoryError as error:
             raise OutOfMemoryError(
                 f"expected memory for {restorer.frames} frames of {reader.info.width}x{reader.info.height}, ran out; "
                 f"use a plan with fewer frames or scale the video down"
             ) from error
+        except KeyboardInterrupt as error:
+            done = not work.finished
+            if not done:
+                raise KeyboardInterrupt(
+                    f"interrupted; {meter.frames} frames are kept in {work.path}, run the same command to go on"
+                ) from error
+            raise
+        except VerificationError:
+            done = True  # whatever is wrong, it would be wrong again
+            raise
         finally:
             with suppress(OSError):  # of a read-only folder, which has been reported
                 unfinished.unlink(missing_ok=True)
+            if (done or not work.finished) and not keep_work:
+                work.remove()
     warn(reader.warnings + writer.warnings)
     if meter.repaired:
-        count = f"{len(meter.repaired)} of {len(meter.times)} frames could not be restored and are unchanged"
+        count = f"{len(meter.repaired)} of {meter.frames} frames could not be restored and are unchanged"
         warn([f"{count}: {_ranges(meter.repaired)}"])
     seconds = meter.seconds()
     return Result(
         output=out,
-        frames=len(meter.times),
+        frames=meter.frames,
         retried=meter.fallen_back,
         repaired=len(meter.repaired),
         seconds=seconds,
-        fps=len(meter.times) / seconds,
+        fps=meter.restored / seconds,
         warnings=tuple(warnings),
+    )
+
+
+def _here(
+    missing: list[Segment],
+    video: Path,
+    restorer: Restorer,
+    tiling: Tiling,
+    hwaccel: HWAccelChoice,
+    survey: Survey,
+    target: Target,
+    work: WorkFolder,
+    trace: Trace | None,
+    meter: _Meter,
+) -> Iterator[Finished]:
+    """Restore segments in this process, neighbours in one go."""
+    for run in stretches(missing):
+        with VideoReader(video) as reader:
+            reader.accelerate(hwaccel)
+            yield from restore_run(
+                run,
+                reader,
+                restorer,
+                tiling,
+                survey=survey,
+                target=target,
+                path=work.segment_path,
+                trace=trace,
+                on_work=meter.worked,
+            )
+
+
+def _elsewhere(tasks: list[Task], plan: object, restorer: Restorer, execution: Execution) -> Iterator[Finished]:
+    """Restore segments in other processes."""
+    if not isinstance(plan, str | Path | None):
+        raise UsageError("expected a plan file for workers, got an opened plan, which cannot travel; pass its path")
+    path = None if plan is None else Path(plan).absolute()
+    return restore_in_processes(
+        tasks,
+        path,
+        getattr(restorer, "plan_key", ""),
+        devices=execution.devices,
+        threads=execution.threads or max(1, (os.cpu_count() or 1) // len(execution.devices)),
+        in_flight=execution.in_flight,
     )
 
 
@@ -241,10 +333,11 @@ class _Meter:
     """What a job counts while it runs."""
 
     def __init__(self, total: int | None, on_progress: Callable[[Progress], None]) -> None:
-        self.times = array("q")
+        self.frames = 0
+        self.restored = 0
         self.fallen_back = 0
         self.repaired = array("q")
-        self._work = 0.0
+        self._found = self._work = 0.0
         self._total = total
         self._on_progress = on_progress
         self._start = time.monotonic()
@@ -252,23 +345,41 @@ class _Meter:
     def seconds(self) -> float:
         return max(time.monotonic() - self._start, 1e-9)
 
-    def wrote(self, pts: int) -> None:
-        self.times.append(pts)
-        self.worked(len(self.times))
+    def resume(self, total: int, found: list[Finished]) -> None:
+        """Count what an earlier run finished; the clock starts with what is left."""
+        self._total = total
+        for line in found:
+            self.finished(line)
+        self._found, self.restored = self.frames, 0
+        self._start = time.monotonic()
+
+    def finished(self, line: Finished) -> None:
+        count = len(line.segment.kept)
+        self.frames += count
+        self.restored += count
+        self.fallen_back += line.fallback
+        self.repaired.extend(line.repaired)
 
     def worked(self, work: float) -> None:
-        self._work = work = max(work, self._work)  # a window is restored before its frames are written
-        fps = work / self.seconds()
+        """Frames restored by this run so far."""
+        self._work = work = max(self._found + work, self._work)
+        fps = (work - self._found) / self.seconds()
         known = self._total is not None and self._total >= work and fps > 0
         self._on_progress(
             Progress(
-                frames=len(self.times),
+                frames=int(work),
                 work=work,
                 total=self._total,
                 fps=fps,
                 eta_seconds=((self._total or 0) - work) / fps if known else None,
             )
         )
+
+
+def _key(video: Path, restorer: Restorer, options: dict[str, Any]) -> dict[str, Any]:
+    """What a job's segments depend on; a restorer without a plan is like no other."""
+    plan = getattr(restorer, "plan_key", "") or f"opened {secrets.token_hex(8)}"
+    return {"source": source_key(video), "plan": plan, **options, "version": metadata.version("bsst")}
 
 
 def _ranges(numbers: Iterable[int], limit: int = 8) -> str:

@@ -39,7 +39,7 @@ Exit status:
   6    out of memory
   7    the finished file failed its check and was discarded
   8    done, but some frames could not be restored and are unchanged
-  130  interrupted; nothing was written
+  130  interrupted; bsst-run goes on when started again
 """
 
 THREADS = click.IntRange(0, 256)
@@ -150,7 +150,7 @@ class Command(click.Command):
         except BsstError as error:
             _fail(str(error), error.exit_code, error, ctx)
         except KeyboardInterrupt as error:
-            _fail("interrupted; nothing was written", EXIT_INTERRUPTED, error, ctx)
+            _fail(str(error) or "interrupted; nothing was written", EXIT_INTERRUPTED, error, ctx)
         except Exception as error:
             if isinstance(error, MemoryError) or any(words in str(error) for words in OUT_OF_MEMORY):
                 hint = "close other programs, or use smaller --tile, --window or --threads"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from contextlib import ExitStack
 from pathlib import Path
@@ -32,6 +33,9 @@ Examples:
 @click.option("-o", "--output", metavar="FILE", type=click.Path(path_type=Path),
               help="File to write: .mp4, .m4v, .mov, .mkv or .webm.  [default: VIDEO.deblurred.SUFFIX]")  # fmt: skip
 @click.option("-y", "--overwrite", is_flag=True, help="Replace an existing output.")
+@click.option("--resume/--no-resume", default=True, show_default=True,
+              help="Go on where the same job was interrupted, or throw its work away.")  # fmt: skip
+@click.option("--keep-work", is_flag=True, help="Leave the hidden folder with the encoded segments beside the output.")
 @click.option("--lossless", is_flag=True, help="Keep the restored frames exactly; large files. FFV1 in .mkv.")
 @click.option("--crf", default=16, show_default=True, help="Quality of the encoder, 0 (best) to 51.")
 @click.option(
@@ -50,6 +54,8 @@ Examples:
 @click.option("--threads", type=THREADS, default=0, show_default="all cores", help="Threads of the network.")
 @click.option("--in-flight", type=click.IntRange(1, 8), default=2, show_default=True,
               help="Clips under way at once; 1 takes the least memory.")  # fmt: skip
+@click.option("--devices", metavar="NAME,...", default="",
+              help="A process for each: cuda:0,cuda:1 or cpu,cpu.  [default: this process alone]")  # fmt: skip
 @click.option("--hwaccel", type=click.Choice(["auto", "none", "cuda"]), default="auto", show_default=True,
               help="Decode and encode video on an NVIDIA GPU; auto does if the plan runs on one.")  # fmt: skip
 @click.option("--max-memory", metavar="SIZE", help="Choose --in-flight to fit, such as 2GB; measures one clip first.")
@@ -63,6 +69,8 @@ def run(
     files: tuple[Path, ...],
     output: Path | None,
     overwrite: bool,
+    resume: bool,
+    keep_work: bool,
     lossless: bool,
     crf: int,
     window_overlap: int | None,
@@ -70,6 +78,7 @@ def run(
     no_scene_cuts: bool,
     threads: int,
     in_flight: int,
+    devices: str,
     hwaccel: HWAccelChoice,
     max_memory: str | None,
     dry_run: bool,
@@ -125,13 +134,24 @@ def run(
             output,
             plan,
             overwrite=overwrite,
+            resume=resume,
+            keep_work=keep_work,
             lossless=lossless,
             crf=crf,
             tiling=Tiling(window_overlap=window_overlap, tile_overlap=tile_overlap, scene_cuts=not no_scene_cuts),
-            execution=Execution(threads=threads, in_flight=in_flight, hwaccel=hwaccel),
+            execution=Execution(threads=threads, in_flight=in_flight, hwaccel=hwaccel, devices=_devices(devices)),
             trace=recorded,
             observer=Observer(info=display.info, progress=display.progress, warning=display.warning),
         )
         display.result(result)
     if result.repaired:
         click.get_current_context().exit(EXIT_REPAIRED)
+
+
+def _devices(text: str) -> tuple[str, ...]:
+    """`cuda:0,cuda:1` -> the names."""
+    names = tuple(name.strip() for name in text.split(",")) if text else ()
+    for name in names:
+        if name != "cpu" and not re.fullmatch(r"cuda:\d+", name):
+            raise UsageError(f"expected devices such as cuda:0,cuda:1 or cpu,cpu, got {name or 'an empty name'}")
+    return names

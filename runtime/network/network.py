@@ -80,7 +80,7 @@ class Network:
         fallback: Callable[[], Network] | None = None,
         line: str = "",
     ) -> None:
-        self.manifest, self.line = manifest, line
+        self.manifest, self.line, self.plan_key = manifest, line, manifest.content_key
         self.on_gpu = device.on_gpu
         self.frames = manifest.frames
         self.tile = manifest.tile

@@ -23,7 +23,7 @@ from av.stream import Stream
 from av.video.stream import VideoStream
 
 from bsst.errors import OutOfMemoryError, OutputError
-from bsst.runtime.video.encoder import add_video_stream, choose_encoder, frame_from_rgb
+from bsst.runtime.video.encoder import Target, add_video_stream, choose_encoder, frame_from_rgb
 from bsst.runtime.video.facts import VideoInfo
 from bsst.runtime.video.log import error_text
 from bsst.runtime.video.reader import HWAccelChoice
@@ -73,6 +73,9 @@ class VideoWriter:
         UsageError: a GPU was demanded and cannot encode this.
     """
 
+    target: Target
+    """How frames are encoded."""
+
     encoder: str
     """What encodes, and why not the GPU where that was asked for."""
 
@@ -97,12 +100,12 @@ class VideoWriter:
         self.warnings: list[str] = []
         self._container_name = container
         self._info = info
-        self._target, self.encoder = choose_encoder(container, info, lossless=lossless, crf=crf, hwaccel=hwaccel)
-        if self._target.encoding.bits < info.encoding.bits:
-            self.warnings.append(f"{self._target.codec} stores {self._target.encoding.bits} of the source's "
+        self.target, self.encoder = choose_encoder(container, info, lossless=lossless, crf=crf, hwaccel=hwaccel)
+        if self.target.encoding.bits < info.encoding.bits:
+            self.warnings.append(f"{self.target.codec} stores {self.target.encoding.bits} of the source's "
                                  f"{info.encoding.bits} bits per colour; --lossless to .mkv keeps them")  # fmt: skip
-        if self._target.lost:
-            self.warnings.append(self._target.lost)
+        if self.target.lost:
+            self.warnings.append(self.target.lost)
         self._source = open_source(source)
         aspect = info.sample_aspect_ratio
         if aspect and aspect != 1 and container in ("matroska", "webm"):  # PyAV cannot set the container's own field
@@ -154,11 +157,21 @@ class VideoWriter:
             pts: presentation time in ticks of the source's time base, larger than the one before.
             duration: ticks; 0 when unknown.
         """
-        frame = frame_from_rgb(rgb, self._target)
+        frame = frame_from_rgb(rgb, self.target)
         frame.pts, frame.duration, frame.time_base = pts, duration, self._info.time_base
         try:
             self._mux(self._stream.encode(frame))
             self._copy_until(pts * self._info.time_base)
+        except (av.error.FFmpegError, OSError) as error:
+            raise self._output_error(error) from error
+
+    def write_packet(self, packet: Packet[Any]) -> None:
+        """Append one frame that an encoder with the same `target` made, in decoding order and with all its times."""
+        packet.stream = self._stream
+        try:
+            self._container.mux(packet)
+            if packet.dts is not None:
+                self._copy_until(packet.dts * packet.time_base)
         except (av.error.FFmpegError, OSError) as error:
             raise self._output_error(error) from error
 
@@ -167,7 +180,7 @@ class VideoWriter:
         original = self._main_stream()
         options = self._options(original)
         self._container = av.open(file_url(self.path), "w", format=self._container_name, options=options)
-        stream = add_video_stream(self._container, self._info, self._target)
+        stream = add_video_stream(self._container, self._info, self.target)
         if self._info.display_matrix:
             stream.set_display_matrix(self._info.display_matrix)
         stream.metadata.update(_content_metadata(original.metadata))

@@ -1,0 +1,104 @@
+"""Workers in processes of their own on this machine: one for each device, the plan loaded once in each."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections import deque
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from multiprocessing import get_context
+from multiprocessing.connection import Connection, wait
+from pathlib import Path
+
+from bsst.errors import BsstError
+from bsst.runtime.jobs.work import Finished
+from bsst.runtime.jobs.worker import Task, Worker
+
+__all__ = ["restore_in_processes"]
+
+TRIES = 3
+"""Times that one task may take its process with it before the job gives up."""
+
+
+def restore_in_processes(
+    tasks: Sequence[Task], plan: Path | None, plan_key: str, *, devices: Sequence[str], threads: int, in_flight: int
+) -> Iterator[Finished]:
+    """Hand tasks out as workers become free; a task whose process died is given to another.
+
+    Args:
+        tasks: in the order in which they should start.
+        plan: see `Worker`.
+        plan_key: see `Worker`.
+        devices: one for each process: "cpu" or "cuda:<index>".
+        threads: of each worker's network.
+        in_flight: clips under way in each worker.
+
+    Yields:
+        Lines for the journal, as tasks end.
+
+    Raises:
+        BsstError: a task failed, or its processes died.
+    """
+    context = get_context("spawn")  # CUDA and thread pools do not survive a fork
+    waiting, tries = deque(tasks), dict.fromkeys((task.run for task in tasks), 0)
+    crew, busy = {}, dict[Connection, Task]()
+    try:
+        for device in devices[: len(tasks)]:
+            here, there = context.Pipe()
+            process = context.Process(
+                target=_serve, args=(there, plan, plan_key, device, threads, in_flight), daemon=True
+            )
+            process.start()
+            there.close()  # so that the end of the process is the end of the connection
+            crew[here] = process
+        while waiting or busy:
+            for connection in crew:
+                if connection not in busy and waiting:
+                    busy[connection] = task = waiting.popleft()
+                    tries[task.run] += 1
+                    with suppress(OSError):  # its death is noticed below
+                        connection.send(task)
+            if not crew:
+                raise BsstError("expected workers, all of their processes died, of too little memory perhaps; use "
+                                "fewer of them and run the same command to go on")  # fmt: skip
+            for ready in wait(list(crew)):
+                assert isinstance(ready, Connection)
+                try:
+                    answer = ready.recv()
+                except (EOFError, OSError):
+                    crew.pop(ready).join()
+                    if (lost := busy.pop(ready, None)) is not None and tries[lost.run] < TRIES:
+                        waiting.appendleft(lost)
+                    elif lost is not None:
+                        raise BsstError(
+                            f"expected frames {lost.run[0].keep_from} to {lost.run[-1].keep_to - 1}, {TRIES} processes "
+                            f"died over them, of too little memory perhaps; use fewer workers"
+                        ) from None
+                    continue
+                if isinstance(answer, BaseException):
+                    raise answer
+                del busy[ready]
+                yield from answer
+    finally:
+        for process in crew.values():
+            process.terminate()
+        for process in crew.values():
+            process.join()
+
+
+def _serve(connection: Connection, plan: Path | None, plan_key: str, device: str, threads: int, in_flight: int) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes; the driver ends this one
+    if device.startswith("cuda:"):
+        os.environ["CUDA_VISIBLE_DEVICES"] = device.removeprefix("cuda:")
+    worker: Worker | None = None
+    while True:
+        try:
+            task = connection.recv()
+        except EOFError:
+            return
+        try:
+            worker = worker or Worker(plan, plan_key, threads=threads, in_flight=in_flight)
+            connection.send(worker.restore(task))
+        except Exception as error:
+            connection.send(error)

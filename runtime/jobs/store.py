@@ -1,0 +1,174 @@
+"""Encoded segments on disk: the job's codec in NUT, which keeps ticks of any size and checks what it reads.
+
+Every segment has an encoder of its own, so it begins with a key frame and nothing refers beyond its edges. Times are
+stored from the segment's length on, since encoders count decoding times back from the first frame and NUT holds nothing
+below zero.
+"""
+
+from __future__ import annotations
+
+import os
+from array import array
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import av
+import av.error
+import numpy as np
+from av.packet import Packet
+
+from bsst.errors import OutputError, VerificationError
+from bsst.runtime.jobs.segment import Segment
+from bsst.runtime.jobs.survey import Survey
+from bsst.runtime.jobs.work import file_digest
+from bsst.runtime.video.encoder import Target, add_video_stream, frame_from_rgb
+from bsst.runtime.video.log import error_text
+from bsst.runtime.video.reader import VideoInfo, file_url
+
+__all__ = ["SegmentWriter", "joined_packets"]
+
+
+class SegmentWriter:
+    """Encodes the kept frames of one segment. Leaving it without an error gives the file its name, synced.
+
+    Args:
+        path: final name.
+        segment: its frames come in order.
+        survey: their times.
+        info: of the source.
+        target: how frames are encoded.
+
+    Raises:
+        OutputError: the file cannot be written.
+    """
+
+    sha256: str
+    size: int
+
+    def __init__(self, path: Path, segment: Segment, survey: Survey, info: VideoInfo, target: Target) -> None:
+        self._path, self._partial = path, path.with_suffix(".tmp")
+        self._info, self._target = info, target
+        self._times = survey.times[segment.keep_from : segment.keep_to]
+        self._durations = survey.durations[segment.keep_from : segment.keep_to]
+        self._count = 0
+        try:
+            self._container = av.open(file_url(self._partial), "w", format="nut")
+            self._stream = add_video_stream(self._container, info, target)
+        except (av.error.FFmpegError, OSError) as error:
+            raise self._error(error) from error
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            if error is None:
+                self._container.mux(self._stream.encode(None))
+            self._container.close()
+            if error is None:
+                self._finish()
+        except (av.error.FFmpegError, OSError) as failure:
+            if error is None:
+                raise self._error(failure) from failure
+        finally:
+            with suppress(OSError):
+                self._partial.unlink(missing_ok=True)
+
+    def write(self, rgb: np.ndarray) -> None:
+        """Append one frame (3, H, W) float32 RGB."""
+        frame = frame_from_rgb(rgb, self._target)
+        frame.pts = self._times[self._count] + _shift(self._times)
+        frame.duration = self._durations[self._count]
+        frame.time_base = self._info.time_base
+        self._count += 1
+        try:
+            self._container.mux(self._stream.encode(frame))
+        except (av.error.FFmpegError, OSError) as error:
+            raise self._error(error) from error
+
+    def _finish(self) -> None:
+        """Read the times back, make the file durable and give it its name."""
+        with av.open(file_url(self._partial), "r") as container:
+            times = sorted(_packet_times(container, self._info, _shift(self._times)))
+        if times != list(self._times):
+            raise VerificationError(f"expected {len(self._times)} frames in {self._path.name}, read back {len(times)} "
+                                    f"or at other times; check the disk")  # fmt: skip
+        self.size, self.sha256 = self._partial.stat().st_size, file_digest(self._partial)
+        with self._partial.open("r+b") as file:
+            os.fsync(file.fileno())
+        self._partial.replace(self._path)
+
+    def _error(self, error: Exception) -> OutputError:
+        return OutputError(
+            f"expected to write a video into {self._path.parent}, FFmpeg could not: {error_text(error)}; check free "
+            f"space and permissions"
+        )
+
+
+def joined_packets(
+    paths: list[Path], segments: list[Segment], survey: Survey, info: VideoInfo
+) -> Iterator[Packet[Any]]:
+    """Packets of finished segments in decoding order, with the source's times and decoding times that ascend.
+
+    Frame i in decoding order is decoded when frame i - d is shown, d being the furthest that any frame moved.
+
+    Raises:
+        VerificationError: a segment cannot be read.
+    """
+    times = array("q")
+    for segment in segments:
+        times.extend(survey.times[segment.keep_from : segment.keep_to])
+    shown = {time: rank for rank, time in enumerate(times)}
+    delay = max(
+        0, max(position - shown[time] for position, (time, _) in enumerate(_all(paths, segments, survey, info)))
+    )
+    step = (times[delay] - times[0]) if len(times) > delay else (times[-1] - times[0] + delay)
+    durations = array("q")
+    for segment in segments:
+        durations.extend(survey.durations[segment.keep_from : segment.keep_to])
+    for position, (time, packet) in enumerate(_all(paths, segments, survey, info)):
+        packet.time_base = info.time_base
+        packet.pts = time
+        packet.dts = times[position - delay] if position >= delay else times[0] - step + _lead(times, position, delay)
+        packet.duration = durations[shown[time]]
+        yield packet
+
+
+def _lead(times: array[int], position: int, delay: int) -> int:
+    """Ticks from the first to a later one of the decoding times before the first frame is shown."""
+    return times[position] - times[0] if len(times) > delay else position
+
+
+def _all(
+    paths: list[Path], segments: list[Segment], survey: Survey, info: VideoInfo
+) -> Iterator[tuple[int, Packet[Any]]]:
+    for path, segment in zip(paths, segments, strict=True):
+        shift = _shift(survey.times[segment.keep_from : segment.keep_to])
+        try:
+            with av.open(file_url(path), "r") as container:
+                for packet in container.demux(video=0):
+                    if packet.size and packet.pts is not None:
+                        yield _ticks(packet, info) - shift, packet
+        except (av.error.FFmpegError, OSError) as error:
+            raise VerificationError(f"expected a readable segment in {path}, got {error_text(error)}") from error
+
+
+def _packet_times(container: Any, info: VideoInfo, shift: int) -> Iterator[int]:
+    for packet in container.demux(video=0):
+        if packet.size and packet.pts is not None:
+            yield _ticks(packet, info) - shift
+
+
+def _ticks(packet: Packet[Any], info: VideoInfo) -> int:
+    """Presentation time in ticks of the source."""
+    return round(packet.pts * packet.time_base / info.time_base) if packet.pts is not None else 0
+
+
+def _shift(times: array[int]) -> int:
+    """What is added to the times of a segment in its file."""
+    return times[-1] - 2 * times[0] + 1

@@ -1,0 +1,208 @@
+"""The work folder of a job, beside its output: what is finished survives a crash, a kill and a power cut.
+
+    .bsst-<output>-<hash>/
+        job.json        what makes the job this job and no other: source, plan, options, version
+        survey.json     times and scenes of the source
+        journal.jsonl   one line for each finished segment, appended and synced after the segment's file
+        000017.nut      encoded segments, each written under another name, synced and renamed
+        lock            held by the process that works here
+
+A segment counts only if its journal line is whole and its file has the size and the SHA-256 of that line. The last line
+may be torn by a power cut: it is dropped, and so is everything after the first line that cannot be read.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from filelock import FileLock, Timeout
+
+from bsst.errors import OutputError
+from bsst.files import atomic_file
+from bsst.runtime.jobs.segment import Segment
+from bsst.runtime.jobs.survey import Survey
+
+__all__ = ["Finished", "WorkFolder", "file_digest", "read_survey", "segment_path", "source_key"]
+
+EDGE = 1 << 20
+"""Bytes at each end of the source that its key covers."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finished:
+    """A line of the journal."""
+
+    segment: Segment
+    sha256: str
+    size: int
+    fallback: int
+    """Frames of windows restored again in float32."""
+    repaired: tuple[int, ...]
+    """Index in the video of each frame that the source's stands in for."""
+    device: str
+    """What restored it."""
+
+
+class WorkFolder:
+    """Opens or creates the folder and locks it. Use as a context manager.
+
+    Args:
+        out: output of the job.
+        key: JSON values by name; equal keys give equal results.
+        resume: go on with what is there; otherwise it is thrown away.
+
+    Raises:
+        OutputError: another process works on the same output, the folder holds finished segments of another job, or it
+            cannot be written.
+    """
+
+    def __init__(self, out: Path, key: dict[str, Any], *, resume: bool = True) -> None:
+        name = hashlib.sha256(os.fsencode(out.name)).hexdigest()[:8]
+        self.path = out.with_name(f".bsst-{out.stem[:40]}-{name}")
+        self._out, self._key = out, json.loads(json.dumps(key))
+        self.finished: dict[Segment, Finished] = {}
+        try:
+            self.path.mkdir(exist_ok=True)
+            self._lock = FileLock(self.path / "lock")
+            self._lock.acquire(timeout=0)
+        except Timeout as error:
+            raise OutputError(
+                f"expected no other job that writes {out}, another process works in {self.path}; wait for it"
+            ) from error
+        except OSError as error:
+            raise OutputError(f"expected to write {self.path}, could not: {error.strerror or error}; "
+                              f"check free space and permissions") from error  # fmt: skip
+        try:
+            self._open(resume)
+        except BaseException:
+            self._lock.release()
+            raise
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._lock.release()
+
+    def survey(self) -> Survey | None:
+        """What `keep_survey` kept, if it can be read."""
+        return read_survey(self.path)
+
+    def keep_survey(self, survey: Survey) -> None:
+        """Store."""
+        with atomic_file(self.path / "survey.json") as file:
+            file.write(json.dumps(survey.to_json()).encode())
+
+    def segment_path(self, segment: Segment) -> Path:
+        """Where the encoded frames of a segment lie when they are finished."""
+        return segment_path(self.path, segment)
+
+    def add(self, line: Finished) -> None:
+        """Count a segment whose file is in place: from here on it survives anything.
+
+        Raises:
+            OutputError: the journal cannot be written.
+        """
+        text = json.dumps(asdict(line)) + "\n"
+        try:
+            with (self.path / "journal.jsonl").open("a", encoding="utf-8") as file:
+                file.write(text)
+                file.flush()
+                os.fsync(file.fileno())
+        except OSError as error:
+            raise OutputError(f"expected to write {self.path}, could not: {error.strerror}; free space") from error
+        self.finished[line.segment] = line
+
+    def remove(self) -> None:
+        """Throw everything away."""
+        self._lock.release()
+        shutil.rmtree(self.path, ignore_errors=True)
+
+    def _open(self, resume: bool) -> None:
+        stored: Any = None
+        with suppress(OSError, ValueError):
+            stored = json.loads((self.path / "job.json").read_text())
+        if resume and stored == self._key:
+            self._load()
+            return
+        if resume and isinstance(stored, dict):
+            self._load()
+            if self.finished:
+                names = [name for name in {**stored, **self._key} if stored.get(name) != self._key.get(name)]
+                then, now = ({name: values.get(name) for name in names} for values in (stored, self._key))
+                raise OutputError(
+                    f"expected in {self.path} a job with {_words(now)}, found one with {_words(then)}; finish that one "
+                    f"with its own options, choose another output, or pass --no-resume to throw it away"
+                )
+        self.finished = {}
+        for path in self.path.iterdir():
+            if path.name != "lock":
+                path.unlink()
+        with atomic_file(self.path / "job.json") as file:
+            file.write(json.dumps(self._key).encode())
+
+    def _load(self) -> None:
+        """Read the journal up to the first line that is not whole, and forget what lost its file."""
+        journal = self.path / "journal.jsonl"
+        if not journal.exists():
+            return
+        whole: list[str] = []
+        for text in journal.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True):
+            try:
+                values = json.loads(text)
+                line = Finished(
+                    **{**values, "segment": Segment(**values["segment"]), "repaired": tuple(values["repaired"])}
+                )
+            except (ValueError, KeyError, TypeError):
+                break
+            if not text.endswith("\n"):
+                break
+            path = self.segment_path(line.segment)
+            with suppress(OSError):
+                if path.stat().st_size == line.size and file_digest(path) == line.sha256:
+                    self.finished[line.segment] = line
+                    whole.append(text)
+        with atomic_file(journal) as file:
+            file.write("".join(whole).encode())
+
+
+def read_survey(folder: Path) -> Survey | None:
+    """The survey in a work folder, if there is one that can be read."""
+    with suppress(OSError, ValueError, KeyError, TypeError):
+        return Survey.from_json(json.loads((folder / "survey.json").read_text()))
+    return None
+
+
+def segment_path(folder: Path, segment: Segment) -> Path:
+    """Where the encoded frames of a segment lie in a work folder."""
+    return folder / f"{segment.keep_from:09}.nut"
+
+
+def file_digest(path: Path) -> str:
+    """SHA-256 of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def source_key(path: Path) -> str:
+    """Size, time of change, and SHA-256 of the ends of a file in one word."""
+    state = path.stat()
+    with path.open("rb") as file:
+        digest = hashlib.sha256(file.read(EDGE))
+        file.seek(max(0, state.st_size - EDGE))
+        digest.update(file.read(EDGE))
+    return f"{state.st_size}-{state.st_mtime_ns}-{digest.hexdigest()[:16]}"
+
+
+def _words(values: dict[str, Any]) -> str:
+    return ", ".join(f"{name} {value}" for name, value in values.items())

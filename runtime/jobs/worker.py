@@ -1,0 +1,84 @@
+"""One opened plan that restores segments for a job elsewhere: in another process, or on another machine.
+
+A worker gets paths and numbers, and returns lines of a journal; frames never travel. Only the driver writes the
+journal.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+
+from bsst.errors import OutputError, PlanError
+from bsst.runtime.jobs.run import restore_run
+from bsst.runtime.jobs.segment import Segment
+from bsst.runtime.jobs.survey import Survey
+from bsst.runtime.jobs.work import Finished, read_survey, segment_path
+from bsst.runtime.network.network import load_network
+from bsst.runtime.restore import Tiling
+from bsst.runtime.video.encoder import Target
+from bsst.runtime.video.reader import HWAccelChoice, VideoReader
+
+__all__ = ["Task", "Worker"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Task:
+    """Neighbouring segments of a job."""
+
+    video: Path
+    folder: Path
+    """The job's work folder, which holds the survey and gets the segments."""
+    run: tuple[Segment, ...]
+    tiling: Tiling
+    target: Target
+    hwaccel: HWAccelChoice
+
+
+class Worker:
+    """Holds a plan from the first task to the last.
+
+    Args:
+        plan: plan file; the packaged plan by default.
+        plan_key: content key of the plan that the job began with.
+        threads: threads of the network; 0 for all cores.
+
+    Raises:
+        PlanError: the plan here is another one, or cannot be used.
+    """
+
+    def __init__(self, plan: Path | None, plan_key: str, *, threads: int = 0, in_flight: int = 2) -> None:
+        self.network = load_network(plan, threads=threads, in_flight=in_flight)
+        if self.network.plan_key != plan_key:
+            self.network.close()
+            raise PlanError(f"expected plan {plan_key} like the rest of the job, got {self.network.plan_key} from "
+                            f"{plan or 'the package'}; give all machines the same plan and version")  # fmt: skip
+
+    def restore(self, task: Task, on_line: Callable[[Finished], None] = lambda line: None) -> list[Finished]:
+        """Restore a task's segments into the work folder.
+
+        Raises:
+            OutputError: the work folder is not here.
+        """
+        survey: Survey | None = read_survey(task.folder)
+        if survey is None:
+            raise OutputError(f"expected the job's survey in {task.folder}, found none; is the folder shared?")
+        lines = []
+        with VideoReader(task.video) as reader:
+            reader.accelerate(task.hwaccel)
+            run = restore_run(
+                task.run,
+                reader,
+                self.network,
+                task.tiling,
+                survey=survey,
+                target=task.target,
+                path=lambda segment: segment_path(task.folder, segment),
+            )
+            with closing(run):  # type: ignore[type-var]
+                for line in run:
+                    lines.append(line)
+                    on_line(line)
+        return lines
