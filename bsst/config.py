@@ -99,6 +99,17 @@ class NetworkConfig:
     """Channels of the overlapping-patch feed-forward network before unfolding (x25 after)."""
     shift_blocks: int = 2
     """Grouped spatial-temporal shift blocks of the decoder."""
+    flow_limit: float | None = None
+    """Largest flow component that is believed, in pixels at 1/4 scale; a neighbour beyond it is switched off."""
+    gate_inconsistent: bool = False
+    """Switch a neighbour off where its forward and backward flows disagree."""
+    state_limit: float | None = None
+    """Largest absolute value in a propagation state: bounds the recurrence at any clip length."""
+    residual_limit: float | None = None
+    """Largest change of a pixel, in display values from 0 to 1."""
+    still_motion: tuple[float, float] | None = None
+    """Motion in pixels at 1/4 scale up to which a place is left alone, and from which it is changed in full: what does
+    not move is not blurred by motion."""
     blur_threshold: float = 0.3
     """A window attends sparsely where its mean blur exceeds this."""
     tie_rule: TieRule = "lowest"
@@ -173,6 +184,11 @@ EDGE = NetworkConfig(
     token_heads=2,
     ffn_channels=4,
     shift_blocks=1,
+    flow_limit=8.0,
+    gate_inconsistent=True,
+    state_limit=8.0,
+    residual_limit=0.4,
+    still_motion=(0.2, 0.8),
     raft=RaftConfig(
         stage_channels=(16, 24, 32),
         blocks_per_stage=1,

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from bsst.config import NetworkConfig
 from bsst.errors import UsageError
-from bsst.reference.blur import Direction, blur_map, branch_motion
+from bsst.reference.blur import Direction, blur_map, branch_motion, moving_map
 from bsst.reference.decoder import PixelShuffleUpsample, ShiftBlock, SkipUpsample
 from bsst.reference.layers import ChannelAttentionBlock, GatedBlock, GatedFusionBlock, conv3x3
 from bsst.reference.propagation import DeformableAlignment, make_backbone, propagation_step
@@ -93,9 +93,10 @@ class BSSTNet(nn.Module):
 
         full, half, quarter = self.encode(frames.flatten(0, 1))
         sharp, backward, forward, selections = self.refine(backward, forward)
+        moving = self.moving(backward, forward)
         motion: dict[Direction, Tensor] = {
-            "backward": branch_motion(sharp, backward, forward, "backward"),
-            "forward": branch_motion(sharp, backward, forward, "forward"),
+            "backward": branch_motion(sharp, backward, forward, "backward", self.config.flow_limit),
+            "forward": branch_motion(sharp, backward, forward, "forward", self.config.flow_limit),
         }
         features = [quarter.unflatten(0, clip)]
         for branch in self.config.branches:
@@ -103,7 +104,9 @@ class BSSTNet(nn.Module):
         reconstruction = self.fuse(torch.cat(features, 2))
         attended = torch.stack([self.attend(x, s) for x, s in zip(reconstruction, selections, strict=True)])
         decoded = self.decode(reconstruction, attended, half.unflatten(0, clip))
-        restored = self.restore(decoded.flatten(0, 1), full, frames.flatten(0, 1))
+        if moving is not None:
+            moving = moving.flatten(0, 1)
+        restored = self.restore(decoded.flatten(0, 1), full, frames.flatten(0, 1), moving)
         return restored.unflatten(0, clip)[:, :count]
 
     def encode(self, frames: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -129,6 +132,11 @@ class BSSTNet(nn.Module):
             for clip in blur
         ]
         return 1 - blur, backward, forward, selections
+
+    def moving(self, backward: Tensor, forward: Tensor) -> Tensor | None:
+        """Refined flows -> what `restore` needs to leave still places alone, (N, T, 1, H/4, W/4), if it does."""
+        still = self.config.still_motion
+        return None if still is None else moving_map(backward, forward, still)
 
     def propagate(self, branch: str, features: list[Tensor], motion: Tensor) -> Tensor:
         """Run one branch over the clip: features (N, T, C, h, w) each, motion (N, T, 10, h, w) -> (N, T, C, h, w)."""
@@ -162,10 +170,17 @@ class BSSTNet(nn.Module):
         x = self.up21(fused, self.skip_attn1(half.flatten(0, 1))).unflatten(0, clip)
         return self._repeat("decoder_level1", self.config.shift_blocks, x)
 
-    def restore(self, decoded: Tensor, full: Tensor, frames: Tensor) -> Tensor:
-        """Decoder features (B, D, H/2, W/2), skip (B, F, H, W), frames (B, 3, H, W) -> sharp frames (B, 3, H, W)."""
+    def restore(self, decoded: Tensor, full: Tensor, frames: Tensor, moving: Tensor | None = None) -> Tensor:
+        """Decoder features (B, D, H/2, W/2), skip (B, F, H, W), frames (B, 3, H, W) -> sharp frames (B, 3, H, W).
+
+        `moving`: (B, 1, H/4, W/4), the share of the change that each place gets; all of it by default.
+        """
         x = self.conv_hr0(F.leaky_relu(self.upsample0(decoded), 0.1)) + self.skip_conv(full)
         residual: Tensor = self.last_conv(self.out_conv(x))
+        if self.config.residual_limit is not None:
+            residual = residual.clamp(-self.config.residual_limit, self.config.residual_limit)
+        if moving is not None:
+            residual = residual * F.interpolate(moving, scale_factor=4, mode="bilinear", align_corners=False)
         return residual + frames
 
     def _repeat(self, name: str, count: int, x: Tensor) -> Tensor:

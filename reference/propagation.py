@@ -34,6 +34,8 @@ class DeformableAlignment(nn.Module):
         channels = config.channels
         self.groups = config.offset_groups
         self.offset_range = config.offset_range
+        self.gate_inconsistent = config.gate_inconsistent
+        self.state_limit = config.state_limit
         self.weight = nn.Parameter(torch.empty(channels, 2 * channels, 3, 3))
         self.bias = nn.Parameter(torch.zeros(channels))
         nn.init.kaiming_uniform_(self.weight, a=5**0.5)
@@ -66,7 +68,8 @@ class DeformableAlignment(nn.Module):
             return learned + flow.flip(1).repeat(1, size // 2, 1, 1)  # offsets are (dy, dx), flow is (x, y)
 
         def weigh(start: int, sharp: Tensor, valid: Tensor) -> Tensor:
-            return torch.sigmoid(raw[:, start : start + size // 2] + 0.1 * (2 * sharp * valid - 1))
+            weight = torch.sigmoid(raw[:, start : start + size // 2] + 0.1 * (2 * sharp * valid - 1))
+            return weight * valid if self.gate_inconsistent else weight
 
         offset = torch.cat((steer(offset1, flow1), steer(offset2, flow2)), 1)
         mask = torch.cat((weigh(logits, warped_sharp1, valid1), weigh(logits + size // 2, warped_sharp2, valid2)), 1)
@@ -102,4 +105,5 @@ def propagation_step(
     """
     aligned = align(state1, state2, features[-1], motion) * motion[:, 9:10]
     fused: Tensor = backbone(torch.cat((*features, aligned), 1))
-    return aligned + fused
+    state = aligned + fused
+    return state if align.state_limit is None else state.clamp(-align.state_limit, align.state_limit)

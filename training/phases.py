@@ -34,7 +34,7 @@ def run_stages(net: BSSTNet, batch: Batch, phase: Phase) -> tuple[Tensor, list[T
     sharp, backward, forward, selections = net.refine(batch.backward, batch.forward)
     features = [quarter.unflatten(0, clip)]
     for branch in net.config.branches:
-        motion = branch_motion(sharp, backward, forward, direction_of(branch))
+        motion = branch_motion(sharp, backward, forward, direction_of(branch), net.config.flow_limit)
         features.append(net.propagate(branch, features, motion))
     reconstruction = net.fuse(torch.cat(features, 2))
     features.append(reconstruction)
@@ -47,7 +47,9 @@ def run_stages(net: BSSTNet, batch: Batch, phase: Phase) -> tuple[Tensor, list[T
         config, net.config = net.config, replace(net.config, shift_blocks=0)
         decoded = net.decode(reconstruction, torch.zeros_like(reconstruction), half.unflatten(0, clip))
         net.config = config
-    restored = net.restore(decoded.flatten(0, 1), skip, batch.blurry.flatten(0, 1)).unflatten(0, clip)
+    moving = net.moving(backward, forward)
+    moving = None if moving is None else moving.flatten(0, 1)
+    restored = net.restore(decoded.flatten(0, 1), skip, batch.blurry.flatten(0, 1), moving).unflatten(0, clip)
     return restored, features
 
 

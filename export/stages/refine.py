@@ -15,11 +15,12 @@ __all__ = ["refine_stage"]
 def refine_stage(network: BSSTNet, geometry: Geometry) -> Stage:
     """Build the stage for the flows of one clip of a tile."""
     flows = ((geometry.frames - 1, 2, *geometry.at(4)), torch.float32)
+    moving = () if network.config.still_motion is None else ("moving",)
     return Stage(
         name="refine",
         module=_Refine(network),
         inputs={"backward": flows, "forward": flows},
-        outputs=("motion_backward", "motion_forward", "query_frames", "key_frames", "active"),
+        outputs=("motion_backward", "motion_forward", "query_frames", "key_frames", "active", *moving),
     )
 
 
@@ -28,12 +29,14 @@ class _Refine(nn.Module):
         super().__init__()
         self.network = network
 
-    def forward(self, backward: Tensor, forward: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    def forward(self, backward: Tensor, forward: Tensor) -> tuple[Tensor, ...]:
         sharp, backward, forward, (selection,) = self.network.refine(backward[None], forward[None])
+        moving = self.network.moving(backward, forward)
         return (
-            branch_motion(sharp, backward, forward, "backward")[0],
-            branch_motion(sharp, backward, forward, "forward")[0],
+            branch_motion(sharp, backward, forward, "backward", self.network.config.flow_limit)[0],
+            branch_motion(sharp, backward, forward, "forward", self.network.config.flow_limit)[0],
             selection.query_frames,
             selection.key_frames,
             selection.active,
+            *(() if moving is None else (moving[0],)),
         )

@@ -14,6 +14,7 @@ __all__ = ["restore_stage"]
 def restore_stage(network: BSSTNet, geometry: Geometry) -> Stage:
     """Build the stage for one frame of a tile."""
     config = network.config
+    moving = {} if config.still_motion is None else {"moving": ((1, 1, *geometry.at(4)), torch.float32)}
     return Stage(
         name="restore",
         module=_Restore(network),
@@ -21,6 +22,7 @@ def restore_stage(network: BSSTNet, geometry: Geometry) -> Stage:
             "decoded": ((1, config.half_channels, *geometry.at(2)), torch.float32),
             "full": ((1, config.full_channels, *geometry.tile), torch.float32),
             "frame": ((1, 3, *geometry.tile), torch.float32),
+            **moving,
         },
         outputs=("sharp",),
     )
@@ -31,5 +33,5 @@ class _Restore(nn.Module):
         super().__init__()
         self.network = network
 
-    def forward(self, decoded: Tensor, full: Tensor, frame: Tensor) -> Tensor:
-        return self.network.restore(decoded, full, frame)
+    def forward(self, decoded: Tensor, full: Tensor, frame: Tensor, moving: Tensor | None = None) -> Tensor:
+        return self.network.restore(decoded, full, frame, moving)

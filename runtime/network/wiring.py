@@ -42,17 +42,19 @@ class Call:
 
 def clip_calls(manifest: Manifest) -> tuple[Call, ...]:
     """Every call that turns the tensors `frames`, `backward` and `forward` of a clip into `sharp`, in order."""
-    return calls_of(tuple(manifest.config["branches"]), manifest.frames)
+    still = manifest.config.get("still_motion")
+    return calls_of(tuple(manifest.config["branches"]), manifest.frames, moving=still is not None)
 
 
-def calls_of(branches: tuple[str, ...], frames: int) -> tuple[Call, ...]:
+def calls_of(branches: tuple[str, ...], frames: int, *, moving: bool = False) -> tuple[Call, ...]:
     """`clip_calls` of a network.
 
     Args:
         branches: propagation branches in run order, `NetworkConfig.branches`.
         frames: T.
+        moving: `restore` reads where frames move, see `NetworkConfig.still_motion`.
     """
-    return tuple(_calls(branches, frames))
+    return tuple(_calls(branches, frames, ("moving",) if moving else ()))
 
 
 def clip_tensors(manifest: Manifest) -> dict[str, TensorSpec]:
@@ -89,7 +91,7 @@ def _check_names(stage: StageSpec, views: Mapping[str, View], specs: tuple[Tenso
         )
 
 
-def _calls(branches: tuple[str, ...], frames: int) -> Iterator[Call]:
+def _calls(branches: tuple[str, ...], frames: int, moving: tuple[str, ...]) -> Iterator[Call]:
     def same(*names: str) -> dict[str, View]:
         return {name: View(name) for name in names}
 
@@ -102,7 +104,7 @@ def _calls(branches: tuple[str, ...], frames: int) -> Iterator[Call]:
     yield Call(
         stage="refine",
         inputs=same("backward", "forward"),
-        outputs=same("motion_backward", "motion_forward", "query_frames", "key_frames", "active"),
+        outputs=same("motion_backward", "motion_forward", "query_frames", "key_frames", "active", *moving),
     )
     known = ["quarter"]
     for branch in branches:
@@ -135,6 +137,11 @@ def _calls(branches: tuple[str, ...], frames: int) -> Iterator[Call]:
     for t in range(frames):
         yield Call(
             stage="restore",
-            inputs={"decoded": View("decoded", t), "full": View("full", t), "frame": View("frames", t)},
+            inputs={
+                "decoded": View("decoded", t),
+                "full": View("full", t),
+                "frame": View("frames", t),
+                **{name: View(name, t) for name in moving},
+            },
             outputs={"sharp": View("sharp", t)},
         )
