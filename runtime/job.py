@@ -92,6 +92,8 @@ class Result:
     frames: int
     retried: int
     """Frames of windows whose result was not finite and that were restored again in float32."""
+    guarded: int
+    """Frames in which an implausible change was blended back to the source."""
     repaired: int
     """Frames whose restoration was not finite, in float32 either; the source's frame stands in for each."""
     seconds: float
@@ -250,6 +252,9 @@ def deblur(
             if (done or not work.finished) and not keep_work:
                 work.remove()
     warn(reader.warnings + writer.warnings)
+    if meter.guarded:
+        places = "in places where the change was implausible; --no-guard shows the network's own picture"
+        warn([f"{meter.guarded} of {meter.frames} frames were left as they were {places}"])
     if meter.repaired:
         count = f"{len(meter.repaired)} of {meter.frames} frames could not be restored and are unchanged"
         warn([f"{count}: {_ranges(meter.repaired)}"])
@@ -258,6 +263,7 @@ def deblur(
         output=out,
         frames=meter.frames,
         retried=meter.fallen_back,
+        guarded=meter.guarded,
         repaired=len(meter.repaired),
         seconds=seconds,
         fps=meter.restored / seconds,
@@ -336,6 +342,7 @@ class _Meter:
         self.frames = 0
         self.restored = 0
         self.fallen_back = 0
+        self.guarded = 0
         self.repaired = array("q")
         self._found = self._work = 0.0
         self._total = total
@@ -358,6 +365,7 @@ class _Meter:
         self.frames += count
         self.restored += count
         self.fallen_back += line.fallback
+        self.guarded += line.guarded
         self.repaired.extend(line.repaired)
 
     def worked(self, work: float) -> None:

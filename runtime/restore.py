@@ -25,6 +25,7 @@ from bsst.errors import InputError, ModelError, OutOfMemoryError
 from bsst.runtime.frames.ahead import Ahead
 from bsst.runtime.frames.fallback import finite, with_finite_flow
 from bsst.runtime.frames.frame import RestoredWindow, SourceFrame, TileDone
+from bsst.runtime.frames.guard import guarded
 from bsst.runtime.frames.layout import CallersFrames
 from bsst.runtime.frames.restorer import Restored, Restorer
 from bsst.runtime.frames.scenes import mark_cuts
@@ -48,6 +49,8 @@ class Tiling:
     """How tiles are joined, see `bsst.runtime.frames.tiles`."""
     scene_cuts: bool = True
     """Start afresh at hard cuts."""
+    guard: bool = True
+    """Blend the source back where a change is implausible, see `bsst.runtime.frames.guard`."""
 
 
 def deblur_frames(
@@ -58,6 +61,7 @@ def deblur_frames(
     tile_overlap: int | None = None,
     blend: Blend = "feather",
     scene_cuts: bool = True,
+    guard: bool = True,
 ) -> Generator[np.ndarray, None, None]:
     """Deblur a stream of frames in bounded memory; as many frames come out as went in, in order.
 
@@ -72,6 +76,7 @@ def deblur_frames(
         tile_overlap: see `Tiling`.
         blend: see `Tiling`.
         scene_cuts: see `Tiling`.
+        guard: see `Tiling`.
 
     Yields:
         What came in: (3, H, W) float32 RGB, limited to [0, 1] or to the source's value where that lies outside, or
@@ -82,7 +87,9 @@ def deblur_frames(
         InputError: frames of another layout, type or range, or of different sizes.
         ModelError: a stage failed; the message names the frames.
     """
-    tiling = Tiling(window_overlap=window_overlap, tile_overlap=tile_overlap, blend=blend, scene_cuts=scene_cuts)
+    tiling = Tiling(
+        window_overlap=window_overlap, tile_overlap=tile_overlap, blend=blend, scene_cuts=scene_cuts, guard=guard
+    )
     incoming = CallersFrames(frames)
     with closing(restored_windows(_sources(incoming), restorer, tiling)) as results:
         for result in results:
@@ -140,7 +147,7 @@ def restored_windows(
             length=restorer.frames,
             overlap=restorer.window_overlap if tiling.window_overlap is None else tiling.window_overlap,
         )
-        results = _restored(ahead(windows, "windows"), restorer, grid)
+        results = _restored(ahead(windows, "windows"), restorer, grid, guard=tiling.guard)
         yield from ahead(results, "restore", light=lambda result: isinstance(result, TileDone))
 
 
@@ -182,7 +189,9 @@ class _Tile:
     """Its flow was estimated again by the float32 fallback."""
 
 
-def _restored(windows: Iterable[Window], restorer: Restorer, grid: TileGrid) -> Iterator[RestoredWindow | TileDone]:
+def _restored(
+    windows: Iterable[Window], restorer: Restorer, grid: TileGrid, *, guard: bool
+) -> Iterator[RestoredWindow | TileDone]:
     """Each window -> its kept frames; while a tile is awaited, up to `in_flight` - 1 others follow it."""
     done = 0  # frames of the windows before
     tiles = _in_flight(_submitted(windows, restorer, grid), restorer.in_flight)
@@ -192,7 +201,7 @@ def _restored(windows: Iterable[Window], restorer: Restorer, grid: TileGrid) -> 
         results = _results(chain([first], islice(tiles, len(grid) - 1)), restorer, fallen_back)
         for count, blended in enumerate(grid.blending(results), start=1):  # noqa: B007 - the last is used below
             yield TileDone(done + len(window.times) * count / len(grid))
-        result = _checked(window, blended, grid, done, fallback=bool(fallen_back))
+        result = _checked(window, blended, grid, done, fallback=bool(fallen_back), guard=guard)
         done += len(result.frames)
         del first, window, blended
         yield result
@@ -272,13 +281,18 @@ def _named(where: str) -> Iterator[None]:
         raise type(error)(f"{where}: {error}") from error
 
 
-def _checked(window: Window, blended: np.ndarray, grid: TileGrid, done: int, *, fallback: bool) -> RestoredWindow:
+def _checked(
+    window: Window, blended: np.ndarray, grid: TileGrid, done: int, *, fallback: bool, guard: bool
+) -> RestoredWindow:
     """Limit the kept frames (K, 3, *padded) of a window in place; frames that are not finite become the source's."""
-    frames, repaired = [], []
+    frames, repaired, taken_back = [], [], []
     for index, (source, restored) in enumerate(zip(window.frames[window.keep], blended, strict=True), start=done):
         if finite(restored):
             # The source's own values outside the RGB cube are code values of its video: let them pass.
-            frames.append(np.clip(restored, np.minimum(source, 0), np.maximum(source, 1), out=restored))
+            limited = np.clip(restored, np.minimum(source, 0), np.maximum(source, 1), out=restored)
+            frame, implausible = guarded(source, limited) if guard else (limited, False)
+            frames.append(frame)
+            taken_back += [index] * implausible
         else:
             frames.append(source)
             repaired.append(index)
@@ -287,5 +301,6 @@ def _checked(window: Window, blended: np.ndarray, grid: TileGrid, done: int, *, 
         frames=[grid.crop(frame) for frame in frames],
         times=window.times,
         fallback=fallback,
+        guarded=taken_back,
         repaired=repaired,
     )

@@ -50,6 +50,7 @@ Examples:
     metavar="PIXELS",
     help="Shared by neighbouring tiles.  [default: plan]",
 )
+@click.option("--no-guard", is_flag=True, help="Keep changes that look implausible.")
 @click.option("--no-scene-cuts", is_flag=True, help="Treat the video as one scene.")
 @click.option("--threads", type=THREADS, default=0, show_default="all cores", help="Threads of the network.")
 @click.option("--in-flight", type=click.IntRange(1, 8), default=2, show_default=True,
@@ -75,6 +76,7 @@ def run(
     crf: int,
     window_overlap: int | None,
     tile_overlap: int | None,
+    no_guard: bool,
     no_scene_cuts: bool,
     threads: int,
     in_flight: int,
@@ -138,7 +140,12 @@ def run(
             keep_work=keep_work,
             lossless=lossless,
             crf=crf,
-            tiling=Tiling(window_overlap=window_overlap, tile_overlap=tile_overlap, scene_cuts=not no_scene_cuts),
+            tiling=Tiling(
+                window_overlap=window_overlap,
+                tile_overlap=tile_overlap,
+                scene_cuts=not no_scene_cuts,
+                guard=not no_guard,
+            ),
             execution=Execution(threads=threads, in_flight=in_flight, hwaccel=hwaccel, devices=_devices(devices)),
             trace=recorded,
             observer=Observer(info=display.info, progress=display.progress, warning=display.warning),

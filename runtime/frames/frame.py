@@ -43,5 +43,7 @@ class RestoredWindow:
     """`SourceFrame.time` of each."""
     fallback: bool
     """Any of it was not finite and was restored again by the float32 fallback."""
+    guarded: Sequence[int]
+    """Index of each frame in which an implausible change was blended back, see `bsst.runtime.frames.guard`."""
     repaired: Sequence[int]
     """Index of each frame that was not finite in the end; the source's frame stands in for it."""

@@ -63,7 +63,7 @@ def restore_run(
 
     pending = iter(run)
     segment = next(pending)
-    fallback, repaired = 0, list[int]()
+    fallback, guarded, repaired = 0, 0, list[int]()
     with closing(restored_windows(sources(), restorer, replace(tiling, scene_cuts=False))) as results, ExitStack() as s:
         writer = s.enter_context(SegmentWriter(path(segment), segment, survey, reader.info, target))
         for result in results:
@@ -71,10 +71,12 @@ def restore_run(
                 on_work(max(0.0, result.frames - (run[0].keep_from - first)))
                 continue
             wrong = {first + index for index in result.repaired}
+            taken_back = {first + index for index in result.guarded}
             for index, pixels in zip(result.times, result.frames, strict=True):
                 if index not in segment.kept:  # shared with a neighbour that is finished
                     continue
                 fallback += result.fallback
+                guarded += index in taken_back
                 repaired += [index] * (index in wrong)
                 with span(trace, "encode", "frame"):
                     writer.write(pixels)
@@ -85,6 +87,7 @@ def restore_run(
                         sha256=writer.sha256,
                         size=writer.size,
                         fallback=fallback,
+                        guarded=guarded,
                         repaired=tuple(repaired),
                         device=restorer.line,
                     )
@@ -92,6 +95,6 @@ def restore_run(
                     following = next(pending, None)
                     if following is None:
                         return
-                    segment, fallback, repaired = following, 0, []
+                    segment, fallback, guarded, repaired = following, 0, 0, []
                     writer = s.enter_context(SegmentWriter(path(segment), segment, survey, reader.info, target))
             del result  # before the next one is awaited

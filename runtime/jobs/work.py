@@ -45,6 +45,8 @@ class Finished:
     size: int
     fallback: int
     """Frames of windows restored again in float32."""
+    guarded: int
+    """Frames in which an implausible change was blended back."""
     repaired: tuple[int, ...]
     """Index in the video of each frame that the source's stands in for."""
     device: str
