@@ -36,6 +36,7 @@ from bsst.runtime.network.network import DEFAULT_PLAN, load_network
 from bsst.runtime.restore import Tiling
 from bsst.runtime.trace import Trace
 from bsst.runtime.video.encoder import Target
+from bsst.runtime.video.quality import DEFAULT_CRF
 from bsst.runtime.video.reader import HWAccelChoice, VideoReader, packet_times
 from bsst.runtime.video.writer import CONTAINERS, VideoWriter
 
@@ -111,7 +112,7 @@ def deblur(
     resume: bool = True,
     keep_work: bool = False,
     lossless: bool = False,
-    crf: int = 16,
+    crf: int = DEFAULT_CRF,
     tiling: Tiling | None = None,
     execution: Execution | None = None,
     trace: Trace | None = None,

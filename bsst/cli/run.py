@@ -12,6 +12,7 @@ import click
 
 from bsst.cli.common import EXIT_STATUS, THREADS, Command, require_output
 from bsst.errors import EXIT_REPAIRED, UsageError
+from bsst.runtime.video.quality import DEFAULT_CRF
 
 if TYPE_CHECKING:
     from bsst.runtime.video.reader import HWAccelChoice
@@ -37,7 +38,8 @@ Examples:
               help="Go on where the same job was interrupted, or throw its work away.")  # fmt: skip
 @click.option("--keep-work", is_flag=True, help="Leave the hidden folder with the encoded segments beside the output.")
 @click.option("--lossless", is_flag=True, help="Keep the restored frames exactly; large files. FFV1 in .mkv.")
-@click.option("--crf", default=16, show_default=True, help="Quality of the encoder, 0 (best) to 51.")
+@click.option("--crf", default=DEFAULT_CRF, show_default=True,
+              help="Quality of the encoder, 0 (best) to 51; 16 looks alike, at a sixth of the size.")  # fmt: skip
 @click.option(
     "--window-overlap",
     type=click.IntRange(min=0),

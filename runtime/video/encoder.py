@@ -129,6 +129,8 @@ def choose_target(container: str, info: VideoInfo, *, lossless: bool, crf: int) 
     else:
         options = {"qp": "0"} if lossless else {"crf": str(crf)}
         options["preset"] = "medium"
+        if not lossless:
+            options["aq-mode"] = "none"  # bits go where the error is, not to flat areas where it would be seen first
         vertical, horizontal = encoding.subsampling
         if (vertical, horizontal) not in ((1, 2), (2, 2)) or info.height % vertical or info.width % horizontal:
             encoding = dataclasses.replace(encoding, subsampling=(1, 1))

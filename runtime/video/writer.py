@@ -26,6 +26,7 @@ from bsst.errors import OutOfMemoryError, OutputError
 from bsst.runtime.video.encoder import Target, add_video_stream, choose_encoder, frame_from_rgb
 from bsst.runtime.video.facts import VideoInfo
 from bsst.runtime.video.log import error_text
+from bsst.runtime.video.quality import DEFAULT_CRF
 from bsst.runtime.video.reader import HWAccelChoice
 from bsst.runtime.video.sound import Audio, Converted, Copied, convert_sound
 from bsst.runtime.video.source import file_url, main_video_stream, open_source
@@ -91,7 +92,7 @@ class VideoWriter:
         *,
         source: Path,
         lossless: bool = False,
-        crf: int = 16,
+        crf: int = DEFAULT_CRF,
         hwaccel: HWAccelChoice = "none",
         audio: Audio = "copy",
     ) -> None:
