@@ -11,6 +11,7 @@ import os
 from array import array
 from collections.abc import Iterator
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -56,7 +57,8 @@ class SegmentWriter:
         self._count = 0
         try:
             self._container = av.open(file_url(self._partial), "w", format="nut")
-            self._stream = add_video_stream(self._container, info, target)
+            # The tag is for the file that segments are joined into; NUT knows no hvc1.
+            self._stream = add_video_stream(self._container, info, replace(target, codec_tag=""))
         except (av.error.FFmpegError, OSError) as error:
             raise self._error(error) from error
 

@@ -81,7 +81,7 @@ print("rebuilt")
 """
 JETPACK = """
 import importlib.metadata
-from bsst.engines import cuda_driver
+from bsst.runtime.devices import cuda_driver
 packages = importlib.metadata.version
 importlib.metadata.version = lambda name: "10.3.0.30" if name == "tensorrt" else packages(name)
 cuda_driver.find_gpus = lambda: (cuda_driver.Gpu(name="Orin", compute_capability="8.7", memory_bytes=1 << 33),)

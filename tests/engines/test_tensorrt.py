@@ -164,7 +164,8 @@ def three_stages(cpu_plan: Path, tmp_path_factory: pytest.TempPathFactory) -> Pa
     stages = tuple(plan.manifest.stage(name) for name in ("propagate_forward_1", "attend", "fuse"))
     path = tmp_path_factory.mktemp("plans") / "three.plan"
     members: dict[str, Path | bytes] = {stage.member: plan.member(stage.name) for stage in stages}
-    write_plan(path, dataclasses.replace(plan.manifest, stages=stages), members)
+    config = {**plan.manifest.config, "branches": ["forward_1"]}
+    write_plan(path, dataclasses.replace(plan.manifest, stages=stages, config=config), members)
     return path
 
 

@@ -136,7 +136,7 @@ def test_videos_never_race_and_give_what_runs_alone_give(
 ) -> None:
     manifest = fake_manifest(frames, branches, window_overlap=overlaps[0], tile_overlap=overlaps[1])
     source = video(count, *size, cuts=tuple(cuts))
-    expected = list(deblur_frames(source, Alone(manifest)))
+    expected = list(deblur_frames(source, Alone(manifest), guard=False))
     device = RecordingDevice(seed)
     work: list[float] = []
     with network_on(device, manifest, in_flight) as network:
@@ -146,7 +146,9 @@ def test_videos_never_race_and_give_what_runs_alone_give(
                 work.append(result.frames)
             else:
                 got.extend(result.frames)
-        again = list(deblur_frames(source[: count // 2], network))  # by other threads, over the same memory
+        again = list(
+            deblur_frames(source[: count // 2], network, guard=False)
+        )  # by other threads, over the same memory
     np.testing.assert_array_equal(got, expected)
     assert len(again) == count // 2
     assert work == sorted(work)
@@ -160,12 +162,12 @@ def test_forgetting_any_single_wait_is_noticed(in_flight: int) -> None:
     """The proof of the proof: every wait there is, of a stream or of the host, is needed and seen to be needed."""
     manifest = fake_manifest(3, ("backward_1", "forward_1"))
     source = video(7, 11, 14, cuts=(5,))  # two tiles, four windows, features of neighbours without a flow between them
-    expected = list(deblur_frames(source, Alone(manifest)))
+    expected = list(deblur_frames(source, Alone(manifest), guard=False))
 
     def run(forget: int | None) -> int:
         device = RecordingDevice(forget or 0, forget=forget)
         with network_on(device, manifest, in_flight) as network:
-            np.testing.assert_array_equal(list(deblur_frames(source, network)), expected)
+            np.testing.assert_array_equal(list(deblur_frames(source, network, guard=False)), expected)
         return device.waits
 
     waits = run(None)
@@ -194,23 +196,23 @@ def test_a_failure_ends_everything_names_its_window_and_can_be_recovered_from(st
     stages[stage].fail_at, stages[stage].error = run, ModelError(f"stage {stage}: expected a result")
     device = RecordingDevice(seed)
     with network_on(device, manifest, in_flight, stages) as network:
-        expected = list(deblur_frames(source, Alone(manifest)))
+        expected = list(deblur_frames(source, Alone(manifest), guard=False))
         got: list[np.ndarray] = []
         if run < _runs(manifest, stage, source):
             with pytest.raises(ModelError, match=f"stage {stage}: expected a result") as caught:
-                got.extend(deblur_frames(source, network))
+                got.extend(deblur_frames(source, network, guard=False))
             if not stage.startswith("flow"):
                 assert str(caught.value).startswith("frames ")
             assert threading.active_count() == 1
         np.testing.assert_array_equal(got, expected[: len(got)] if got else got)
-        np.testing.assert_array_equal(list(deblur_frames(source, network)), expected)
+        np.testing.assert_array_equal(list(deblur_frames(source, network, guard=False)), expected)
 
 
 def _runs(manifest: Manifest, stage: str, source: list[np.ndarray]) -> int:
     alone = Alone(manifest)
     stages = fake_stages(manifest)
     with network_on(RecordingDevice(), manifest, 1, stages) as network:
-        list(deblur_frames(source, network))
+        list(deblur_frames(source, network, guard=False))
     del alone
     return stages[stage].runs
 
@@ -221,7 +223,7 @@ def test_a_caller_who_stops_leaves_nothing_under_way(taken: int, in_flight: int)
     manifest = fake_manifest(3, ("forward_1",))
     device = RecordingDevice(taken)
     with network_on(device, manifest, in_flight) as network:
-        frames = deblur_frames(video(20, 9, 20), network)
+        frames = deblur_frames(video(20, 9, 20), network, guard=False)
         for _ in range(taken):
             next(frames)
         frames.close()
@@ -249,9 +251,9 @@ def test_nothing_is_allocated_after_the_first_window() -> None:
     manifest = fake_manifest(3, ("forward_1",))
     device = RecordingDevice()
     with network_on(device, manifest, 2) as network:
-        list(deblur_frames(video(4, 9, 20), network))
+        list(deblur_frames(video(4, 9, 20), network, guard=False))
         before = (len(device.buffers), len(device._arrays))
-        list(deblur_frames(video(30, 9, 20), network))
+        list(deblur_frames(video(30, 9, 20), network, guard=False))
         assert (len(device.buffers), len(device._arrays)) == before
 
 
@@ -268,13 +270,13 @@ def test_a_session_that_refuses_is_named_with_the_frames_and_comes_after_the_win
     manifest = fake_manifest(3, ("forward_1",))
     sessions = {name: HostSession(name, stage) for name, stage in fake_stages(manifest).items()}
     source, got = video(9, 9, 12), []
-    expected = list(deblur_frames(source, Alone(manifest)))
+    expected = list(deblur_frames(source, Alone(manifest), guard=False))
     for in_flight in (1, 2):
         sessions["fuse"] = Refusing("fuse", FakeStage("fuse"))
         with Network(manifest, RecordingDevice(), sessions, in_flight=in_flight) as network:
             got = []
             with pytest.raises(ModelError, match="^frames 2 to 3, tile 1 of 2: stage fuse: refused"):
-                got.extend(deblur_frames(source, network))
+                got.extend(deblur_frames(source, network, guard=False))
         np.testing.assert_array_equal(got, expected[:2])
 
 
@@ -298,14 +300,14 @@ def test_stopping_at_any_moment_leaves_no_thread_and_a_network_that_works(in_fli
         stage.seconds = 0.0005
     chance = random.Random(in_flight)
     source, clip = video(9, 9, 20), clip_of(manifest, 1)
-    expected = list(deblur_frames(source, Alone(manifest)))
+    expected = list(deblur_frames(source, Alone(manifest), guard=False))
     with host_network(manifest, stages, in_flight=in_flight, at_once=None) as network:
         before = threading.active_count()
         for _ in range(12):
             if chance.random() < 0.5:
                 broken = stages[chance.choice(sorted(stages))]
                 broken.fail_at, broken.runs = chance.randrange(8), 0
-            frames = deblur_frames(source, network)
+            frames = deblur_frames(source, network, guard=False)
             with contextlib.suppress(RuntimeError):
                 for _ in range(chance.randrange(10)):
                     next(frames, None)
@@ -315,7 +317,7 @@ def test_stopping_at_any_moment_leaves_no_thread_and_a_network_that_works(in_fli
             for stage in stages.values():
                 stage.fail_at = None
             np.testing.assert_array_equal(network.restore(*clip), restore_alone(manifest, *clip))
-        np.testing.assert_array_equal(list(deblur_frames(source, network)), expected)
+        np.testing.assert_array_equal(list(deblur_frames(source, network, guard=False)), expected)
     assert threading.active_count() == 1
 
 
@@ -324,8 +326,8 @@ def test_clips_in_several_lanes_never_race_and_equal_clips_one_by_one(in_flight:
     manifest = fake_manifest(4, ("backward_1", "forward_1"), window_overlap=2)
     frames = video(9, 20, 30)
     with network_on(RecordingDevice(), manifest, in_flight, lanes=lanes) as network:
-        restored = list(deblur_frames(frames, network))
-    np.testing.assert_array_equal(restored, list(deblur_frames(frames, Alone(manifest))))
+        restored = list(deblur_frames(frames, network, guard=False))
+    np.testing.assert_array_equal(restored, list(deblur_frames(frames, Alone(manifest), guard=False)))
 
 
 def test_two_lanes_run_two_clips_at_the_same_time() -> None:

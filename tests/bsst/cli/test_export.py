@@ -17,7 +17,7 @@ def run(*arguments: object):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--from", "a.plan", "--frames", "8", "--tile", "64x64"], "--from alone, got --frames, --tile too"),
+        (["--from", "a.plan", "--frames", "8", "--tile", "64x64"], "--from alone, got --window, --tile too"),
         (["--target", "tensorrt-rtx", "--sm", "ampere"], "expected --sm such as 86,89,120, got ampere"),
         (["--sm", "8"], "expected --sm such as"),
         (["--tile", "256"], "expected HEIGHTxWIDTH such as 256x256, got 256"),

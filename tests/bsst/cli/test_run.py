@@ -253,7 +253,7 @@ def test_inspect_shows_a_plan_in_words_and_as_json(tmp_path: Path) -> None:
     shown = CliRunner().invoke(cli.inspect, [])
     assert shown.exit_code == 0
     assert "network        edge: " in shown.stdout
-    assert "256x256 pixels, 32 shared" in shown.stdout
+    assert "256x256 pixels (height x width), 32 shared" in shown.stdout
     whole = json.loads(CliRunner().invoke(cli.main, ["inspect", "--json", str(DEFAULT_PLAN)]).stdout)
     assert whole["manifest"]["frames"] == 12
     path = tmp_path / "edge.plan"
