@@ -16,7 +16,7 @@ from bsst.errors import BsstError, ModelError, UsageError
 from bsst.plan.manifest import Manifest
 from bsst.runtime.frames.frame import SourceFrame, TileDone
 from bsst.runtime.network.network import Network, host_network
-from bsst.runtime.restore import deblur_frames, restored_windows
+from bsst.runtime.restore import Tiling, deblur_frames, restored_windows
 from bsst.runtime.sessions.host import HostSession
 from tests.runtime.fake_stages import FakeStage, fake_manifest, fake_stages, restore_alone
 from tests.runtime.recording import RecordingDevice, Violation
@@ -141,7 +141,7 @@ def test_videos_never_race_and_give_what_runs_alone_give(
     work: list[float] = []
     with network_on(device, manifest, in_flight) as network:
         got = []
-        for result in restored_windows(map(SourceFrame, source), network):
+        for result in restored_windows(map(SourceFrame, source), network, Tiling(guard=False)):
             if isinstance(result, TileDone):
                 work.append(result.frames)
             else:
