@@ -39,7 +39,7 @@ Examples:
 @click.option("--keep-work", is_flag=True, help="Leave the hidden folder with the encoded segments beside the output.")
 @click.option("--lossless", is_flag=True, help="Keep the restored frames exactly; large files. FFV1 in .mkv.")
 @click.option("--crf", default=DEFAULT_CRF, show_default=True,
-              help="Quality of the encoder, 0 (best) to 51; 16 looks alike, at a sixth of the size.")  # fmt: skip
+              help="Quality of the encoder, 0 (best) to 51; 16 looks alike, at a quarter of the size.")  # fmt: skip
 @click.option(
     "--window-overlap",
     type=click.IntRange(min=0),
