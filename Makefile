@@ -14,7 +14,7 @@ demo: $(RUN_VENV)/.installed  ## Deblur a real clip with the packaged plan; prin
 	$(RUN) benchmarks/demo.py
 
 # A worker per core, each with one thread; a file's tests stay together, and share what they build.
-PYTEST := OMP_NUM_THREADS=1 $(DEV) -m pytest -n 2 --dist loadfile
+PYTEST := OMP_NUM_THREADS=1 $(DEV) -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 test: $(DEV_VENV)/.installed  ## Run every test.
 	$(PYTEST)
