@@ -222,7 +222,7 @@ def deblur(
                     work.add(line)
                     if line.fallback and not meter.fallen_back:
                         frames = f"frames {line.segment.keep_from} to {line.segment.keep_to - 1}"
-                        again = "restored again in float32, as they were not finite; so is every other"
+                        again = "restored again in float32, as they were not finite; so is every other like them"
                         warn([f"windows among {frames} {again}"])
                     meter.finished(line)
                     meter.worked(meter.restored)

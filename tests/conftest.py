@@ -18,7 +18,7 @@ logging.getLogger("torch.__trace").disabled = True
 settings.register_profile("repeatable", derandomize=True, deadline=None)
 settings.load_profile("repeatable")
 
-ASK_FOR_A_DRIVER = ("test_encoder.py", "test_run.py")
+ASK_FOR_A_DRIVER = ("test_encoder.py", "test_probe.py", "test_reader.py", "test_run.py")
 
 NEEDS = {
     "needs_cuda": lambda: shutil.which("nvidia-smi") is not None,

@@ -11,9 +11,9 @@ that range, or changes an area by as much as the area varies. Both are seen from
 A block at its limit is left alone, at twice its limit it is the source's, in between and towards its neighbours the
 two are blended.
 
-The limits weigh two harms. Measured on `edge` without the limits of its own, on the demo clip enlarged four times (25.5
-dB): the network ends at 14.1 dB, guarded at 20.7. A perfect restoration of 26 held-out clips is left alone in 23; half as
-strict leaves 25 and ends at 15.8 dB. On no clip of `benchmarks/harm.py` does the packaged plan reach a limit.
+The limits weigh two harms. Measured on `edge` without the limits of its own, on the demo clip enlarged four times
+(25.5 dB): the network ends at 14.1 dB, guarded at 20.7. A perfect restoration of 26 held-out clips is left alone in 23;
+half as strict leaves 25 and ends at 15.8 dB. On no clip of `benchmarks/harm.py` does the packaged plan reach a limit.
 """
 
 from __future__ import annotations

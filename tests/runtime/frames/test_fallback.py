@@ -330,7 +330,8 @@ def test_the_command_line_warns_counts_and_succeeds(plans: Overflowing, tmp_path
     assert done.exit_code == 0, done.output
     warnings = [line for line in done.stderr.splitlines() if line.startswith("warning: ")]
     assert warnings == [
-        "warning: window of frames 0-2 restored again in float32, as it was not finite; so is every other like it"
+        "warning: windows among frames 0 to 4 restored again in float32, as they were not finite; "
+        "so is every other like them"
     ]
     assert done.stderr.rstrip().endswith(" fps, 5 of them restored again in float32")
     assert len(decode(out).seconds) == 5
