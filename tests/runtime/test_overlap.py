@@ -35,7 +35,8 @@ def run(slowest: str, in_flight: int) -> tuple[Trace, float]:
 
     with host_network(manifest, stages, in_flight=in_flight, at_once=None, trace=trace) as network:
         started = time.perf_counter()
-        for _ in deblur_frames(source(), network):
+        # Unguarded: the guard's millisecond a frame is nothing beside a real stage, but something beside these sleeps.
+        for _ in deblur_frames(source(), network, guard=False):
             with trace.span("encode", "frame"):
                 time.sleep(seconds["encode"] / 3)
         return trace, time.perf_counter() - started

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from bsst.runtime.frames.guard import guarded, implausibility
+from bsst.runtime.frames.guard import FLOOR, guarded, implausibility
 
 
 @pytest.fixture(scope="module")
@@ -48,3 +48,9 @@ def test_blocks_are_judged_one_by_one_at_odd_sizes(city: np.ndarray) -> None:
     assert judged.shape == (10, 13)
     assert judged[-1, -1] > 1
     assert judged[:-1].max() == 0
+
+
+def test_changes_within_the_floor_are_within_every_limit(city: np.ndarray) -> None:
+    sign = np.random.default_rng(0).choice([-1, 1], city.shape)
+    for picture in (city, np.full_like(city, 0.4)):
+        assert implausibility(picture, (picture + 0.999 * FLOOR * sign).astype(np.float32)).max() <= 1
