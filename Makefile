@@ -30,7 +30,7 @@ lint: $(DEV_VENV)/.installed  ## Style and types.
 check: lint test  ## What the build machine runs.
 
 # The newest Python that is tested, with the newest PyAV, which Python 3.11 does not get: a few minutes.
-NEWEST ?= $(shell command -v python3.13 || ls -d $(HOME)/.pyenv/versions/3.13*/bin/python 2>/dev/null | tail -1)
+NEWEST ?= $(firstword $(wildcard $(HOME)/.pyenv/versions/3.13*/bin/python) $(shell command -v python3.13))
 test-newest: .venv/newest/.installed  ## Video tests with the newest Python and PyAV.
 	.venv/newest/bin/python -m pytest -p no:xdist -W default tests/runtime/video/test_sources.py tests/runtime/video/test_colour.py
 
