@@ -26,7 +26,8 @@ from bsst.errors import (
 )
 
 if TYPE_CHECKING:
-    from bsst.runtime.job import Execution, Observer, Progress, Result, deblur
+    from bsst.runtime.job import Execution, deblur
+    from bsst.runtime.jobs.report import Observer, Progress, Result
     from bsst.runtime.network.network import Network, load_network
     from bsst.runtime.restore import Tiling, deblur_frames
 
@@ -55,7 +56,8 @@ __all__ = [
 ]
 
 _PLACES = {
-    **dict.fromkeys(("Execution", "Observer", "Progress", "Result", "deblur"), "bsst.runtime.job"),
+    **dict.fromkeys(("Execution", "deblur"), "bsst.runtime.job"),
+    **dict.fromkeys(("Observer", "Progress", "Result"), "bsst.runtime.jobs.report"),
     **dict.fromkeys(("Tiling", "deblur_frames"), "bsst.runtime.restore"),
     **dict.fromkeys(("Network", "load_network"), "bsst.runtime.network.network"),
 }

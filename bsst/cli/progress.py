@@ -10,7 +10,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TextIO
 
 if TYPE_CHECKING:
-    from bsst.runtime.job import Progress, Result
+    from bsst.runtime.jobs.report import Progress, Result
 
 __all__ = ["Bar", "JsonLines", "Lines", "Quiet", "clock"]
 

@@ -102,7 +102,10 @@ def run(
     if plan is not None and video.suffix == ".plan":
         raise UsageError(f"expected [PLAN] VIDEO, got {plan} before {video}; name the plan first")
     from bsst.cli import progress
-    from bsst.runtime.job import Execution, Observer, Tiling, deblur, default_output
+    from bsst.runtime.job import Execution, deblur
+    from bsst.runtime.jobs.output import default_output
+    from bsst.runtime.jobs.report import Observer
+    from bsst.runtime.restore import Tiling
     from bsst.runtime.trace import Trace
 
     require_output(trace, others=[plan, video, output or default_output(video)])

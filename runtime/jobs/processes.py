@@ -5,15 +5,16 @@ from __future__ import annotations
 import os
 import signal
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import suppress
 from multiprocessing import get_context
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 
 from bsst.errors import BsstError
+from bsst.runtime.jobs.run import Task
 from bsst.runtime.jobs.work import Finished
-from bsst.runtime.jobs.worker import Task, Worker
+from bsst.runtime.jobs.worker import Worker
 
 __all__ = ["restore_in_processes"]
 
@@ -23,7 +24,7 @@ TRIES = 3
 
 def restore_in_processes(
     tasks: Sequence[Task], plan: Path | None, plan_key: str, *, devices: Sequence[str], threads: int, in_flight: int
-) -> Iterator[Finished]:
+) -> Generator[Finished, None, None]:
     """Hand tasks out as workers become free; a task whose process died is given to another.
 
     Args:

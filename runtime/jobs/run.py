@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator
 from contextlib import ExitStack, closing
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from bsst.runtime.frames.frame import SourceFrame, TileDone
@@ -12,46 +12,55 @@ from bsst.runtime.frames.restorer import Restorer
 from bsst.runtime.jobs.segment import Segment
 from bsst.runtime.jobs.store import SegmentWriter
 from bsst.runtime.jobs.survey import Survey
-from bsst.runtime.jobs.work import Finished
+from bsst.runtime.jobs.work import Finished, segment_path
 from bsst.runtime.restore import Tiling, restored_windows
 from bsst.runtime.trace import Trace, span
 from bsst.runtime.video.encoder import Target
-from bsst.runtime.video.reader import VideoReader
+from bsst.runtime.video.reader import HWAccelChoice, VideoReader
 
-__all__ = ["restore_run"]
+__all__ = ["Task", "restore_run"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Task:
+    """A run of segments of a job, each of which begins where the one before ends."""
+
+    video: Path
+    folder: Path
+    """The job's work folder, which holds the survey and gets the segments."""
+    run: tuple[Segment, ...]
+    """See `stretches`."""
+    tiling: Tiling
+    """How the video is cut up; scenes are those of the survey."""
+    target: Target
+    """How frames are encoded."""
+    hwaccel: HWAccelChoice
 
 
 def restore_run(
-    run: Sequence[Segment],
-    reader: VideoReader,
+    task: Task,
     restorer: Restorer,
-    tiling: Tiling,
-    *,
     survey: Survey,
-    target: Target,
-    path: Callable[[Segment], Path],
+    *,
     trace: Trace | None = None,
     on_work: Callable[[float], None] = lambda frames: None,
-) -> Iterator[Finished]:
-    """Restore a run of segments, each of which begins where the one before ends.
+) -> Generator[Finished, None, None]:
+    """Restore a run of segments, and put each into the work folder as soon as it is whole.
 
     Args:
-        run: see `stretches`.
-        reader: of the source, from its first frame on.
+        task: what to restore.
         restorer: an opened plan.
-        tiling: how the video is cut up; scenes are those of the survey.
         survey: of the source.
-        target: how frames are encoded.
-        path: final name of a segment's file.
         trace: records what happens when.
         on_work: called after each tile with the frames of the run restored so far.
 
     Yields:
         A line for the journal for each segment, when its file is in place.
     """
+    run = task.run
     first, last, starts = run[0].first, run[-1].last, set(survey.scenes)
 
-    def sources() -> Iterator[SourceFrame]:
+    def sources(reader: VideoReader) -> Iterator[SourceFrame]:
         frames = iter(reader)
         for index in range(last):
             with span(trace, "decode", "frame"):
@@ -64,8 +73,19 @@ def restore_run(
     pending = iter(run)
     segment = next(pending)
     fallback, guarded, repaired = 0, 0, list[int]()
-    with closing(restored_windows(sources(), restorer, replace(tiling, scene_cuts=False))) as results, ExitStack() as s:
-        writer = s.enter_context(SegmentWriter(path(segment), segment, survey, reader.info, target))
+    tiling = replace(task.tiling, scene_cuts=False)
+    with (
+        VideoReader(task.video) as reader,
+        closing(restored_windows(sources(reader), restorer, tiling)) as results,
+        ExitStack() as opened,
+    ):
+        reader.accelerate(task.hwaccel)
+
+        def writer_of(segment: Segment) -> SegmentWriter:
+            path = segment_path(task.folder, segment)
+            return opened.enter_context(SegmentWriter(path, segment, survey, reader.info, task.target))
+
+        writer = writer_of(segment)
         for result in results:
             if isinstance(result, TileDone):
                 on_work(max(0.0, result.frames - (run[0].keep_from - first)))
@@ -81,7 +101,7 @@ def restore_run(
                 with span(trace, "encode", "frame"):
                     writer.write(pixels)
                 if index == segment.keep_to - 1:
-                    s.close()
+                    opened.close()
                     line = Finished(
                         segment=segment,
                         sha256=writer.sha256,
@@ -96,5 +116,5 @@ def restore_run(
                     if following is None:
                         return
                     segment, fallback, guarded, repaired = following, 0, 0, []
-                    writer = s.enter_context(SegmentWriter(path(segment), segment, survey, reader.info, target))
+                    writer = writer_of(segment)
             del result  # before the next one is awaited

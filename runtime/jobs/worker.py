@@ -8,33 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import closing
-from dataclasses import dataclass
 from pathlib import Path
 
 from bsst.errors import OutputError, PlanError
-from bsst.runtime.jobs.run import restore_run
-from bsst.runtime.jobs.segment import Segment
+from bsst.runtime.jobs.run import Task, restore_run
 from bsst.runtime.jobs.survey import Survey
-from bsst.runtime.jobs.work import Finished, read_survey, segment_path
+from bsst.runtime.jobs.work import Finished, read_survey
 from bsst.runtime.network.network import load_network
-from bsst.runtime.restore import Tiling
-from bsst.runtime.video.encoder import Target
-from bsst.runtime.video.reader import HWAccelChoice, VideoReader
 
-__all__ = ["Task", "Worker"]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Task:
-    """Neighbouring segments of a job."""
-
-    video: Path
-    folder: Path
-    """The job's work folder, which holds the survey and gets the segments."""
-    run: tuple[Segment, ...]
-    tiling: Tiling
-    target: Target
-    hwaccel: HWAccelChoice
+__all__ = ["Worker"]
 
 
 class Worker:
@@ -66,19 +48,8 @@ class Worker:
         if survey is None:
             raise OutputError(f"expected the job's survey in {task.folder}, found none; is the folder shared?")
         lines = []
-        with VideoReader(task.video) as reader:
-            reader.accelerate(task.hwaccel)
-            run = restore_run(
-                task.run,
-                reader,
-                self.network,
-                task.tiling,
-                survey=survey,
-                target=task.target,
-                path=lambda segment: segment_path(task.folder, segment),
-            )
-            with closing(run):  # type: ignore[type-var]
-                for line in run:
-                    lines.append(line)
-                    on_line(line)
+        with closing(restore_run(task, self.network, survey)) as run:
+            for line in run:
+                lines.append(line)
+                on_line(line)
         return lines

@@ -14,8 +14,10 @@ import numpy as np
 import pytest
 
 from bsst.errors import InputError, OutputError, UsageError, VerificationError
-from bsst.runtime import job
-from bsst.runtime.job import Observer, Progress, Tiling, deblur
+from bsst.runtime.job import deblur
+from bsst.runtime.jobs import output
+from bsst.runtime.jobs.report import Observer, Progress
+from bsst.runtime.restore import Tiling
 from tests.media import Clip, Identity, decode
 
 
@@ -256,16 +258,16 @@ def test_clips_around_the_window_length_keep_every_frame(tmp_path: Path, count: 
 
 
 def test_a_result_that_lost_frames_is_discarded(clip: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    genuine = job.packet_times
-    monkeypatch.setattr(job, "packet_times", lambda path: (genuine(path)[0][:-2], genuine(path)[1]))
+    genuine = output.packet_times
+    monkeypatch.setattr(output, "packet_times", lambda path: (genuine(path)[0][:-2], genuine(path)[1]))
     with pytest.raises(VerificationError, match="expected 12 frames in the result, read back 10"):
         deblur(clip, plan=Identity())
     assert names(clip.parent) == ["clip.mp4"]
 
 
 def test_a_result_that_shifted_is_discarded(clip: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    genuine = job.packet_times
-    monkeypatch.setattr(job, "packet_times", lambda path: ([t + 100 for t in genuine(path)[0]], genuine(path)[1]))
+    genuine = output.packet_times
+    monkeypatch.setattr(output, "packet_times", lambda path: ([t + 100 for t in genuine(path)[0]], genuine(path)[1]))
     with pytest.raises(VerificationError, match="expected frame 0"):
         deblur(clip, plan=Identity())
     assert names(clip.parent) == ["clip.mp4"]

@@ -229,7 +229,8 @@ def test_an_interrupt_leaves_nothing(clip: Path, sent: signal.Signals) -> None:
 
 def test_the_bar_draws_and_lines_are_timed(capsys: pytest.CaptureFixture[str], clip: Path, loads: Loads) -> None:
     from bsst.cli.progress import Bar, Lines
-    from bsst.runtime.job import Observer, Progress, deblur
+    from bsst.runtime.job import deblur
+    from bsst.runtime.jobs.report import Observer, Progress
 
     state = Progress(frames=5, work=5.5, total=12, fps=0.5, eta_seconds=83.0)
     lines = Lines(seconds=0)

@@ -17,6 +17,7 @@ import pytest
 from bsst.errors import OutputError
 from bsst.runtime import job
 from bsst.runtime.job import deblur
+from bsst.runtime.jobs.report import Observer
 from bsst.runtime.jobs.work import WorkFolder
 from tests.media import Clip, Identity
 
@@ -70,7 +71,7 @@ def test_a_resumed_job_ends_in_the_same_file(clip: Path, suffix: str, lossless: 
     assert work_folders(clip.parent)
     assert not out.exists()
     restorer, lines = Steady(), list[str]()
-    result = deblur(clip, out, restorer, lossless=lossless, observer=job.Observer(info=lines.append))
+    result = deblur(clip, out, restorer, lossless=lossless, observer=Observer(info=lines.append))
     assert any("goes on with an unfinished job" in line for line in lines)
     assert restorer.clips < 90
     assert result.frames == whole.frames == 60

@@ -16,7 +16,8 @@ import numpy as np
 import pytest
 
 from bsst.errors import UsageError
-from bsst.runtime.job import Execution, Observer, deblur
+from bsst.runtime.job import Execution, deblur
+from bsst.runtime.jobs.report import Observer
 from bsst.runtime.video import encoder as encoder_av
 from bsst.runtime.video.colour import Encoding, rgb_from_planes
 from bsst.runtime.video.encoder import (
