@@ -1,12 +1,11 @@
 """A compiler run in a process of its own, so that its crash, hang or greed ends in one error here.
 
-Resident memory is watched through /proc, so the memory limit holds on Linux alone; limits on address space would
-refuse compilers that reserve far more than they use.
+The memory limit is on resident memory, which is watched; limits on address space would refuse compilers that reserve
+far more than they use.
 """
 
 from __future__ import annotations
 
-import os
 import signal
 import subprocess
 import threading
@@ -14,7 +13,8 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
+
+from bsst.system import kill_tree, resident_bytes
 
 __all__ = ["ChildResult", "run_limited"]
 
@@ -32,7 +32,7 @@ class ChildResult:
     seconds: float
     """Wall clock time."""
     peak_bytes: int
-    """Largest resident memory seen; 0 where the system does not tell."""
+    """Largest resident memory seen."""
 
 
 def run_limited(
@@ -67,7 +67,7 @@ def run_limited(
     peak = 0
     try:
         while process.poll() is None and limit is None:
-            peak = max(peak, _resident_bytes(process.pid))
+            peak = max(peak, resident_bytes(process.pid))
             if time.monotonic() - started > time_limit_seconds:
                 limit = f"stopped at its time limit of {time_limit_seconds:g} s"
             elif peak > memory_limit_bytes:
@@ -76,7 +76,7 @@ def run_limited(
                 process.wait(_POLL_SECONDS)
     finally:
         if process.poll() is None:
-            os.killpg(process.pid, signal.SIGKILL)
+            kill_tree(process)
             process.wait()
         reader.join()
         if process.stdout is not None:
@@ -94,12 +94,6 @@ def _read(process: subprocess.Popen[str], lines: list[str], on_line: Callable[[s
         lines.append(line.rstrip("\n"))
         if on_line is not None:
             on_line(lines[-1])
-
-
-def _resident_bytes(pid: int) -> int:
-    with suppress(OSError, ValueError, IndexError):
-        return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-    return 0
 
 
 def _failure(returncode: int) -> str | None:

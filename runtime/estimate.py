@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import resource
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
@@ -17,6 +15,7 @@ from bsst.runtime.frames.windows import window_count
 from bsst.runtime.network.device_memory import device_memory
 from bsst.runtime.network.memory_plan import plan_clip, tensor_bytes
 from bsst.runtime.network.network import Network
+from bsst.system import peak_bytes
 
 __all__ = ["Measured", "Need", "Workload", "choose_in_flight", "job_bytes", "measure", "need_bytes", "plan_workload"]
 
@@ -148,11 +147,11 @@ def measure(network: Network) -> Measured:
     height, width = network.tile
     clip = generator.random((network.frames, 3, height, width), dtype=np.float32)
     still = np.zeros((network.frames - 1, 2, height // 4, width // 4), np.float32)
-    before = _peak_bytes()
+    before = peak_bytes()
     features = network.features(frame)
     network.flow(features, features)  # the first run of a stage allocates
     network.restore(clip, still, still)
-    peak = _peak_bytes()
+    peak = peak_bytes()
     times = [time.perf_counter()]
     network.flow(features, features)
     times.append(time.perf_counter())
@@ -170,14 +169,6 @@ def measure(network: Network) -> Measured:
         lanes=network.lanes,
         lane_bytes=peak - before,
     )
-
-
-def _peak_bytes() -> int:
-    """Most memory that the process has had; not `getrusage`, which begins with what the parent had at the fork."""
-    try:
-        return int(Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0]) * 1024
-    except (OSError, IndexError):
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 def job_bytes(measured: Measured, manifest: Manifest, work: Workload, *, in_flight: int) -> int:

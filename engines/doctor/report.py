@@ -14,6 +14,7 @@ from bsst.engines.doctor.checks import Finding
 from bsst.engines.doctor.selftest import Measurement, Progress, TestRun, run_gpu_tests, selftest
 from bsst.files import atomic_file
 from bsst.runtime.network.network import DEFAULT_PLAN
+from bsst.system import processor_name
 
 __all__ = ["selftest_report", "targets_table", "write_selftest"]
 
@@ -60,7 +61,7 @@ def selftest_report(findings: Iterable[Finding], results: Iterable[Measurement],
     results = tuple(results)
     parts = [
         "# bsst self-test",
-        f"{platform.platform()}, {_processor()}, {os.cpu_count()} cores, Python {platform.python_version()}",
+        f"{platform.platform()}, {processor_name()}, {os.cpu_count()} cores, Python {platform.python_version()}",
         "## Machine",
         _table(("what", "status", "found"), [(f.subject, f.status, f.found) for f in findings]),
         *_clocks(),
@@ -152,12 +153,3 @@ def _table(header: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> str:
     return "\n".join(
         "| " + " | ".join(" ".join(cell.split()).replace("|", "\\|") for cell in line) + " |" for line in lines
     )
-
-
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
-    except OSError:
-        return platform.processor()
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.machine()

@@ -8,6 +8,8 @@ from __future__ import annotations
 import ctypes
 from dataclasses import dataclass
 
+from bsst.system import nvidia_driver
+
 __all__ = ["Gpu", "find_gpus"]
 
 _MAJOR, _MINOR = 75, 76
@@ -25,10 +27,10 @@ class Gpu:
     """Total device memory."""
 
 
-def find_gpus(library: str = "libcuda.so.1") -> tuple[Gpu, ...]:
-    """GPUs in driver order; () where there is no driver or no device."""
+def find_gpus(library: str = "") -> tuple[Gpu, ...]:
+    """GPUs in driver order; () where there is no driver or no device. The library is that of the system by default."""
     try:
-        cuda = ctypes.CDLL(library)
+        cuda = ctypes.CDLL(library or nvidia_driver())
     except OSError:
         return ()
     count = ctypes.c_int()

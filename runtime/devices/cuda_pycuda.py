@@ -22,6 +22,7 @@ import pycuda
 import pycuda.driver as driver
 
 from bsst.runtime.devices.cuda_api import BLOCKING_SYNC, DISABLE_TIMING, NON_BLOCKING, THREAD_LOCAL, CudaError
+from bsst.system import nvidia_driver
 
 __all__ = ["Api"]
 
@@ -198,7 +199,7 @@ def _bytes(address: int, nbytes: int) -> Any:
 
 
 def _library() -> Any:
-    return ctypes.CDLL("libcuda.so.1")  # pycuda has loaded it
+    return ctypes.CDLL(nvidia_driver())  # pycuda has loaded it
 
 
 def _check(call: str, status: int) -> None:

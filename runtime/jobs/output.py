@@ -73,7 +73,7 @@ def verify(path: Path, expected: array[int], time_base: Fraction, *, earliest: F
 def publish(unfinished: Path, out: Path, *, overwrite: bool) -> None:
     """Make the file durable, then give it its name."""
     try:
-        with unfinished.open("rb") as file:
+        with unfinished.open("r+b") as file:  # Windows syncs only what may be written
             os.fsync(file.fileno())
         if out.exists() and not overwrite:
             raise OutputError(f"expected no file at {out}, one appeared meanwhile; choose another name")

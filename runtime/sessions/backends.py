@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from bsst.runtime.sessions.host import HostSession
 from bsst.runtime.sessions.lane import Lane
 from bsst.runtime.sessions.probe import probe_providers
 from bsst.runtime.trace import Trace
+from bsst.system import usable_cores
 
 __all__ = ["Backend", "choose_provider", "open_backend"]
 
@@ -106,7 +106,7 @@ def _onnx_runtime(plan: Plan, *, threads: int, lanes: int, trace: Trace | None) 
     from bsst.runtime.sessions.ort import OrtSession
 
     # Sessions are shared by the lanes and may run in several at once; more would not find a core.
-    cores = threads or len(os.sched_getaffinity(0))
+    cores = threads or usable_cores()
     lanes = min(lanes, cores)
     device = HostDevice(at_once=lanes, trace=trace)
     stages = [stage.name for stage in plan.manifest.stages]

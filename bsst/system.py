@@ -1,0 +1,80 @@
+"""What differs between operating systems, in one place: cores, memory, processes, the name of NVIDIA's driver.
+
+Run on Linux alone. What Windows and macOS lack (`resource`, process groups, `/proc`, the set of usable cores) is taken
+away in `tests/bsst/test_system.py`, and the other way is tested there.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import signal
+import subprocess
+import sys
+from contextlib import suppress
+from pathlib import Path
+
+import psutil
+
+__all__ = ["kill_tree", "nvidia_driver", "peak_bytes", "processor_name", "resident_bytes", "usable_cores"]
+
+
+def usable_cores() -> int:
+    """Cores that this process may use; all of them on macOS, which does not pin processes to cores."""
+    process = psutil.Process()
+    if hasattr(process, "cpu_affinity"):
+        return len(process.cpu_affinity())
+    return os.cpu_count() or 1
+
+
+def resident_bytes(pid: int) -> int:
+    """Resident memory of a process; 0 once it has ended."""
+    with suppress(psutil.Error):
+        return int(psutil.Process(pid).memory_info().rss)
+    return 0
+
+
+def peak_bytes() -> int:
+    """Most memory that this process has had.
+
+    Linux tells in `/proc`; its `getrusage` begins with what the parent had at the fork. Windows tells `peak_wset`.
+    """
+    with suppress(OSError, IndexError):
+        return int(Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0]) * 1024
+    if peak := getattr(psutil.Process().memory_info(), "peak_wset", 0):
+        return int(peak)
+    import resource  # everywhere but on Windows
+
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def kill_tree(process: subprocess.Popen[str]) -> None:
+    """End a process that was started with `start_new_session=True`, and all that it started, at once.
+
+    Its process group also holds those whose parents have ended; Windows has none, and its processes are looked up by
+    their parents.
+    """
+    if hasattr(os, "killpg"):
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        return
+    with suppress(psutil.NoSuchProcess):
+        root = psutil.Process(process.pid)
+        for member in (*root.children(recursive=True), root):
+            with suppress(psutil.NoSuchProcess):
+                member.kill()
+
+
+def nvidia_driver() -> str:
+    """File name under which the system finds NVIDIA's driver library."""
+    return "nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1"
+
+
+def processor_name() -> str:
+    """Model of the CPU, for reports."""
+    with suppress(OSError):
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
+        names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+        return names[0] if names else platform.machine()
+    return platform.processor() or platform.machine()
