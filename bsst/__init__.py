@@ -27,6 +27,7 @@ from bsst.errors import (
 
 if TYPE_CHECKING:
     from bsst.runtime.job import Execution, deblur
+    from bsst.runtime.jobs.part import Part
     from bsst.runtime.jobs.report import Observer, Progress, Result
     from bsst.runtime.network.network import Network, load_network
     from bsst.runtime.restore import Tiling, deblur_frames
@@ -44,6 +45,7 @@ __all__ = [
     "Observer",
     "OutOfMemoryError",
     "OutputError",
+    "Part",
     "PlanError",
     "Progress",
     "Result",
@@ -57,6 +59,7 @@ __all__ = [
 
 _PLACES = {
     **dict.fromkeys(("Execution", "deblur"), "bsst.runtime.job"),
+    "Part": "bsst.runtime.jobs.part",
     **dict.fromkeys(("Observer", "Progress", "Result"), "bsst.runtime.jobs.report"),
     **dict.fromkeys(("Tiling", "deblur_frames"), "bsst.runtime.restore"),
     **dict.fromkeys(("Network", "load_network"), "bsst.runtime.network.network"),

@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import secrets
 import sys
+from array import array
 from collections.abc import Generator, Iterator
 from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
@@ -22,6 +23,7 @@ from bsst.plan.archive import open_plan
 from bsst.runtime.estimate import plan_workload
 from bsst.runtime.frames.restorer import Restorer
 from bsst.runtime.jobs.output import container_of, default_output, publish, verify
+from bsst.runtime.jobs.part import Part
 from bsst.runtime.jobs.processes import restore_in_processes
 from bsst.runtime.jobs.report import Meter, Observer, Result
 from bsst.runtime.jobs.run import Task, restore_run
@@ -32,6 +34,7 @@ from bsst.runtime.jobs.work import Finished, WorkFolder, source_key
 from bsst.runtime.network.network import DEFAULT_PLAN, load_network
 from bsst.runtime.restore import Tiling
 from bsst.runtime.trace import Trace
+from bsst.runtime.video.cut import Cut
 from bsst.runtime.video.quality import DEFAULT_CRF
 from bsst.runtime.video.reader import HWAccelChoice, VideoReader
 from bsst.runtime.video.writer import VideoWriter
@@ -63,6 +66,7 @@ def deblur(
     keep_work: bool = False,
     lossless: bool = False,
     crf: int = DEFAULT_CRF,
+    part: Part | None = None,
     tiling: Tiling | None = None,
     execution: Execution | None = None,
     trace: Trace | None = None,
@@ -80,6 +84,7 @@ def deblur(
         keep_work: leave the work folder, with the encoded segments, beside the output.
         lossless: keep the restored frames exactly (FFV1 in .mkv, lossless H.264 in .mp4).
         crf: quality of the encoder, 0 (best) to 51.
+        part: what of the video is restored, with its sound; it starts at zero in the result. All by default.
         tiling: how the video is cut up; as the plan recommends by default.
         execution: what of this machine is used.
         trace: records what happens when; with an opened plan, decoding and encoding alone.
@@ -103,18 +108,34 @@ def deblur(
         hwaccel = "none" if execution.hwaccel == "auto" and not restorer.on_gpu else execution.hwaccel
         reader.accelerate(hwaccel)
         options = {"lossless": lossless, "crf": crf, "hwaccel": hwaccel, **asdict(tiling)}
+        if part is not None:
+            options["part"] = str(part)
         work = stack.enter_context(WorkFolder(out, _key(video, restorer, options), resume=resume))
         unfinished = work.path / "result.tmp"  # on the output's file system, so that the rename is atomic
         with _kept_or_removed(work, meter, keep=keep_work), _enough_memory(restorer, reader):
             try:
+                survey, cut = None, None
+                if part is not None:  # where sound is cut must be known before the header is written
+                    survey = _surveyed(work, reader, tiling, part, further=restorer.frames)
+                    cut = _cut(part, survey, reader)
                 with VideoWriter(
-                    unfinished, container, reader.info, source=video, lossless=lossless, crf=crf, hwaccel=hwaccel
+                    unfinished,
+                    container,
+                    reader.info,
+                    source=video,
+                    lossless=lossless,
+                    crf=crf,
+                    hwaccel=hwaccel,
+                    cut=cut,
                 ) as writer:
                     if restorer.line:
                         meter.info(restorer.line)
                     meter.info(f"decoder {reader.decoder}, encoder {writer.encoder}")
                     meter.warn(reader.warnings + writer.warnings)
-                    survey = _surveyed(work, reader, tiling)
+                    survey = survey or _surveyed(work, reader, tiling)
+                    kept = (
+                        range(len(survey.times)) if part is None else part.frames(survey.times, reader.info.time_base)
+                    )
                     meter.warn(survey.warnings)
                     segments = plan_segments(
                         survey.scenes,
@@ -122,6 +143,7 @@ def deblur(
                         length=restorer.frames,
                         overlap=restorer.window_overlap if tiling.window_overlap is None else tiling.window_overlap,
                         wanted=segment_length(reader.info.height, reader.info.width),
+                        kept=kept,
                     )
                     missing = _missing(segments, work, meter)
                     task = Task(
@@ -143,7 +165,8 @@ def deblur(
                     paths = [work.segment_path(segment) for segment in segments]
                     for packet in joined_packets(paths, segments, survey, reader.info):
                         writer.write_packet(packet)
-                verify(unfinished, survey.times, reader.info.time_base, earliest=writer.earliest)
+                times = array("q", (time - writer.origin for time in survey.times[kept.start : kept.stop]))
+                verify(unfinished, times, reader.info.time_base, earliest=writer.earliest)
                 publish(unfinished, out, overwrite=overwrite)
             finally:
                 with suppress(OSError):  # of a read-only folder, which has been reported
@@ -227,14 +250,24 @@ def _enough_memory(restorer: Restorer, reader: VideoReader) -> Iterator[None]:
         ) from error
 
 
-def _surveyed(work: WorkFolder, reader: VideoReader, tiling: Tiling) -> Survey:
-    """Times and scenes of the video: read now, or when the job began."""
+def _surveyed(
+    work: WorkFolder, reader: VideoReader, tiling: Tiling, part: Part | None = None, *, further: int = 0
+) -> Survey:
+    """Times and scenes of the video, as far as the part needs them: read now, or when the job began."""
     survey = work.survey()
     if survey is None:
-        survey = take_survey(reader, scene_cuts=tiling.scene_cuts)
+        frames = reader if part is None else part.read(reader, reader.info.time_base, further=further)
+        survey = take_survey(frames, scene_cuts=tiling.scene_cuts)
         survey = replace(survey, warnings=tuple(reader.warnings))
         work.keep_survey(survey)
     return survey
+
+
+def _cut(part: Part, survey: Survey, reader: VideoReader) -> Cut:
+    """Where the first frame of a part is shown, and where the first one after it."""
+    kept = part.frames(survey.times, reader.info.time_base)
+    end = None if kept.stop == len(survey.times) else survey.times[kept.stop] * reader.info.time_base
+    return Cut(start=survey.times[kept.start] * reader.info.time_base, end=end)
 
 
 def _missing(segments: list[Segment], work: WorkFolder, meter: Meter) -> list[Segment]:

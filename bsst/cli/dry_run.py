@@ -10,6 +10,7 @@ from bsst.errors import UsageError
 from bsst.plan.archive import open_plan
 from bsst.plan.manifest import Manifest
 from bsst.runtime.estimate import Measured, Workload, choose_in_flight, job_bytes, measure, need_bytes, plan_workload
+from bsst.runtime.jobs.part import Part
 from bsst.runtime.network.network import DEFAULT_PLAN, load_network
 from bsst.runtime.video.reader import VideoReader
 
@@ -28,6 +29,7 @@ class Job:
         in_flight: clips under way at once, at most.
         window_overlap: see `deblur_frames`.
         tile_overlap: see `deblur_frames`.
+        part: what of the video is restored; all by default.
     """
 
     def __init__(
@@ -39,13 +41,14 @@ class Job:
         in_flight: int,
         window_overlap: int | None,
         tile_overlap: int | None,
+        part: Part | None = None,
     ) -> None:
         with VideoReader(video) as reader:
             info = reader.info
         self.manifest: Manifest = open_plan(plan or DEFAULT_PLAN).manifest
         self.work: Workload = plan_workload(
             self.manifest,
-            frames=info.frames or None,
+            frames=(part.count(info.frames, info.rate) if part else info.frames) or None,
             height=info.height,
             width=info.width,
             window_overlap=window_overlap,

@@ -24,6 +24,7 @@ Examples:
   bsst-run holiday.mp4                        writes holiday.deblurred.mp4
   bsst-run holiday.mp4 -o sharp.mkv --lossless
   bsst-run release.plan holiday.mp4           another plan than the packaged one
+  bsst-run holiday.mp4 --start 1:30 --duration 10
   bsst-run --log-json holiday.mp4 > log.jsonl
 
 """
@@ -37,6 +38,9 @@ Examples:
 @click.option("--resume/--no-resume", default=True, show_default=True,
               help="Go on where the same job was interrupted, or throw its work away.")  # fmt: skip
 @click.option("--keep-work", is_flag=True, help="Leave the hidden folder with the encoded segments beside the output.")
+@click.option("--start", metavar="TIME", help="Restore from here on: seconds, or 1:30, or 0:01:30.5.")
+@click.option("--end", metavar="TIME", help="Restore up to here.")
+@click.option("--duration", metavar="TIME", help="Restore so much from --start on.")
 @click.option("--lossless", is_flag=True, help="Keep the restored frames exactly; large files. FFV1 in .mkv.")
 @click.option("--crf", default=DEFAULT_CRF, show_default=True,
               help="Quality of the encoder, 0 (best) to 51; 16 looks alike, at a quarter of the size.")  # fmt: skip
@@ -74,6 +78,9 @@ def run(
     overwrite: bool,
     resume: bool,
     keep_work: bool,
+    start: str | None,
+    end: str | None,
+    duration: str | None,
     lossless: bool,
     crf: int,
     window_overlap: int | None,
@@ -104,10 +111,13 @@ def run(
     from bsst.cli import progress
     from bsst.runtime.job import Execution, deblur
     from bsst.runtime.jobs.output import default_output
+    from bsst.runtime.jobs.part import Part
     from bsst.runtime.jobs.report import Observer
     from bsst.runtime.restore import Tiling
     from bsst.runtime.trace import Trace
 
+    timed = (start, end, duration) != (None, None, None)
+    part = Part.of(start=start, end=end, duration=duration) if timed else None
     require_output(trace, others=[plan, video, output or default_output(video)])
     if dry_run or max_memory is not None:
         from bsst.cli.dry_run import Job, parse_bytes
@@ -120,6 +130,7 @@ def run(
             in_flight=in_flight,
             window_overlap=window_overlap,
             tile_overlap=tile_overlap,
+            part=part,
         )
         in_flight = in_flight if limit is None else job.in_flight(limit, in_flight)
         if dry_run:
@@ -145,6 +156,7 @@ def run(
             keep_work=keep_work,
             lossless=lossless,
             crf=crf,
+            part=part,
             tiling=Tiling(
                 window_overlap=window_overlap,
                 tile_overlap=tile_overlap,

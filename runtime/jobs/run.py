@@ -61,14 +61,13 @@ def restore_run(
     first, last, starts = run[0].first, run[-1].last, set(survey.scenes)
 
     def sources(reader: VideoReader) -> Iterator[SourceFrame]:
-        frames = iter(reader)
-        for index in range(last):
+        frames = reader.frames(first)
+        for index in range(first, last):
             with span(trace, "decode", "frame"):
                 frame = next(frames, None)
             if frame is None:
                 return
-            if index >= first:
-                yield SourceFrame(frame.rgb, time=index, cut=index in starts)
+            yield SourceFrame(frame.rgb, time=index, cut=index in starts)
 
     pending = iter(run)
     segment = next(pending)

@@ -134,6 +134,10 @@ class VideoReader:
         self._container.close()
 
     def __iter__(self) -> Iterator[Frame]:
+        return self.frames()
+
+    def frames(self, first: int = 0) -> Iterator[Frame]:
+        """Frames from one on; those before it are decoded and not converted."""
         times = _Times(trust_pts=not self._unordered)
         adjusted = corrupt = 0
         last: int | None = None
@@ -154,8 +158,12 @@ class VideoReader:
                 pts = expected if pts is None or times.by_decoder else cast(int, last) + 1
             corrupt += frame.is_corrupt
             self._look_for_losses(frame)
-            rgb = frame_to_rgb(frame, self.info.encoding, reformatter)
-            yield Frame(rgb=rgb, pts=pts, duration=frame.duration or 0)
+            if first > 0:
+                first -= 1
+            else:
+                rgb = frame_to_rgb(frame, self.info.encoding, reformatter)
+                yield Frame(rgb=rgb, pts=pts, duration=frame.duration or 0)
+                del rgb
             last = pts
             frame = next(self._frames, None)
         if adjusted:

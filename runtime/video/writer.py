@@ -23,6 +23,7 @@ from av.stream import Stream
 from av.video.stream import VideoStream
 
 from bsst.errors import OutOfMemoryError, OutputError
+from bsst.runtime.video.cut import Cut
 from bsst.runtime.video.encoder import Target, add_video_stream, choose_encoder, frame_from_rgb
 from bsst.runtime.video.facts import VideoInfo
 from bsst.runtime.video.log import error_text
@@ -68,6 +69,7 @@ class VideoWriter:
         crf: constant rate factor of the default encoder; lower is better and larger.
         hwaccel: which encoder.
         audio: copy sound and convert what cannot be copied, convert all, or leave it out.
+        cut: the part of the source that is written; it starts at zero in the file. All by default.
 
     Raises:
         OutputError: the file cannot be written.
@@ -79,6 +81,9 @@ class VideoWriter:
 
     encoder: str
     """What encodes, and why not the GPU where that was asked for."""
+
+    origin: int
+    """What is subtracted from all times of frames, in ticks."""
 
     earliest: Fraction
     """Start of the earliest copied packet in seconds where negative (audio priming), else 0. A container that cannot
@@ -95,8 +100,11 @@ class VideoWriter:
         crf: int = DEFAULT_CRF,
         hwaccel: HWAccelChoice = "none",
         audio: Audio = "copy",
+        cut: Cut | None = None,
     ) -> None:
         self.path = path
+        self._cut = cut
+        self.origin = 0 if cut is None else round(cut.start / info.time_base)
         self._audio = audio
         self.warnings: list[str] = []
         self._container_name = container
@@ -130,7 +138,7 @@ class VideoWriter:
             raise
         self.earliest = Fraction(0)
         self._correction = info.timeline.correction()
-        self._copied = self._packets()
+        self._copied = self._packets() if cut is None else cut.packets(self._packets())
         self._next_copied = next(self._copied, None)
 
     def __enter__(self) -> Self:
@@ -159,6 +167,7 @@ class VideoWriter:
             duration: ticks; 0 when unknown.
         """
         frame = frame_from_rgb(rgb, self.target)
+        pts -= self.origin
         frame.pts, frame.duration, frame.time_base = pts, duration, self._info.time_base
         try:
             self._mux(self._stream.encode(frame))
@@ -169,6 +178,8 @@ class VideoWriter:
     def write_packet(self, packet: Packet[Any]) -> None:
         """Append one frame that an encoder with the same `target` made, in decoding order and with all its times."""
         packet.stream = self._stream
+        packet.pts = None if packet.pts is None else packet.pts - self.origin
+        packet.dts = None if packet.dts is None else packet.dts - self.origin
         try:
             self._container.mux(packet)
             if packet.dts is not None:
@@ -187,7 +198,8 @@ class VideoWriter:
         stream.metadata.update(_content_metadata(original.metadata))
         stream.disposition = original.disposition
         self._container.metadata.update(_content_metadata(self._source.metadata))
-        if chapters := self._source.chapters():
+        chapters = self._source.chapters()
+        if chapters := chapters if self._cut is None else self._cut.chapters(chapters):
             self._container.set_chapters(chapters)
         self._stream = stream
         self._copies = {
@@ -214,6 +226,8 @@ class VideoWriter:
                 if stream.type in COPIED and stream.start_time is not None and stream.time_base
             ),
         ]
+        if self._cut is not None:  # nothing starts where it does in the source
+            starts += [Fraction(stream.time_base) for stream in self._source.streams if stream.time_base]
         scale = math.lcm(1000, self._info.time_base.denominator, *(start.denominator for start in starts))
         if scale > LARGEST_TIMESCALE:
             scale = math.lcm(1000, self._info.start.denominator)
