@@ -257,7 +257,7 @@ def _surveyed(
     survey = work.survey()
     if survey is None:
         frames = reader if part is None else part.read(reader, reader.info.time_base, further=further)
-        survey = take_survey(frames, scene_cuts=tiling.scene_cuts)
+        survey = take_survey(frames, scene_cuts=tiling.scene_cuts, scan=reader.scan)
         survey = replace(survey, warnings=tuple(reader.warnings))
         work.keep_survey(survey)
     return survey

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from bsst.runtime.frames.frame import SourceFrame, TileDone
 from bsst.runtime.frames.restorer import Restorer
+from bsst.runtime.jobs.seek import frames_between
 from bsst.runtime.jobs.segment import Segment
 from bsst.runtime.jobs.store import SegmentWriter
 from bsst.runtime.jobs.survey import Survey
@@ -61,20 +62,21 @@ def restore_run(
     first, last, starts = run[0].first, run[-1].last, set(survey.scenes)
 
     def sources(reader: VideoReader) -> Iterator[SourceFrame]:
-        frames = reader.frames(first)
+        frames = frames_between(reader, survey, first, last)
         for index in range(first, last):
             with span(trace, "decode", "frame"):
                 frame = next(frames, None)
-            if frame is None:
+                rgb = None if frame is None else frame.rgb
+            if rgb is None:
                 return
-            yield SourceFrame(frame.rgb, time=index, cut=index in starts)
+            yield SourceFrame(rgb, time=index, cut=index in starts)
 
     pending = iter(run)
     segment = next(pending)
     fallback, guarded, repaired = 0, 0, list[int]()
     tiling = replace(task.tiling, scene_cuts=False)
     with (
-        VideoReader(task.video) as reader,
+        VideoReader(task.video, scan=survey.scan) as reader,
         closing(restored_windows(sources(reader), restorer, tiling)) as results,
         ExitStack() as opened,
     ):

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from array import array
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, field
 from typing import Any
 
 from bsst.errors import InputError
-from bsst.runtime.frames.frame import SourceFrame
-from bsst.runtime.frames.scenes import mark_cuts
+from bsst.runtime.frames.scenes import CutFinder, luma_step
 from bsst.runtime.video.reader import Frame
+from bsst.runtime.video.scan import Scan
+from bsst.runtime.video.timeline import Timeline
 
 __all__ = ["Survey", "take_survey"]
 
@@ -25,6 +26,10 @@ class Survey:
     """Ticks; 0 where unknown."""
     scenes: tuple[int, ...]
     """First frame of each scene, ascending, the first of them 0."""
+    digests: array[int] = field(default_factory=lambda: array("L"))
+    """`Frame.digest` of each; none where frames cannot be found by their times."""
+    scan: Scan | None = None
+    """What the reader found before it decoded."""
     warnings: tuple[str, ...] = ()
     """What the reader said about the video by its end."""
 
@@ -34,6 +39,13 @@ class Survey:
             "times": list(self.times),
             "durations": list(self.durations),
             "scenes": self.scenes,
+            "digests": list(self.digests),
+            "scan": self.scan
+            and {
+                "stream": self.scan.stream,
+                "frames": self.scan.frames,
+                "steps": list(self.scan.timeline.steps.items()),
+            },
             "warnings": self.warnings,
         }
 
@@ -44,7 +56,16 @@ class Survey:
         Raises:
             KeyError, TypeError: something else.
         """
+        scan = values["scan"]
         return cls(
+            digests=array("L", values["digests"]),
+            scan=scan
+            and Scan(
+                stream=scan["stream"],
+                frames=scan["frames"],
+                timeline=Timeline({stream: tuple(map(tuple, steps)) for stream, steps in scan["steps"]}),
+                warnings=(),
+            ),
             times=array("q", values["times"]),
             durations=array("q", values["durations"]),
             scenes=tuple(values["scenes"]),
@@ -52,30 +73,34 @@ class Survey:
         )
 
 
-def take_survey(frames: Iterable[Frame], *, scene_cuts: bool) -> Survey:
-    """Read a video once.
+def take_survey(frames: Iterable[Frame], *, scene_cuts: bool, scan: Scan | None = None) -> Survey:
+    """Read a video once, without computing its colours.
 
     Args:
         frames: of the whole video.
         scene_cuts: whether to look for scenes at all.
+        scan: what its reader found.
 
     Raises:
         InputError: there are no frames.
     """
-    times, durations, scenes = array("q"), array("q"), [0]
-
-    def timed() -> Iterator[SourceFrame]:
-        for frame in frames:
-            times.append(frame.pts)
-            durations.append(frame.duration)
-            yield SourceFrame(frame.rgb)
-
-    if scene_cuts:
-        scenes += [index for index, frame in enumerate(mark_cuts(timed())) if frame.cut]
-    else:
-        for frame in frames:
-            times.append(frame.pts)
-            durations.append(frame.duration)
+    times, durations, digests, scenes = array("q"), array("q"), array("L"), list[int]()
+    finder, exact = CutFinder(), True
+    for index, frame in enumerate(frames):
+        times.append(frame.pts)
+        durations.append(frame.duration)
+        digests.append(frame.digest)
+        exact = exact and frame.exact
+        height, width = frame.planes[0].shape
+        cut = scene_cuts and finder.see(frame.luma(luma_step(height, width)))
+        if cut or index == 0:
+            scenes.append(index)
     if not times:
         raise InputError("expected frames in the video, found none; is the file complete?")
-    return Survey(times=times, durations=durations, scenes=tuple(scenes))
+    return Survey(
+        times=times,
+        durations=durations,
+        scenes=tuple(scenes),
+        digests=digests if exact else array("L"),
+        scan=scan,
+    )

@@ -14,7 +14,7 @@ from typing import Literal
 
 import numpy as np
 
-__all__ = ["Encoding", "Matrix", "matrix_from_tag", "planes_from_rgb", "rgb_from_planes"]
+__all__ = ["Encoding", "Matrix", "luma_from_planes", "matrix_from_tag", "planes_from_rgb", "rgb_from_planes"]
 
 Matrix = Literal["rgb", "bt601", "bt709", "bt2020", "smpte240m", "fcc"]
 
@@ -86,6 +86,34 @@ def rgb_from_planes(planes: tuple[np.ndarray, np.ndarray, np.ndarray], encoding:
         full = difference.repeat(vertical, 0).repeat(horizontal, 1)
         np.add(luma, full[:height, :width], out=channel)
     return rgb
+
+
+def luma_from_planes(planes: tuple[np.ndarray, np.ndarray, np.ndarray], encoding: Encoding, *, step: int) -> np.ndarray:
+    """BT.709 luma of every `step`-th pixel either way, (h, w) float32, without the other pixels' colours.
+
+    It is that of `rgb_from_planes(planes, encoding)[:, ::step, ::step]` up to rounding.
+    """
+    to_709 = LUMA_WEIGHTS["bt709"]
+    weights = np.array([to_709[0], 1 - sum(to_709), to_709[1]], np.float32)
+    if encoding.matrix == "rgb":
+        scaled = weights / np.float32(2**encoding.bits - 1)
+        return np.asarray(np.tensordot(scaled, np.stack([plane[::step, ::step] for plane in planes]), 1), np.float32)
+    luma_scale, luma_offset, chroma_scale, chroma_offset = _codes(encoding)
+    luma = planes[0][::step, ::step].astype(np.float32)
+    luma -= luma_offset
+    luma /= luma_scale
+    red, blue = LUMA_WEIGHTS[encoding.matrix]
+    if (red, blue) == to_709:
+        return luma
+    green = weights[1] / (1 - red - blue)
+    vertical, horizontal = encoding.subsampling
+    places = np.ix_(*(np.arange(0, n, step) // s for n, s in zip(planes[0].shape, (vertical, horizontal), strict=True)))
+    for plane, own, weight in ((planes[1], blue, weights[2]), (planes[2], red, weights[0])):
+        chroma = plane[places].astype(np.float32)
+        chroma -= chroma_offset
+        chroma *= np.float32(2 * (1 - own) * (weight - own * green)) / chroma_scale
+        luma += chroma
+    return luma
 
 
 def planes_from_rgb(rgb: np.ndarray, encoding: Encoding) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -8,7 +8,7 @@ from av.video.reformatter import ColorRange, VideoReformatter
 
 from bsst.runtime.video.colour import Encoding, rgb_from_planes
 
-__all__ = ["FULL_RANGE", "SUBSAMPLINGS", "frame_to_rgb", "is_interleaved", "plane_format"]
+__all__ = ["FULL_RANGE", "SUBSAMPLINGS", "frame_to_planes", "frame_to_rgb", "is_interleaved", "plane_format"]
 
 SUBSAMPLINGS = {(1, 1): "444", (2, 1): "440", (1, 2): "422", (2, 2): "420", (1, 4): "411", (4, 4): "410"}
 FULL_RANGE = int(ColorRange.JPEG)
@@ -24,12 +24,19 @@ def plane_format(encoding: Encoding) -> str:
 
 def frame_to_rgb(frame: VideoFrame, encoding: Encoding, reformatter: VideoReformatter) -> np.ndarray:
     """A decoded frame -> (3, H, W) float32 RGB, nominally in [0, 1]; `encoding` says what its code values mean."""
+    return rgb_from_planes(frame_to_planes(frame, encoding, reformatter), encoding)
+
+
+def frame_to_planes(
+    frame: VideoFrame, encoding: Encoding, reformatter: VideoReformatter
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """A decoded frame -> planes as in `rgb_from_planes`, which may be views of the frame."""
     if is_interleaved(frame, encoding):
         # Not by the reformatter: FFmpeg 8.1 garbles the last column of chroma of P010 at odd widths.
         empty = INTERLEAVED[frame.format.name][1]
         luma = _samples(frame, 0, encoding.dtype)[:, : frame.width] >> empty
         chroma = _samples(frame, 1, encoding.dtype)[:, : (frame.width + 1) // 2 * 2] >> empty
-        return rgb_from_planes((luma, chroma[:, ::2], chroma[:, 1::2]), encoding)
+        return luma, chroma[:, ::2], chroma[:, 1::2]
     name = plane_format(encoding)
     if frame.format.name.replace("yuvj", "yuv").replace("yuva", "yuv") != name:
         # Same matrix and range on both sides: only the layout of the planes changes.
@@ -39,7 +46,7 @@ def frame_to_rgb(frame: VideoFrame, encoding: Encoding, reformatter: VideoReform
         frame = reformatter.reformat(frame, format=name, src_colorspace=5, dst_colorspace=5, **tags)
     planes = [_samples(frame, index, encoding.dtype)[:, : frame.planes[index].width] for index in range(3)]
     first, second, third = planes if encoding.matrix != "rgb" else (planes[2], planes[0], planes[1])  # from G, B, R
-    return rgb_from_planes((first, second, third), encoding)
+    return first, second, third
 
 
 def _by_way_of(frame: VideoFrame) -> str:

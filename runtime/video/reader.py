@@ -11,9 +11,12 @@ the same frame. Source: PyAV documentation, `av.codec.hwaccel.HWAccel`.
 
 from __future__ import annotations
 
+import math
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import cached_property
 from itertools import islice
 from pathlib import Path
 from types import TracebackType
@@ -30,10 +33,12 @@ from av.video.stream import VideoStream
 
 from bsst.errors import InputError, OutOfMemoryError, UsageError, VerificationError
 from bsst.runtime.metrics import psnr, to_uint8
+from bsst.runtime.video.colour import Encoding, luma_from_planes, rgb_from_planes
 from bsst.runtime.video.facts import Tags, VideoInfo, describe, lost_with_frame, side_data
-from bsst.runtime.video.frame import frame_to_rgb, is_interleaved
+from bsst.runtime.video.frame import frame_to_planes, frame_to_rgb, is_interleaved
 from bsst.runtime.video.log import ErrorLog, error_text
-from bsst.runtime.video.scan import scan
+from bsst.runtime.video.scan import Scan
+from bsst.runtime.video.scan import scan as scan_file
 from bsst.runtime.video.source import file_url, main_video_stream, not_a_video, open_source, quoted, require_video_file
 
 __all__ = [
@@ -56,14 +61,42 @@ SAME_PICTURE = 40
 
 @dataclass(frozen=True, kw_only=True)
 class Frame:
-    """One decoded frame."""
+    """One decoded frame; its colours are computed when somebody asks for them."""
 
-    rgb: np.ndarray
-    """(3, H, W) float32 RGB, nominally in [0, 1]."""
+    picture: VideoFrame
+    """As it was decoded."""
+    encoding: Encoding
+    """What its code values mean."""
+    reformatter: VideoReformatter
+    """Makes planes of what is none; shared by the frames of a video."""
     pts: int
     """Presentation time in ticks of `VideoInfo.time_base`, strictly increasing."""
     duration: int
     """Ticks; 0 when unknown."""
+    exact: bool
+    """Whether `pts` is what the file says, so that the frame can be found by it."""
+
+    @cached_property
+    def rgb(self) -> np.ndarray:
+        """(3, H, W) float32 RGB, nominally in [0, 1]."""
+        return rgb_from_planes(self.planes, self.encoding)
+
+    @cached_property
+    def planes(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """See `rgb_from_planes`."""
+        return frame_to_planes(self.picture, self.encoding, self.reformatter)
+
+    def luma(self, step: int) -> np.ndarray:
+        """BT.709 luma of every `step`-th pixel either way, (h, w) float32, nominally in [0, 1]."""
+        return luma_from_planes(self.planes, self.encoding, step=step)
+
+    @property
+    def digest(self) -> int:
+        """CRC-32 of all code values."""
+        value = 0
+        for plane in self.planes:
+            value = zlib.crc32(np.ascontiguousarray(plane).data, value)
+        return value
 
 
 class VideoReader:
@@ -71,6 +104,7 @@ class VideoReader:
 
     Args:
         path: any file FFmpeg reads.
+        scan: what an earlier reader of the same file found; saves reading it to its end.
 
     Raises:
         InputError: missing, unreadable, truncated, or without decodable video.
@@ -79,12 +113,12 @@ class VideoReader:
     gpu_problem: str = ""
     """Why the GPU does not decode, though asked."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, scan: Scan | None = None) -> None:
         self.path = path
         self.warnings: list[str] = []
         require_video_file(path)
-        self._scan = scan(path)
-        self.warnings += self._scan.warnings
+        self.scan = scan or scan_file(path)
+        self.warnings += self.scan.warnings
         self._on_gpu = False
         self._start()
         try:
@@ -93,7 +127,7 @@ class VideoReader:
             if self._first is None:
                 raise InputError(f"expected video in {path}, could not decode a single frame; is the file complete?")
             self.info, warnings = describe(
-                self._first, self._stream, path, frames=self._scan.frames, timeline=self._scan.timeline
+                self._first, self._stream, path, frames=self.scan.frames, timeline=self.scan.timeline
             )
             self._warn(*warnings)
             self._look_for_losses(self._first)
@@ -125,6 +159,39 @@ class VideoReader:
             return f"{self._codec} on NVDEC"
         return self._codec + (f" in software (not NVDEC: {self.gpu_problem})" if self.gpu_problem else "")
 
+    def seek(self, pts: int) -> Iterator[Frame]:
+        """Read on from a key frame before a time, to the end.
+
+        A container's index may lead elsewhere, and what comes first may lack frames that it refers to: compare `pts`
+        and `digest` with those of the whole video. Its frames are `exact`, or the video's are not.
+
+        Raises:
+            FFmpegError: the file cannot be read from there.
+        """
+        self._first = None
+        ticks = math.floor(pts * self.info.time_base / Fraction(self._stream.time_base or self.info.time_base))
+        self._container.seek(ticks, stream=self._stream)
+        reformatter = VideoReformatter()
+        for picture in self._corrected(self._container, self._stream):
+            if picture.pts is not None:
+                yield Frame(
+                    picture=picture,
+                    encoding=self.info.encoding,
+                    reformatter=reformatter,
+                    pts=picture.pts,
+                    duration=picture.duration or 0,
+                    exact=True,
+                )
+
+    def restart(self) -> None:
+        """Go back to the first frame, so that the reader may be iterated again."""
+        on_gpu, self._on_gpu = self._on_gpu, False
+        self._container.close()
+        self._start()
+        self._frames = self._decoded()
+        self._first = next(self._frames, None)
+        self.accelerate("auto" if on_gpu else "none")
+
     def __enter__(self) -> Self:
         return self
 
@@ -134,10 +201,6 @@ class VideoReader:
         self._container.close()
 
     def __iter__(self) -> Iterator[Frame]:
-        return self.frames()
-
-    def frames(self, first: int = 0) -> Iterator[Frame]:
-        """Frames from one on; those before it are decoded and not converted."""
         times = _Times(trust_pts=not self._unordered)
         adjusted = corrupt = 0
         last: int | None = None
@@ -152,18 +215,22 @@ class VideoReader:
                 )
             duration = frame.duration or round(1 / (self.info.rate * self.info.time_base))
             pts = times.best(frame.pts, frame.dts)
+            exact = pts is not None and not times.by_decoder and not self.scan.timeline.steps
             expected = 0 if last is None else last + duration
             if pts is None or (last is not None and pts <= last):
                 adjusted += not times.by_decoder
                 pts = expected if pts is None or times.by_decoder else cast(int, last) + 1
+                exact = False
             corrupt += frame.is_corrupt
             self._look_for_losses(frame)
-            if first > 0:
-                first -= 1
-            else:
-                rgb = frame_to_rgb(frame, self.info.encoding, reformatter)
-                yield Frame(rgb=rgb, pts=pts, duration=frame.duration or 0)
-                del rgb
+            yield Frame(
+                picture=frame,
+                encoding=self.info.encoding,
+                reformatter=reformatter,
+                pts=pts,
+                duration=frame.duration or 0,
+                exact=exact and pts == frame.pts,
+            )
             last = pts
             frame = next(self._frames, None)
         if adjusted:
@@ -182,13 +249,13 @@ class VideoReader:
             self._container = open_source(self.path)
         except (av.error.FFmpegError, OSError) as error:
             raise not_a_video(self.path, error) from error
-        self._stream = next(s for s in self._container.streams.video if s.index == self._scan.stream)
+        self._stream = next(s for s in self._container.streams.video if s.index == self.scan.stream)
         self._stream.thread_type = "AUTO"
 
     def _decoded(self) -> Iterator[VideoFrame]:
         """Frames in presentation order; undecodable packets are skipped until the first frame, then refused."""
         count = 0
-        correction = self._scan.timeline.correction()
+        correction = self.scan.timeline.correction()
         for packet in self._container.demux(self._stream):
             correction.apply(packet)
             try:
@@ -221,7 +288,7 @@ class VideoReader:
                 container = open_on_gpu(self.path)
             except (av.error.FFmpegError, OSError, RuntimeError) as error:
                 return log.reason(error)
-            stream = next(s for s in container.streams.video if s.index == self._scan.stream)
+            stream = next(s for s in container.streams.video if s.index == self.scan.stream)
             frames = self._corrected(container, stream)
             try:
                 problem = self._difference(stream, frames, first)
@@ -271,7 +338,7 @@ class VideoReader:
         yield from islice(self._decoded(), count, None)
 
     def _corrected(self, container: InputContainer, stream: VideoStream) -> Iterator[VideoFrame]:
-        correction = self._scan.timeline.correction()
+        correction = self.scan.timeline.correction()
         for packet in container.demux(stream):
             correction.apply(packet)
             yield from packet.decode()

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from typing import Any
+
 import av
 import numpy as np
 import pytest
@@ -7,7 +9,7 @@ from av.video.reformatter import VideoReformatter
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bsst.runtime.video.colour import Encoding, matrix_from_tag, planes_from_rgb, rgb_from_planes
+from bsst.runtime.video.colour import Encoding, luma_from_planes, matrix_from_tag, planes_from_rgb, rgb_from_planes
 from tests.media import photograph
 
 encodings = st.builds(
@@ -92,3 +94,15 @@ def test_a_wrong_matrix_is_visible() -> None:
 )
 def test_tags_win_and_untagged_video_follows_its_lines(tag: int, lines: int, matrix: str) -> None:
     assert matrix_from_tag(tag, lines=lines) == matrix
+
+
+@pytest.mark.parametrize("matrix", ["rgb", "bt601", "bt709", "bt2020"])
+@pytest.mark.parametrize("subsampling", [(1, 1), (2, 2), (1, 4)])
+@pytest.mark.parametrize("step", [1, 3])
+def test_luma_alone_is_that_of_the_colours(matrix: Any, subsampling: tuple[int, int], step: int) -> None:
+    subsampling = (1, 1) if matrix == "rgb" else subsampling
+    encoding = Encoding(matrix=matrix, full_range=False, bits=10, subsampling=subsampling)
+    generator = np.random.default_rng(3)
+    planes = tuple(generator.integers(0, 1024, shape).astype(np.uint16) for shape in encoding.plane_shapes(37, 51))
+    wanted = np.tensordot([0.2126, 0.7152, 0.0722], rgb_from_planes(planes, encoding)[:, ::step, ::step], 1)
+    np.testing.assert_allclose(luma_from_planes(planes, encoding, step=step), wanted, atol=2e-6)
