@@ -93,7 +93,7 @@ class Job:
         return "\n".join(f"{name:9} {value}" for name, value in rows.items())
 
 
-def parse_bytes(text: str) -> int:
+def parse_bytes(text: str, option: str = "--max-memory") -> int:
     """`800MB`, `2G`, `1.5GiB` -> bytes.
 
     Raises:
@@ -101,7 +101,7 @@ def parse_bytes(text: str) -> int:
     """
     match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMG]I?)?B?", text.strip().upper())
     if match is None:
-        raise UsageError(f"expected a size such as 800MB or 2GiB for --max-memory, got {text}")
+        raise UsageError(f"expected a size such as 800MB or 2GiB for {option}, got {text}")
     return int(float(match[1]) * UNITS[match[2] or ""])
 
 

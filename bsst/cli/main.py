@@ -16,6 +16,7 @@ from bsst.cli.export import export
 from bsst.cli.inspect import inspect
 from bsst.cli.parity import parity
 from bsst.cli.run import run
+from bsst.cli.web import serve, web
 
 __all__ = ["main"]
 
@@ -26,5 +27,5 @@ def main() -> None:
     """Deblur videos with BSSTNet: checkpoint to plan, plan and video to sharp video."""
 
 
-for command in (calibrate, doctor, export, inspect, parity, run):
+for command in (calibrate, doctor, export, inspect, parity, run, serve, web):
     main.add_command(command)

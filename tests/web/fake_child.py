@@ -1,0 +1,35 @@
+"""Stands in for `bsst.web.child`: what it does is written in the source that it is given."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+SUMMARY = {"frames": 12, "retried": 0, "guarded": 0, "repaired": 0, "seconds": 1.5, "fps": 8.0}
+
+
+def say(event: str, **values: Any) -> None:
+    print(json.dumps({"event": event, **values}), flush=True)
+
+
+request = json.loads(sys.stdin.readline())
+source, result = Path(request["source"]), Path(request["result"])
+behaviour = source.read_bytes().split(b" ")[0]
+if behaviour == b"secret":
+    say("error", message="expected a video, got a secret; send a video", status=3)
+    sys.exit(3)
+say("info", message=f"decoder fake, crf {request['crf']}")
+say("warning", message="a warning")
+say("progress", frames=3, work=3.5, total=12, fps=2.0, eta_seconds=4.25)
+kept = result.with_name("segment")
+if behaviour == b"die":
+    sys.exit(11)
+if behaviour == b"wait" and not kept.exists():
+    kept.write_bytes(b"finished part")
+    sys.stdin.read()
+    say("error", message="interrupted; 3 frames are kept", status=130)
+    sys.exit(130)
+result.write_bytes(b"0123456789" * 10)
+say("result", **{**SUMMARY, "repaired": int(behaviour == b"repair")})
