@@ -57,9 +57,11 @@ def main() -> int:
 
 
 def _restore(request: dict[str, Any], events: TextIO) -> int:
-    from bsst.runtime.job import Execution, Observer, Progress, deblur
+    from bsst.runtime.job import Execution, deblur
+    from bsst.runtime.jobs.part import Part
+    from bsst.runtime.jobs.report import Observer, Progress
 
-    last = 0.0
+    start, end, last = request["start"], request["end"], 0.0
 
     def on_progress(progress: Progress) -> None:
         nonlocal last
@@ -74,6 +76,7 @@ def _restore(request: dict[str, Any], events: TextIO) -> int:
         overwrite=True,
         lossless=request["lossless"],
         crf=request["crf"],
+        part=Part.of(start=start or None, end=end or None) if start or end else None,
         execution=Execution(threads=request["threads"]),
         observer=Observer(
             info=lambda line: _write(events, "info", message=line),

@@ -18,6 +18,8 @@ OPTIONS: dict[str, Any] = {
             "description": "Quality of the encoder; 0 is best, 16 looks alike at a quarter of the size."},
     "lossless": {"type": "boolean", "default": False, "description": "Keep the restored frames exactly."},
     "format": {"type": "string", "enum": ["source", *(suffix[1:] for suffix in CONTAINERS)], "default": "source"},
+    "start": {"type": "string", "description": "Restore from here on: seconds, or 1:30, or 0:01:30.5."},
+    "end": {"type": "string", "description": "Restore up to here."},
 }  # fmt: skip
 JOB: dict[str, Any] = {
     "type": "object",
@@ -34,6 +36,7 @@ JOB: dict[str, Any] = {
         "info": {"type": "array", "items": {"type": "string"}},
         "summary": {"type": "object", "description": "frames, seconds, fps, guarded, repaired, retried when done."},
         "options": {"type": "object", "properties": OPTIONS},
+        "start_seconds": {"type": "number", "description": "Where in the source the result begins."},
         "download": {"type": "string", "description": "File name of the result."},
     },
 }

@@ -10,6 +10,7 @@ from typing import Any, Self
 
 from bsst.errors import UsageError
 from bsst.plan.archive import open_plan
+from bsst.runtime.jobs.part import Part
 from bsst.runtime.video.quality import DEFAULT_CRF
 from bsst.runtime.video.writer import CONTAINERS
 
@@ -46,6 +47,10 @@ class JobOptions:
     """Keep the restored frames exactly."""
     format: str = "source"
     """Suffix of the result without its dot; "source" for the source's own where it can be written."""
+    start: str = ""
+    """Restore from here on, as of `--start`; "" for the beginning."""
+    end: str = ""
+    """Restore up to here; "" for the end."""
 
     @classmethod
     def from_mapping(cls, values: Mapping[str, Any], *, plans: Mapping[str, Path | None]) -> Self:
@@ -66,7 +71,16 @@ class JobOptions:
         formats = ["source", *(suffix[1:] for suffix in CONTAINERS)]
         if options.format not in formats:
             raise UsageError(f"expected a format among {', '.join(formats)}, got {options.format[:20]}; choose one")
+        options.part()
         return options
+
+    def part(self) -> Part | None:
+        """What of the video is restored; None for all.
+
+        Raises:
+            UsageError: no times, or times that leave nothing.
+        """
+        return Part.of(start=self.start or None, end=self.end or None) if self.start or self.end else None
 
     def to_json(self) -> dict[str, Any]:
         """As `from_mapping` takes it."""
@@ -94,6 +108,8 @@ def _parsed(name: str, value: Any, kind: type[Any]) -> Any:
     try:
         if isinstance(value, str) and kind is not str:
             value = {"true": True, "false": False}[value] if kind is bool else kind(value)
+        if kind is str and type(value) in (int, float):  # times may be numbers
+            value = str(value)
         if kind is float and type(value) is int:
             value = float(value)
         if type(value) is not kind or (kind is float and not math.isfinite(value)):

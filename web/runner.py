@@ -150,8 +150,7 @@ class Runner:
             "source": str(job.source),
             "result": str(job.result),
             "plan": None if (plan := self.plans[job.options.plan]) is None else str(plan),
-            "crf": job.options.crf,
-            "lossless": job.options.lossless,
+            **{name: getattr(job.options, name) for name in ("crf", "lossless", "start", "end")},
             "threads": self._threads,
         }
         with (job.folder / "log.txt").open("ab") as log:

@@ -28,7 +28,7 @@ from filelock import FileLock, Timeout
 
 from bsst.errors import OutputError, UsageError
 from bsst.files import atomic_file
-from bsst.runtime.job import default_output
+from bsst.runtime.jobs.output import default_output
 from bsst.web.options import JobOptions
 
 __all__ = ["Job", "JobStore", "State"]
@@ -78,7 +78,9 @@ class Job:
         """What callers see: no path of this machine."""
         hidden = ("source", "result", "options", "is_video")
         values = {name: value for name, value in asdict(self).items() if name not in hidden}
-        return {**values, "options": self.options.to_json(), "download": self.download}
+        part = self.options.part()
+        start = 0.0 if part is None else float(part.start)
+        return {**values, "options": self.options.to_json(), "download": self.download, "start_seconds": start}
 
 
 class JobStore:

@@ -64,8 +64,8 @@ def error_of(answer: Any) -> str:
 
 
 def test_an_upload_becomes_a_result_that_is_downloaded_whole_and_in_ranges(client: TestClient) -> None:
-    job = upload(client, b"finish", "../ur/laub <1>.mp4", crf=7)
-    assert (job["name"], job["options"]["crf"]) == ("laub 1.mp4", 7)
+    job = upload(client, b"finish", "../ur/laub <1>.mp4", crf=7, start="1:01.5")
+    assert (job["name"], job["options"]["crf"], job["start_seconds"]) == ("laub 1.mp4", 7, 61.5)
     done = reached(client, job["id"], "done")
     assert done["summary"]["frames"] == 12
     assert (done["warnings"], done["info"]) == (["a warning"], ["decoder fake, crf 7"])
@@ -162,6 +162,8 @@ def test_named_files_and_urls_are_refused_where_the_server_does_not_allow_them(t
         ({"name": "a.mp4", "plan": "../../etc/passwd"}, "a plan among packaged"),
         ({"name": "a.mp4", "format": "exe"}, "a format among source, mp4"),
         ({"name": "a.mp4", "colour": "red"}, "got colour"),
+        ({"name": "a.mp4", "start": "5", "end": "0:04"}, "a part that ends after it starts"),
+        ({"name": "a.mp4", "end": "soon"}, "expected a time"),
         ({}, "the name of a video"),
         ({"name": "../.."}, "the name of a video"),
     ],
