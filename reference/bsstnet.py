@@ -92,7 +92,8 @@ class BSSTNet(nn.Module):
         clip = (n, frames.shape[1])
 
         full, half, quarter = self.encode(frames.flatten(0, 1))
-        sharp, backward, forward, selections = self.refine(backward, forward)
+        blur, backward, forward = self.refine(backward, forward)
+        sharp, selections = 1 - blur, self.select(blur)
         moving = self.moving(backward, forward)
         motion: dict[Direction, Tensor] = {
             "backward": branch_motion(sharp, backward, forward, "backward", self.config.flow_limit),
@@ -116,22 +117,21 @@ class BSSTNet(nn.Module):
         quarter = self._repeat("encoder_level2", self.config.quarter_blocks, self.down12(half))
         return full, half, quarter
 
-    def refine(self, backward: Tensor, forward: Tensor) -> tuple[Tensor, Tensor, Tensor, list[Selection]]:
-        """RAFT flows -> sharp map (N, T, 1, H/4, W/4), refined flows, selection of each clip."""
+    def refine(self, backward: Tensor, forward: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """RAFT flows -> blur map (N, T, 1, H/4, W/4), refined flows."""
         blur = blur_map(backward, forward)
         if self.config.refine_flows:
             backward, forward = refine_flows(self.blur_motion_refine, backward, forward, blur)
             blur = blur_map(backward, forward)
-        selections = [
-            select(
-                clip,
-                blocks=self.config.transformer_blocks,
-                threshold=self.config.blur_threshold,
-                tie_rule=self.config.tie_rule,
-            )
-            for clip in blur
+        return blur, backward, forward
+
+    def select(self, blur: Tensor) -> list[Selection]:
+        """Blur map (N, T, 1, H/4, W/4) -> what each clip attends to."""
+        config = self.config
+        return [
+            select(c, blocks=config.transformer_blocks, threshold=config.blur_threshold, tie_rule=config.tie_rule)
+            for c in blur
         ]
-        return 1 - blur, backward, forward, selections
 
     def moving(self, backward: Tensor, forward: Tensor) -> Tensor | None:
         """Refined flows -> what `restore` needs to leave still places alone, (N, T, 1, H/4, W/4), if it does."""

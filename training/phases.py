@@ -14,7 +14,7 @@ from bsst.reference.bsstnet import BSSTNet, direction_of
 from bsst.reference.raft import halve
 from bsst.training.batches import Batch
 
-__all__ = ["Heads", "Phase", "log_error", "run_stages"]
+__all__ = ["Heads", "Phase", "log_error", "losses", "run_stages"]
 
 FLOOR = 5e-5
 """Added to the mean squared error inside the logarithm: frames better than 43 dB count less and less."""
@@ -31,17 +31,17 @@ def run_stages(net: BSSTNet, batch: Batch, phase: Phase) -> tuple[Tensor, list[T
     """
     clip = batch.blurry.shape[:2]
     skip, half, quarter = net.encode(batch.blurry.flatten(0, 1))
-    sharp, backward, forward, selections = net.refine(batch.backward, batch.forward)
+    blur, backward, forward = net.refine(batch.backward, batch.forward)
     features = [quarter.unflatten(0, clip)]
     for branch in net.config.branches:
-        motion = branch_motion(sharp, backward, forward, direction_of(branch), net.config.flow_limit)
+        motion = branch_motion(1 - blur, backward, forward, direction_of(branch), net.config.flow_limit)
         features.append(net.propagate(branch, features, motion))
     reconstruction = net.fuse(torch.cat(features, 2))
     features.append(reconstruction)
     if phase == "align":
         return batch.blurry, features
     if phase == "full":
-        attended = torch.stack([net.attend(x, s) for x, s in zip(reconstruction, selections, strict=True)])
+        attended = torch.stack([net.attend(x, s) for x, s in zip(reconstruction, net.select(blur), strict=True)])
         decoded = net.decode(reconstruction, attended, half.unflatten(0, clip))
     else:
         config, net.config = net.config, replace(net.config, shift_blocks=0)
@@ -51,6 +51,23 @@ def run_stages(net: BSSTNet, batch: Batch, phase: Phase) -> tuple[Tensor, list[T
     moving = None if moving is None else moving.flatten(0, 1)
     restored = net.restore(decoded.flatten(0, 1), skip, batch.blurry.flatten(0, 1), moving).unflatten(0, clip)
     return restored, features
+
+
+def losses(
+    net: BSSTNet, heads: Heads, batch: Batch, phase: Phase, auxiliary: float
+) -> tuple[Tensor, Tensor, list[Tensor]]:
+    """What a phase minimises, with `auxiliary` times the heads' loss in the lean phase.
+
+    Returns:
+        Total, logarithmic error of the restored clip, features of `run_stages`.
+    """
+    restored, features = run_stages(net, batch, phase)
+    loss = log_error((restored.float() - batch.sharp).flatten(0, 1))
+    if phase == "align":
+        return heads.loss(features[1:], batch), loss, features
+    if phase == "lean":
+        return loss + auxiliary * heads.loss(features[1:], batch), loss, features
+    return loss, loss, features
 
 
 class Heads(nn.Module):

@@ -30,7 +30,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from safetensors.torch import save_file
-from torch import distributed, multiprocessing, nn
+from torch import Tensor, distributed, multiprocessing, nn
 
 from bsst.config import EDGE
 from bsst.reference.bsstnet import BSSTNet
@@ -38,12 +38,13 @@ from bsst.training.batches import Batch, Pool, draw
 from bsst.training.checks import check, check_heads, gradient_norms, validation
 from bsst.training.evaluate import Example
 from bsst.training.initialise import initialise
-from bsst.training.phases import Heads, Phase, log_error, run_stages
+from bsst.training.phases import Heads, Phase, log_error, losses
 from bsst.training.simulate import Kind
+from bsst.training.update import Update
 
 __all__ = ["TrainOptions", "train"]
 
-WARM_UP, CLIP_NORM = 200, 10.0
+WARM_UP = 200
 REAL_SHARE = (0.15, 0.4)
 """Share of real clips at first and later: from the end of the first third of the lean phase, or at once in a run that
 leaves out the align phase. At first there are no near-sharp simulated clips either: they teach restraint, not
@@ -118,9 +119,10 @@ def _work(rank: int, workers: int, address: str, options: TrainOptions) -> None:
     net.to(options.device)
     heads = Heads(EDGE.channels, len(EDGE.branches) + 1).to(options.device)
     parameters = [*net.parameters(), *heads.parameters()]
-    optimiser = torch.optim.AdamW(parameters, lr=options.learning_rate, betas=(0.9, 0.999), weight_decay=0.0)
+    update = Update(parameters, options.learning_rate)
+    optimiser = update.optimiser
     average = copy.deepcopy(net).eval().requires_grad_(False)
-    modules: dict[str, Any] = {"net": net, "heads": heads, "average": average, "optimiser": optimiser}
+    modules: dict[str, Any] = {"net": net, "heads": heads, "average": average}
     step, seconds = 0, 0.0
     state = options.run / "deblur.pt"
     known = state if state.exists() else options.start
@@ -128,12 +130,12 @@ def _work(rank: int, workers: int, address: str, options: TrainOptions) -> None:
         saved = torch.load(known, weights_only=True, map_location=options.device)
         for name, module in modules.items():
             module.load_state_dict(saved[name])
+        update.load(saved["optimiser"])
         step, seconds = saved["step"], saved["seconds"] if known == state else 0.0
     rng = np.random.default_rng((options.seed, step, rank))
     examples = validation(options.data, options.flow) if rank == 0 else []
     examples = [on_device(options.device, example) for example in examples]
     start, last = time.monotonic() - seconds, seconds
-    history: list[tuple[float, float]] = []
     before, first = "", step
     align_until, lean_until = options.phase_ends
     strong_until = align_until + (lean_until - align_until) / 3 if align_until else 0.0
@@ -151,25 +153,13 @@ def _work(rank: int, workers: int, address: str, options: TrainOptions) -> None:
         batch = _rob(batch, rng, ROBBED * max(0.0, 1 - progress / lean_until) if lean_until else 0.0)
         batch = on_device(options.device, batch)
         with torch.autocast(options.device, torch.bfloat16, enabled=options.half_precision):
-            restored, features = run_stages(net, batch, phase)
-            loss = log_error((restored.float() - batch.sharp).flatten(0, 1))
-            total = loss
-            if phase == "align":
-                total = heads.loss(features[1:], batch)
-            elif phase == "lean":
-                faded = AUXILIARY * (lean_until - progress) / (lean_until - align_until)
-                total = loss + faded * heads.loss(features[1:], batch)
-        identity = log_error((batch.blurry - batch.sharp).flatten(0, 1))
-        optimiser.zero_grad()
-        total.backward()
-        norm = float(nn.utils.clip_grad_norm_(parameters, CLIP_NORM))
-        if math.isfinite(norm):
-            optimiser.step()
+            faded = AUXILIARY * (lean_until - progress) / (lean_until - align_until) if phase == "lean" else 0.0
+            total, loss, features = losses(net, heads, batch, phase, faded)
+        update(total, loss - log_error((batch.blurry - batch.sharp).flatten(0, 1)))
         step += 1
         decay = min(AVERAGE, (1 + step) / (10 + step))
         with torch.no_grad():
             torch._foreach_lerp_(list(average.parameters()), list(net.parameters()), 1 - decay)
-        history.append((loss.item() - identity.item(), norm))
         if step % SYNCHRONISE_EVERY:
             continue
         seconds = _synchronise(parameters, time.monotonic() - start)
@@ -177,8 +167,8 @@ def _work(rank: int, workers: int, address: str, options: TrainOptions) -> None:
         if seconds - last < CHECK_EVERY and not done and step != 4 * SYNCHRONISE_EVERY:
             continue
         last = seconds
+        gained, norms = update.history().T
         if rank == 0:
-            gained, norms = np.asarray(history).T
             entry = {
                 "step": step,
                 "minutes": round(seconds / 60, 2),
@@ -195,10 +185,10 @@ def _work(rank: int, workers: int, address: str, options: TrainOptions) -> None:
             with (options.run / "deblur.jsonl").open("a") as log:
                 log.write(json.dumps(entry) + "\n")
             saved = {name: module.state_dict() for name, module in modules.items()}
+            saved["optimiser"] = optimiser.state_dict()
             torch.save({**saved, "step": step, "seconds": seconds}, state.with_suffix(".tmp"))
             state.with_suffix(".tmp").rename(state)
             save_file(average.state_dict(), options.run / "deblur.safetensors")
-        history = []
         if done:
             return
         real.refresh()
@@ -223,8 +213,12 @@ Tensors = TypeVar("Tensors", Batch, Example)
 
 
 def on_device(device: str, tensors: Tensors) -> Tensors:
-    """Move the clips and flows of a batch or an example."""
-    moved = {name: getattr(tensors, name).to(device) for name in ("blurry", "sharp", "forward", "backward")}
+    """Move the clips and flows of a batch or an example; the host does not wait until they have arrived on a GPU."""
+    moved: dict[str, Any] = {}
+    for name in ("blurry", "sharp", "forward", "backward"):
+        tensor: Tensor = getattr(tensors, name)
+        # Only from pinned memory does a copy run beside the host.
+        moved[name] = tensor.pin_memory().to(device, non_blocking=True) if device == "cuda" else tensor.to(device)
     return replace(tensors, **moved)
 
 

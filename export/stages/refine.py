@@ -30,7 +30,8 @@ class _Refine(nn.Module):
         self.network = network
 
     def forward(self, backward: Tensor, forward: Tensor) -> tuple[Tensor, ...]:
-        sharp, backward, forward, (selection,) = self.network.refine(backward[None], forward[None])
+        blur, backward, forward = self.network.refine(backward[None], forward[None])
+        sharp, (selection,) = 1 - blur, self.network.select(blur)
         moving = self.network.moving(backward, forward)
         return (
             branch_motion(sharp, backward, forward, "backward", self.network.config.flow_limit)[0],
