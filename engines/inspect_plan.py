@@ -52,7 +52,7 @@ def extract_plan(plan: Plan, directory: Path) -> tuple[Path, ...]:
     except OSError as error:
         raise OutputError(f"expected to write into {directory}, got {error}; choose another directory") from error
     written = []
-    for part in filter(None, (plan, plan.float32)):
+    for part in filter(None, (plan, plan.float32, *map(plan.shaped, plan.manifest.shapes))):
         for stage in part.manifest.stages:
             written.append(directory / stage.member)
             with atomic_file(written[-1]) as file:
@@ -84,6 +84,9 @@ def _facts(plan: Plan) -> Iterator[tuple[str, str]]:
     yield "window", f"{manifest.frames} frames, {manifest.window_overlap} shared with the next"
     sizes = f"{_side(manifest.tile)} pixels (height x width), {manifest.tile_overlap} shared"
     yield "tile", f"{sizes}; flow {_side(manifest.flow_size)}"
+    for shape in manifest.shapes:
+        size = _size(sum(stage.size for stage in shape.stages))
+        yield "tile or", f"{_side(shape.tile)}; flow {_side(shape.flow_size)}; {size} besides the weights"
     yield from memory_lines(manifest)
     yield from _parity(manifest.parity, "parity")
 

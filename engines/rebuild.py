@@ -153,6 +153,7 @@ def rebuild_plan(
         plugins=tuple(sorted({name for model in models.values() for name in plugins_of(model)})),
         stages=tuple(stages),
         float32=kept,
+        shapes=(),
         parity=parity,
     )
     progress(f"writing {output.name}")

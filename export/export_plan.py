@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import cast
@@ -14,11 +15,12 @@ import onnx
 from bsst.errors import UsageError
 from bsst.export.lint import lint
 from bsst.export.parity import measure_parity
-from bsst.export.stage import Geometry
+from bsst.export.share import share_weights
+from bsst.export.stage import Geometry, Stage
 from bsst.export.stages import pipeline_stages
 from bsst.export.trace import trace_stage
 from bsst.plan.archive import write_plan
-from bsst.plan.manifest import Compiler, DType, Manifest, StageSpec, Target, TensorSpec
+from bsst.plan.manifest import Compiler, DType, Manifest, Shape, StageSpec, Tail, Target, TensorSpec
 from bsst.plugins.registry import attach_functions
 from bsst.reference.checkpoint import Networks
 from bsst.runtime.one_clip import moving_texture
@@ -38,6 +40,7 @@ def export_plan(
     target: Target = "cpu",
     tile_overlap: int = 32,
     window_overlap: int = 4,
+    shapes: Sequence[Geometry] = (),
     check: bool = True,
     progress: Progress = lambda step: None,
 ) -> Manifest:
@@ -50,6 +53,7 @@ def export_plan(
         target: what runs the plan.
         tile_overlap: pixels shared by neighbouring tiles, a multiple of 4.
         window_overlap: frames shared by neighbouring windows.
+        shapes: other tiles, with flow areas of their own, whose graphs share the weights.
         check: compare every stage and one clip with the reference; refuses the export where they disagree.
         progress: told about every step.
 
@@ -63,11 +67,10 @@ def export_plan(
     """
     stages = pipeline_stages(networks.network, networks.raft, geometry)
     _check_overlaps(geometry, tile_overlap, window_overlap)
-    models: dict[str, onnx.ModelProto] = {}
-    for index, stage in enumerate(stages, start=1):
-        progress(f"tracing {stage.name} ({index} of {len(stages)})")
-        models[stage.name] = attach_functions(trace_stage(stage), bodies="cpu")
-        lint(models[stage.name], stage.name)
+    others = [pipeline_stages(networks.network, networks.raft, other) for other in shapes]
+    for other_geometry in shapes:
+        _check_overlaps(other_geometry, tile_overlap, window_overlap)
+    models = _traced(stages, progress)
     members = {f"{name}.onnx": model.SerializeToString(deterministic=True) for name, model in models.items()}
     manifest = Manifest(
         bsst_version=version("bsst"),
@@ -93,8 +96,64 @@ def export_plan(
         size = [max(pair) for pair in zip(geometry.tile, geometry.flow_size, strict=True)]
         clip = moving_texture(geometry.frames, *size)
         manifest = dataclasses.replace(manifest, parity=measure_parity(manifest, stages, sessions, clip))
+    traced = [_traced(other, progress) for other in others]
+    if shapes:
+        manifest, members = _with_shapes(manifest, models, shapes, traced)
+    for shape, other in zip(manifest.shapes if check else (), others, strict=check):
+        name = "x".join(map(str, shape.tile))
+        progress(f"comparing tiles of {name} with the reference")
+        parity = manifest.parity | {f"clip_{name}": _parity_of_shape(manifest, shape, other, members)}
+        manifest = dataclasses.replace(manifest, parity=parity)
     progress(f"writing {output.name}")
     return write_plan(output, manifest, members)
+
+
+def _traced(stages: Sequence[Stage], progress: Progress) -> dict[str, onnx.ModelProto]:
+    models = {}
+    for index, stage in enumerate(stages, start=1):
+        progress(f"tracing {stage.name} ({index} of {len(stages)})")
+        models[stage.name] = attach_functions(trace_stage(stage), bodies="cpu")
+        lint(models[stage.name], stage.name)
+    return models
+
+
+def _with_shapes(
+    manifest: Manifest,
+    models: Mapping[str, onnx.ModelProto],
+    geometries: Sequence[Geometry],
+    traced: Sequence[Mapping[str, onnx.ModelProto]],
+) -> tuple[Manifest, dict[str, bytes]]:
+    """The same stages in several shapes: every stage's weights end the member of its first shape."""
+    members: dict[str, bytes] = {}
+    specs: list[list[StageSpec]] = [[] for _ in geometries]
+    tails: list[Tail] = []
+    for name, model in models.items():
+        (first, *heads), tail = share_weights([model, *(other[name] for other in traced)])
+        members[f"{name}.onnx"] = first + tail
+        tails.append(Tail(size=len(tail), sha256=hashlib.sha256(tail).hexdigest()))
+        for geometry, head, other, own in zip(geometries, heads, traced, specs, strict=True):
+            member = f"{name}_{geometry.tile[0]}x{geometry.tile[1]}.onnx"
+            members[member] = head
+            own.append(dataclasses.replace(_stage_spec(name, other[name]), member=member))
+    shapes = tuple(
+        Shape(tile=geometry.tile, flow_size=geometry.flow_size, stages=tuple(own), tails=tuple(tails))
+        for geometry, own in zip(geometries, specs, strict=True)
+    )
+    return dataclasses.replace(manifest, shapes=shapes), members
+
+
+def _parity_of_shape(
+    manifest: Manifest, shape: Shape, stages: tuple[Stage, ...], members: Mapping[str, bytes]
+) -> float:
+    """Decibels of a clip in this shape, from the bytes as the runtime puts them together."""
+    sessions = {}
+    for base, own, tail in zip(manifest.stages, shape.stages, shape.tails, strict=True):
+        whole = members[base.member]
+        model = members[own.member] + whole[len(whole) - tail.size :]
+        sessions[base.name] = OrtSession(base.name, model, threads=0)
+    size = [max(pair) for pair in zip(shape.tile, shape.flow_size, strict=True)]
+    clip = moving_texture(manifest.frames, *size)
+    return float(measure_parity(manifest.shaped(shape), stages, sessions, clip)["clip"])
 
 
 def _check_overlaps(geometry: Geometry, tile_overlap: int, window_overlap: int) -> None:

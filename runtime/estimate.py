@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -34,6 +35,9 @@ class Workload:
     """Areas of a frame that flow is computed on."""
     frame_bytes: int
     """A padded frame, float32."""
+    computed: float | None
+    """Pixels that the network restores, as a multiple of the video's own: what tiles, padding and windows share is
+    computed again. None when the frames are unknown."""
     stride: int
     """Frames from one window to the next."""
     first: int
@@ -110,6 +114,9 @@ def plan_workload(
         tiles=len(grid),
         flow_tiles=len(flow_grid(grid.padded, size=manifest.flow_size, overlap=overlap)),
         frame_bytes=12 * grid.padded[0] * grid.padded[1],
+        computed=None
+        if not frames
+        else windows * manifest.frames * len(grid) * math.prod(manifest.tile) / (frames * height * width),
         stride=manifest.frames - shared,
         first=manifest.frames,
     )

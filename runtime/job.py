@@ -19,8 +19,9 @@ from pathlib import Path
 from typing import Any
 
 from bsst.errors import OutOfMemoryError, UsageError, VerificationError
-from bsst.plan.archive import open_plan
+from bsst.plan.archive import Plan, open_plan
 from bsst.runtime.estimate import plan_workload
+from bsst.runtime.frames.fit import fitting_plan
 from bsst.runtime.frames.restorer import Restorer
 from bsst.runtime.jobs.output import container_of, default_output, publish, verify
 from bsst.runtime.jobs.part import Part
@@ -150,6 +151,7 @@ def deblur(
                         video=video,
                         folder=work.path,
                         run=tuple(missing),
+                        tile=restorer.tile,
                         tiling=tiling,
                         target=writer.target,
                         hwaccel=hwaccel,
@@ -186,23 +188,28 @@ def _opened(
     """An opened plan as it is; a plan file opened until the stack ends."""
     if plan is not None and not isinstance(plan, str | Path):
         return plan
-    path = None if plan is None else Path(plan)
-    clips = _clips(path, reader, tiling)
+    fitting = _fitting(plan, reader, tiling)
     network = load_network(
-        path,
+        fitting,
         threads=execution.threads,
         in_flight=execution.in_flight,
-        lanes=min(execution.in_flight, clips),
+        lanes=min(execution.in_flight, _clips(fitting, reader, tiling)),
         trace=trace,
     )
     return stack.enter_context(closing(network))
 
 
-def _clips(path: Path | None, reader: VideoReader, tiling: Tiling) -> int:
+def _fitting(plan: str | Path | None, reader: VideoReader, tiling: Tiling) -> Plan:
+    """A plan file in the shape of tiles that suits the video."""
+    opened = open_plan(DEFAULT_PLAN if plan is None else Path(plan))
+    return fitting_plan(opened, reader.info.height, reader.info.width, overlap=tiling.tile_overlap)
+
+
+def _clips(plan: Plan, reader: VideoReader, tiling: Tiling) -> int:
     """Clips of a video at least, as far as its header tells: more than that cannot run side by side."""
     info = reader.info
     work = plan_workload(
-        open_plan(path or DEFAULT_PLAN).manifest,
+        plan.manifest,
         frames=info.frames or None,
         height=info.height,
         width=info.width,

@@ -10,6 +10,7 @@ from bsst.errors import UsageError
 from bsst.plan.archive import open_plan
 from bsst.plan.manifest import Manifest
 from bsst.runtime.estimate import Measured, Workload, choose_in_flight, job_bytes, measure, need_bytes, plan_workload
+from bsst.runtime.frames.fit import fitting_plan
 from bsst.runtime.jobs.part import Part
 from bsst.runtime.network.network import DEFAULT_PLAN, load_network
 from bsst.runtime.video.reader import VideoReader
@@ -45,7 +46,8 @@ class Job:
     ) -> None:
         with VideoReader(video) as reader:
             info = reader.info
-        self.manifest: Manifest = open_plan(plan or DEFAULT_PLAN).manifest
+        fitting = fitting_plan(open_plan(plan or DEFAULT_PLAN), info.height, info.width, overlap=tile_overlap)
+        self.manifest: Manifest = fitting.manifest
         self.work: Workload = plan_workload(
             self.manifest,
             frames=(part.count(info.frames, info.rate) if part else info.frames) or None,
@@ -54,7 +56,7 @@ class Job:
             window_overlap=window_overlap,
             tile_overlap=tile_overlap,
         )
-        with load_network(plan, threads=threads, in_flight=in_flight) as network:
+        with load_network(fitting, threads=threads, in_flight=in_flight) as network:
             self.backend = network.line
             self.measured: Measured = measure(network)
 
@@ -79,6 +81,9 @@ class Job:
             "add some",
             "tiles": f"{work.tiles} of {height}x{width} in each window; flow on {work.flow_tiles} of "
             f"{flow_height}x{flow_width}",
+            "computed": "unknown"
+            if work.computed is None
+            else f"{work.computed:.2f} times the video's own pixels: what tiles and windows share is computed again",
             "planned": f"{_megabytes(need.device)} on the device, {in_flight} in flight; {_megabytes(need.copies)} to "
             f"copy from and to; at most {_megabytes(need.frames)} of frames",
             "measured": f"{_megabytes(self.measured.peak_bytes)} taken by this process after one clip, engines and all",

@@ -75,7 +75,9 @@ class Size(click.ParamType[tuple[int, int]]):
               "size of the fp32 plan.")  # fmt: skip
 @click.option("--sm", metavar="LIST", default="", help="Compute capabilities to build for, such as 86,89,120.")
 @click.option("frames", "--window", "--frames", type=int, help=f"Frames of a window.  [default: {FRAMES}]")
-@click.option("--tile", type=Size(), help=f"Area restored in one run, height x width.  [default: {TILE[0]}x{TILE[1]}]")
+@click.option("--tile", type=Size(), multiple=True,
+              help="Area restored in one run, height x width; again for other shapes in the same plan, of which "
+              f"bsst-run takes what fits a video.  [default: {TILE[0]}x{TILE[1]}]")  # fmt: skip
 @click.option(
     "--flow-size", type=Size(), help="Area whose flow is computed in one run.  [default: the tile, or the least]"
 )
@@ -118,7 +120,7 @@ def export(
     keep_float32: bool,
     sm: str,
     frames: int | None,
-    tile: tuple[int, int] | None,
+    tile: tuple[tuple[int, int], ...],
     flow_size: tuple[int, int] | None,
     tile_overlap: int | None,
     window_overlap: int | None,
@@ -144,7 +146,7 @@ def export(
         "--raft": raft,
         "--config": config,
         "--window": frames,
-        "--tile": tile,
+        "--tile": tile or None,
         "--flow-size": flow_size,
         "--tile-overlap": tile_overlap,
         "--window-overlap": window_overlap,
@@ -188,7 +190,7 @@ def export(
             _export_cpu(
                 source,
                 load=(weights, raft, config),
-                sizes=(FRAMES if frames is None else frames, tile or TILE, flow_size),
+                sizes=(FRAMES if frames is None else frames, tile or (TILE,), flow_size),
                 overlaps=(tile_overlap, window_overlap),
                 check=not no_check,
                 show=show,
@@ -213,7 +215,7 @@ def _export_cpu(
     output: Path,
     *,
     load: tuple[Path | None, Path | None, str | None],
-    sizes: tuple[int, tuple[int, int], tuple[int, int] | None],
+    sizes: tuple[int, tuple[tuple[int, int], ...], tuple[int, int] | None],
     overlaps: tuple[int | None, int | None],
     check: bool,
     show: Callable[[str], None],
@@ -226,14 +228,17 @@ def _export_cpu(
     networks = load_networks(*load)
     if networks.unused:
         show(f"{len(networks.unused)} checkpoint entries are not used by the network, as in the released files")
-    frames, tile, flow_size = sizes
-    if flow_size is None:  # small tiles are fine for the network, not for its flow
-        minimum = networks.network.config.raft.frame_minimum
-        flow_size = max(tile[0], minimum), max(tile[1], minimum)
+    frames, tiles, flow_size = sizes
+    minimum = networks.network.config.raft.frame_minimum  # small tiles are fine for the network, not for its flow
+    geometry, *shapes = (
+        Geometry(frames=frames, tile=tile, flow_size=flow_size or (max(tile[0], minimum), max(tile[1], minimum)))
+        for tile in tiles
+    )
     manifest = export_plan(
         output,
         networks,
-        Geometry(frames=frames, tile=tile, flow_size=flow_size),
+        geometry,
+        shapes=shapes,
         tile_overlap=TILE_OVERLAP if overlaps[0] is None else overlaps[0],
         window_overlap=max(0, min(WINDOW_OVERLAP, frames // 2)) if overlaps[1] is None else overlaps[1],
         check=check,

@@ -16,7 +16,7 @@ import os
 import struct
 import zipfile
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, BinaryIO
 
@@ -25,7 +25,9 @@ from bsst.files import atomic_file, what_is_at
 from bsst.plan.manifest import (
     Compiler,
     Manifest,
+    Shape,
     StageSpec,
+    Tail,
     TensorSpec,
     content_key,
     manifest_from_json,
@@ -54,6 +56,8 @@ class Plan:
     """Checked manifest."""
     offsets: Mapping[str, int]
     """Byte offset in the file of the data of each member."""
+    tails: Mapping[str, tuple[int, Tail]] = field(default_factory=dict)
+    """By stage: where in the file what follows its member begins, and what it is; see `shaped`."""
 
     @property
     def float32(self) -> Plan | None:
@@ -71,8 +75,23 @@ class Plan:
             plugins=(),
             stages=self.manifest.float32,
             float32=(),
+            shapes=(),
         )
         return dataclasses.replace(self, manifest=manifest)
+
+    def with_tile(self, tile: tuple[int, int]) -> Plan:
+        """The plan in the shape with tiles (h, w), one of its own."""
+        shape = next((shape for shape in self.manifest.shapes if shape.tile == tile), None)
+        return self if shape is None else self.shaped(shape)
+
+    def shaped(self, shape: Shape) -> Plan:
+        """The plan in another of its shapes: this file under another manifest."""
+        base = self.manifest.stages
+        tails = {
+            stage.name: (self.offsets[stage.member] + stage.size - tail.size, tail)
+            for stage, tail in zip(base, shape.tails, strict=True)
+        }
+        return dataclasses.replace(self, manifest=self.manifest.shaped(shape), tails=tails)
 
     def member(self, stage: str) -> bytes:
         """Engine of `stage`, held in memory once and verified as read.
@@ -85,16 +104,20 @@ class Plan:
             with self.path.open("rb") as file:
                 file.seek(self.offsets[spec.member])
                 data = file.read(spec.size)
+                start, tail = self.tails.get(stage, (0, None))
+                file.seek(start)
+                rest = b"" if tail is None else file.read(tail.size)
         except OSError as error:
             raise PlanError(
                 f"{self.path}: expected a readable plan, got {error}; keep the file until the run ends"
             ) from error
-        if hashlib.sha256(data).hexdigest() != spec.sha256:
+        changed = tail is not None and hashlib.sha256(rest).hexdigest() != tail.sha256
+        if changed or hashlib.sha256(data).hexdigest() != spec.sha256:
             raise PlanError(
                 f"{self.path}: expected member {spec.member} with SHA-256 {spec.sha256}, got other bytes than when the "
                 "plan was opened; do not replace a plan while it runs"
             )
-        return data
+        return data + rest if rest else data
 
 
 def write_plan(path: Path, manifest: Manifest, members: Mapping[str, Path | bytes]) -> Manifest:
@@ -120,13 +143,19 @@ def write_plan(path: Path, manifest: Manifest, members: Mapping[str, Path | byte
         )
     with atomic_file(path) as file, zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
         written = {name: _add(archive, name, members[name]) for name in sorted(members)}
-        filled = [
-            dataclasses.replace(stage, sha256=written[stage.member][0], size=written[stage.member][1])
-            for stage in manifest.members
-        ]
-        count = len(manifest.stages)
+
+        def filled(stages: tuple[StageSpec, ...]) -> tuple[StageSpec, ...]:
+            return tuple(
+                dataclasses.replace(stage, sha256=written[stage.member][0], size=written[stage.member][1])
+                for stage in stages
+            )
+
         manifest = dataclasses.replace(
-            manifest, stages=tuple(filled[:count]), float32=tuple(filled[count:]), content_key=""
+            manifest,
+            stages=filled(manifest.stages),
+            float32=filled(manifest.float32),
+            shapes=tuple(dataclasses.replace(shape, stages=filled(shape.stages)) for shape in manifest.shapes),
+            content_key="",
         )
         text = manifest_to_json(dataclasses.replace(manifest, content_key=content_key(manifest)))
         _add(archive, MANIFEST_MEMBER, text)

@@ -23,7 +23,9 @@ __all__ = [
     "DType",
     "Manifest",
     "Precision",
+    "Shape",
     "StageSpec",
+    "Tail",
     "Target",
     "TensorSpec",
     "content_key",
@@ -88,6 +90,30 @@ class StageSpec:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Tail:
+    """Last bytes of a stage's member, its weights, that follow the member of the same stage in another shape."""
+
+    size: int
+    """Bytes."""
+    sha256: str
+    """Digest of them."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shape:
+    """The stages for tiles of another shape, over the weights of `Manifest.stages`."""
+
+    tile: tuple[int, int]
+    """See `Manifest.tile`."""
+    flow_size: tuple[int, int]
+    """See `Manifest.flow_size`."""
+    stages: tuple[StageSpec, ...]
+    """Of the same names, in the same order; members `<name>_<height>x<width>.onnx` are graphs without weights."""
+    tails: tuple[Tail, ...]
+    """What follows each of them."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Compiler:
     """What turned ONNX into engines."""
 
@@ -136,6 +162,8 @@ class Manifest:
     float32: tuple[StageSpec, ...] = ()
     """The same stages as they were before 16 bits or int8, for ONNX Runtime on the CPU: what restores a window again
     whose result is not finite. () for a plan without."""
+    shapes: tuple[Shape, ...] = ()
+    """Other shapes of tiles, for ONNX Runtime; the runtime takes the one that fits a video best."""
     format_version: int = FORMAT_VERSION
     """Raised when a reader of the previous version would misread the plan."""
     content_key: str = ""
@@ -145,7 +173,13 @@ class Manifest:
     @property
     def members(self) -> tuple[StageSpec, ...]:
         """Every stage that has a file in the plan."""
-        return self.stages + self.float32
+        return self.stages + self.float32 + tuple(stage for shape in self.shapes for stage in shape.stages)
+
+    def shaped(self, shape: Shape) -> Manifest:
+        """The manifest in another of its shapes; its content key stays that of the whole plan."""
+        return dataclasses.replace(
+            self, tile=shape.tile, flow_size=shape.flow_size, stages=shape.stages, float32=(), shapes=()
+        )
 
     def stage(self, name: str) -> StageSpec:
         """The stage called `name`.
@@ -193,14 +227,15 @@ def manifest_from_json(text: bytes, where: str) -> Manifest:
             f"{where}.format_version: expected {FORMAT_VERSION}, got {repr(version)[:80]}; "
             "run the plan with the version of bsst that wrote it, or export it again"
         )
-    manifest = from_json(Manifest, {"float32": []} | data, where)
+    manifest = from_json(Manifest, {"float32": [], "shapes": []} | data, where)
     _check_values(manifest)
     if manifest.content_key != content_key(manifest):
         raise PlanError(
             f"{where}.content_key: expected {content_key(manifest)} for these fields, got {manifest.content_key}; "
             "the manifest was edited or damaged: copy or export the plan again"
         )
-    _hold(manifest, _agreement_rules(manifest))
+    for part in (manifest, *map(manifest.shaped, manifest.shapes)):
+        _hold(part, _agreement_rules(part))
     return manifest
 
 
@@ -244,9 +279,9 @@ def require(
 
 
 def _values(manifest: Manifest) -> dict[str, Any]:
-    """Fields as they are written; `float32` is left out where there is none, as plans did before there was any."""
+    """Fields as they are written; `float32` and `shapes` are left out where empty, as plans did before they existed."""
     values = dataclasses.asdict(manifest)
-    return values if manifest.float32 else {name: value for name, value in values.items() if name != "float32"}
+    return {name: value for name, value in values.items() if value or name not in ("float32", "shapes")}
 
 
 def _covers(supported: str, capability: str) -> bool:
@@ -285,11 +320,20 @@ def _check_values(manifest: Manifest) -> None:
             not manifest.float32 or [*map(_interface, manifest.float32)] == [*map(_interface, manifest.stages)],
             "none, or the same stages, tensors and shapes as in stages",
         ),
+        "shapes": (
+            len({manifest.tile, *(shape.tile for shape in manifest.shapes)}) == 1 + len(manifest.shapes)
+            and all(_fits(shape, manifest) for shape in manifest.shapes),
+            f"none, or for ONNX Runtime tiles up to {LARGEST_SIDE} that differ, larger than the overlap, each with the "
+            "stages of the plan and a part of each stage's member as its tail",
+        ),
     }
     for stage in manifest.stages:
         rules |= _stage_rules(stage, f"stages.{stage.name}", extension)
     for stage in manifest.float32:
         rules |= _stage_rules(stage, f"float32.{stage.name}", ".onnx")
+    for shape in manifest.shapes:
+        for stage in shape.stages:
+            rules |= _stage_rules(stage, f"shapes.{stage.name}", ".onnx")
     _hold(manifest, rules)
 
 
@@ -354,6 +398,18 @@ def _agreement_rules(manifest: Manifest) -> dict[str, tuple[object, str]]:
             f"branches {', '.join(sorted(branches))}, as the stages are",
         )
     return rules
+
+
+def _fits(shape: Shape, manifest: Manifest) -> bool:
+    return (
+        not manifest.target.startswith("tensorrt")
+        and max(*shape.tile, *shape.flow_size) <= LARGEST_SIDE
+        and min(*shape.flow_size, min(shape.tile) - manifest.tile_overlap) > 0
+        and [stage.name for stage in shape.stages] == [stage.name for stage in manifest.stages]
+        and len(shape.tails) == len(manifest.stages)
+        and all(0 <= t.size <= s.size for t, s in zip(shape.tails, manifest.stages, strict=True))
+        and all(_SHA256.fullmatch(tail.sha256) for tail in shape.tails)
+    )
 
 
 def _interface(stage: StageSpec) -> tuple[object, ...]:

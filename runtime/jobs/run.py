@@ -31,6 +31,8 @@ class Task:
     """The job's work folder, which holds the survey and gets the segments."""
     run: tuple[Segment, ...]
     """See `stretches`."""
+    tile: tuple[int, int]
+    """Shape of the plan's tiles that the job's driver chose."""
     tiling: Tiling
     """How the video is cut up; scenes are those of the survey."""
     target: Target

@@ -277,7 +277,7 @@ def host_network(
 
 
 def load_network(
-    path: str | Path | None = None,
+    plan: str | Path | Plan | None = None,
     *,
     threads: int = 0,
     in_flight: int = 2,
@@ -287,7 +287,7 @@ def load_network(
     """Load a plan for this machine.
 
     Args:
-        path: plan file; None for the packaged one.
+        plan: plan file, or an opened plan, in one of its shapes of tiles; None for the packaged one.
         threads: CPU threads of ONNX Runtime; 0 for all cores.
         in_flight: see `Network`; `deblur_frames` works on that many clips at once.
         lanes: clips that may run side by side on a CPU, each with its share of the threads; as many as in flight by
@@ -299,7 +299,8 @@ def load_network(
         ModelError: the runtime refuses an engine, or what the target needs is not here.
         OutOfMemoryError: the device has too little memory.
     """
-    plan = open_plan(DEFAULT_PLAN if path is None else Path(path))
+    if not isinstance(plan, Plan):
+        plan = open_plan(DEFAULT_PLAN if plan is None else Path(plan))
     stages = plan.float32
     # It is rarely needed and waited for: one clip at a time.
     fallback = None if stages is None else lambda: _network_of(stages, threads=threads, in_flight=1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 import weakref
 from collections.abc import Iterator
@@ -125,6 +126,7 @@ def test_a_measurement_becomes_seconds() -> None:
     work = plan_workload(manifest, frames=10, height=8, width=20)
     measured = Measured(features_seconds=1, flow_seconds=10, clip_seconds=1000, peak_bytes=0)
     assert (work.windows, work.tiles, work.flow_tiles) == (4, 2, 3)
+    assert work.computed == 4 * 4 * 2 * math.prod(manifest.tile) / (10 * 8 * 20)
     assert measured.seconds(work) == 3 * (10 + 90) + 8000
     # Two lanes halve the clips, and the flow but for the first window's.
     beside = Measured(features_seconds=1, flow_seconds=10, clip_seconds=1000, peak_bytes=0, lanes=2)

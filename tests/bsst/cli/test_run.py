@@ -44,7 +44,8 @@ class Loads:
 def loads(monkeypatch: pytest.MonkeyPatch) -> Loads:
     loads = Loads(Identity())
     monkeypatch.setattr(bsst.runtime.job, "load_network", loads)
-    monkeypatch.setattr(bsst.runtime.job, "_clips", lambda *video: 4)  # reads the plan
+    monkeypatch.setattr(bsst.runtime.job, "_fitting", lambda plan, *video: plan and Path(plan))  # reads the plan
+    monkeypatch.setattr(bsst.runtime.job, "_clips", lambda *video: 4)
     return loads
 
 

@@ -46,7 +46,7 @@ def test_members_lie_uncompressed_and_the_manifest_last(plan_path: Path) -> None
     assert b"first engine" * 7 in plan_path.read_bytes()
 
 
-OPTIONAL = {"float32"}  # see test_plan_float32.py
+OPTIONAL = {"float32", "shapes"}  # see test_plan_float32.py
 
 
 def test_a_missing_file_names_the_remedy(tmp_path: Path) -> None:
