@@ -96,7 +96,8 @@ def export_plan(
         size = [max(pair) for pair in zip(geometry.tile, geometry.flow_size, strict=True)]
         clip = moving_texture(geometry.frames, *size)
         manifest = dataclasses.replace(manifest, parity=measure_parity(manifest, stages, sessions, clip))
-    traced = [_traced(other, progress) for other in others]
+    same = {stage.name: (stage, models[stage.name]) for stage in stages}
+    traced = [_traced(other, progress, same) for other in others]
     if shapes:
         manifest, members = _with_shapes(manifest, models, shapes, traced)
     for shape, other in zip(manifest.shapes if check else (), others, strict=check):
@@ -108,9 +109,15 @@ def export_plan(
     return write_plan(output, manifest, members)
 
 
-def _traced(stages: Sequence[Stage], progress: Progress) -> dict[str, onnx.ModelProto]:
+def _traced(
+    stages: Sequence[Stage], progress: Progress, same: Mapping[str, tuple[Stage, onnx.ModelProto]] | None = None
+) -> dict[str, onnx.ModelProto]:
+    """Graphs of stages; what `same` has for equal inputs, such as flow on areas of one size, is not traced again."""
     models = {}
     for index, stage in enumerate(stages, start=1):
+        if same is not None and same[stage.name][0].inputs == stage.inputs:
+            models[stage.name] = same[stage.name][1]
+            continue
         progress(f"tracing {stage.name} ({index} of {len(stages)})")
         models[stage.name] = attach_functions(trace_stage(stage), bodies="cpu")
         lint(models[stage.name], stage.name)
