@@ -18,12 +18,12 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from bsst.errors import OutOfMemoryError, UsageError, VerificationError
+from bsst.errors import OutOfMemoryError, OutputError, UsageError
 from bsst.plan.archive import Plan, open_plan
 from bsst.runtime.estimate import plan_workload
 from bsst.runtime.frames.fit import fitting_plan
 from bsst.runtime.frames.restorer import Restorer
-from bsst.runtime.jobs.output import container_of, default_output, publish, verify
+from bsst.runtime.jobs.output import container_of, default_output
 from bsst.runtime.jobs.part import Part
 from bsst.runtime.jobs.processes import restore_in_processes
 from bsst.runtime.jobs.report import Meter, Observer, Result
@@ -31,11 +31,12 @@ from bsst.runtime.jobs.run import Task, restore_run
 from bsst.runtime.jobs.segment import Segment, plan_segments, segment_length, stretches
 from bsst.runtime.jobs.store import joined_packets
 from bsst.runtime.jobs.survey import Survey, take_survey
-from bsst.runtime.jobs.work import Finished, WorkFolder, source_key
+from bsst.runtime.jobs.work import Finished, WorkFolder, remove_leftovers, source_key
 from bsst.runtime.network.network import DEFAULT_PLAN, load_network
 from bsst.runtime.restore import Tiling
 from bsst.runtime.trace import Trace
 from bsst.runtime.video.cut import Cut
+from bsst.runtime.video.publish import publish
 from bsst.runtime.video.quality import DEFAULT_CRF
 from bsst.runtime.video.reader import HWAccelChoice, VideoReader
 from bsst.runtime.video.writer import VideoWriter
@@ -101,6 +102,7 @@ def deblur(
     """
     video = Path(video)
     out = default_output(video) if out is None else Path(out)
+    remove_leftovers(out)
     container = container_of(video, out, overwrite=overwrite, crf=crf)
     execution, tiling = execution or Execution(), tiling or Tiling()
     with VideoReader(video) as reader, ExitStack() as stack:
@@ -168,8 +170,18 @@ def deblur(
                     for packet in joined_packets(paths, segments, survey, reader.info):
                         writer.write_packet(packet)
                 times = array("q", (time - writer.origin for time in survey.times[kept.start : kept.stop]))
-                verify(unfinished, times, reader.info.time_base, earliest=writer.earliest)
-                publish(unfinished, out, overwrite=overwrite)
+                try:
+                    publish(
+                        unfinished,
+                        out,
+                        overwrite=overwrite,
+                        times=times,
+                        time_base=reader.info.time_base,
+                        earliest=writer.earliest,
+                    )
+                finally:
+                    if not unfinished.exists():  # whole, under one name or another: its segments are needed no more
+                        work.finished.clear()
             finally:
                 with suppress(OSError):  # of a read-only folder, which has been reported
                     unfinished.unlink(missing_ok=True)
@@ -232,14 +244,10 @@ def _kept_or_removed(work: WorkFolder, meter: Meter, *, keep: bool) -> Iterator[
     try:
         yield
         resumable = False
-    except VerificationError:
-        resumable = False  # whatever is wrong, it would be wrong again
-        raise
-    except KeyboardInterrupt as error:
+    except (KeyboardInterrupt, OutputError, OutOfMemoryError) as error:
         if work.finished:
-            raise KeyboardInterrupt(
-                f"interrupted; {meter.frames} frames are kept in {work.path}, run the same command to go on"
-            ) from error
+            kept = f"{meter.frames} frames are kept in {work.path}, run the same command to go on"
+            error.args = (f"{str(error) or 'interrupted'}; {kept}",)
         raise
     finally:
         if not keep and not (resumable and work.finished):

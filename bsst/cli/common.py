@@ -37,7 +37,7 @@ Exit status:
   4    the output exists or cannot be written
   5    the plan or the weights cannot be used
   6    out of memory
-  7    the finished file failed its check and was discarded
+  7    the finished file failed its check and was kept under another name
   8    done, but some frames could not be restored and are unchanged
   130  interrupted; bsst-run goes on when started again
 """

@@ -11,10 +11,12 @@ from typing import TYPE_CHECKING
 import click
 
 from bsst.cli.common import EXIT_STATUS, THREADS, Command, require_output
-from bsst.errors import EXIT_REPAIRED, UsageError
+from bsst.errors import EXIT_REPAIRED, OutputError, UsageError
 from bsst.runtime.video.quality import DEFAULT_CRF
 
 if TYPE_CHECKING:
+    from bsst.cli import progress
+    from bsst.runtime.trace import Trace
     from bsst.runtime.video.reader import HWAccelChoice
 
 __all__ = ["run"]
@@ -146,7 +148,7 @@ def run(
         display = progress.Bar() if sys.stderr.isatty() else progress.Lines()
     with display, ExitStack() as stack:
         if trace is not None and recorded is not None:
-            stack.callback(recorded.write, trace)  # also of a job that fails
+            stack.callback(_write_trace, recorded, trace, display)  # also of a job that fails
         result = deblur(
             video,
             output,
@@ -170,6 +172,14 @@ def run(
         display.result(result)
     if result.repaired:
         click.get_current_context().exit(EXIT_REPAIRED)
+
+
+def _write_trace(trace: Trace, path: Path, display: progress.Quiet) -> None:
+    """Hours of work are not lost for want of a trace."""
+    try:
+        trace.write(path)
+    except OutputError as error:
+        display.warning(str(error))
 
 
 def _devices(text: str) -> tuple[str, ...]:

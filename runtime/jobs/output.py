@@ -1,18 +1,14 @@
-"""The output of a job: its name checked before any work, its content afterwards, its name given last."""
+"""The name of a job's output, and what can be said against it before any work."""
 
 from __future__ import annotations
 
-import os
-from array import array
-from fractions import Fraction
 from pathlib import Path
 
-from bsst.errors import OutputError, UsageError, VerificationError
+from bsst.errors import OutputError, UsageError
 from bsst.files import what_is_at
-from bsst.runtime.video.reader import packet_times
 from bsst.runtime.video.writer import CONTAINERS
 
-__all__ = ["container_of", "default_output", "publish", "verify"]
+__all__ = ["container_of", "default_output"]
 
 
 def default_output(video: Path) -> Path:
@@ -37,6 +33,8 @@ def container_of(video: Path, out: Path, *, overwrite: bool, crf: int) -> str:
     except OSError as error:  # a name that the file system cannot hold, which is known after the work otherwise
         raise OutputError(f"expected to write {out}, got {error.strerror}; choose another name with -o") from error
     found = what_is_at(out)
+    if found == "nothing" and out.is_symlink():
+        raise OutputError(f"expected a file or nothing at {out}, found a link that leads nowhere; remove it")
     if found != "nothing" and what_is_at(video) != "nothing" and out.samefile(video):
         raise UsageError(f"expected an output other than the input, got {out} for both; choose another name with -o")
     if found == "a file" and not overwrite:
@@ -44,39 +42,3 @@ def container_of(video: Path, out: Path, *, overwrite: bool, crf: int) -> str:
     if found not in ("a file", "nothing"):
         raise OutputError(f"expected a file or nothing at {out}, found {found}; choose another name with -o")
     return container
-
-
-def verify(path: Path, expected: array[int], time_base: Fraction, *, earliest: Fraction) -> None:
-    """Read the finished file back: as many frames, at the same times, or all later by what began before zero.
-
-    Raises:
-        VerificationError: it differs.
-    """
-    times, ticks = packet_times(path)
-    if len(times) != len(expected):
-        raise VerificationError(
-            f"expected {len(expected)} frames in the result, read back {len(times)}; the result was discarded, "
-            f"please report this with the source's format"
-        )
-    delay = times[0] * ticks - expected[0] * time_base
-    if abs(delay + min(earliest, expected[0] * time_base)) > ticks:
-        delay = Fraction(0)
-    tolerance = ticks if delay else ticks / 2
-    for index, (found, wanted) in enumerate(zip(times, expected, strict=True)):
-        if abs(found * ticks - delay - wanted * time_base) > tolerance:
-            raise VerificationError(
-                f"expected frame {index} at {float(wanted * time_base):.4f} s, read back {float(found * ticks):.4f} s; "
-                f"the result was discarded, try an output name that ends in .mkv"
-            )
-
-
-def publish(unfinished: Path, out: Path, *, overwrite: bool) -> None:
-    """Make the file durable, then give it its name."""
-    try:
-        with unfinished.open("r+b") as file:  # Windows syncs only what may be written
-            os.fsync(file.fileno())
-        if out.exists() and not overwrite:
-            raise OutputError(f"expected no file at {out}, one appeared meanwhile; choose another name")
-        unfinished.replace(out)
-    except OSError as error:
-        raise OutputError(f"expected to write {out}, could not: {error}; check free space and permissions") from error

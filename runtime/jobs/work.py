@@ -13,9 +13,11 @@ may be torn by a power cut: it is dropped, and so is everything after the first 
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import json
 import os
+import secrets
 import shutil
 from contextlib import suppress
 from dataclasses import asdict, dataclass
@@ -30,10 +32,12 @@ from bsst.files import atomic_file
 from bsst.runtime.jobs.segment import Segment
 from bsst.runtime.jobs.survey import Survey
 
-__all__ = ["Finished", "WorkFolder", "file_digest", "read_survey", "segment_path", "source_key"]
+__all__ = ["Finished", "WorkFolder", "file_digest", "read_survey", "remove_leftovers", "segment_path", "source_key"]
 
 EDGE = 1 << 20
 """Bytes at each end of the source that its key covers."""
+GONE = ".gone"
+"""End of the name of a folder that is being thrown away."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,8 +71,7 @@ class WorkFolder:
     """
 
     def __init__(self, out: Path, key: dict[str, Any], *, resume: bool = True) -> None:
-        name = hashlib.sha256(os.fsencode(out.name)).hexdigest()[:8]
-        self.path = out.with_name(f".bsst-{out.stem[:40]}-{name}")
+        self.path = _work_folder(out)
         self._out, self._key = out, json.loads(json.dumps(key))
         self.finished: dict[Segment, Finished] = {}
         try:
@@ -126,9 +129,14 @@ class WorkFolder:
         self.finished[line.segment] = line
 
     def remove(self) -> None:
-        """Throw everything away."""
+        """Throw everything away: the name first, so that what a kill leaves of it is no job any more."""
+        gone = self.path.with_name(f"{self.path.name}-{secrets.token_hex(4)}{GONE}")
+        try:
+            self.path.rename(gone)
+        except OSError:
+            gone = self.path
+        shutil.rmtree(gone, ignore_errors=True)
         self._lock.release()
-        shutil.rmtree(self.path, ignore_errors=True)
 
     def _open(self, resume: bool) -> None:
         stored: Any = None
@@ -178,6 +186,12 @@ class WorkFolder:
             file.write("".join(whole).encode())
 
 
+def remove_leftovers(out: Path) -> None:
+    """Remove what a process that was killed while it threw a work folder of this output away left of it."""
+    for left in out.parent.glob(f"{glob.escape(_work_folder(out).name)}-*{GONE}"):
+        shutil.rmtree(left, ignore_errors=True)
+
+
 def read_survey(folder: Path) -> Survey | None:
     """The survey in a work folder, if there is one that can be read."""
     with suppress(OSError, ValueError, KeyError, TypeError):
@@ -204,6 +218,11 @@ def source_key(path: Path) -> str:
         file.seek(max(0, state.st_size - EDGE))
         digest.update(file.read(EDGE))
     return f"{state.st_size}-{state.st_mtime_ns}-{digest.hexdigest()[:16]}"
+
+
+def _work_folder(out: Path) -> Path:
+    name = hashlib.sha256(os.fsencode(out.name)).hexdigest()[:8]
+    return out.with_name(f".bsst-{out.stem[:40]}-{name}")
 
 
 def _words(values: dict[str, Any]) -> str:

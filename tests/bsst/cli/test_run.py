@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -269,3 +270,13 @@ def test_doctor_reports_a_machine_without_gpu_and_succeeds() -> None:
     report = CliRunner().invoke(cli.doctor, [])
     assert report.exit_code == 0
     assert "CPUExecutionProvider" in report.stdout
+
+
+def test_a_trace_that_cannot_be_written_costs_a_warning_and_not_the_job(clip: Path, loads: Loads) -> None:
+    folder = clip.parent / "traces"
+    folder.mkdir()
+    loads.restorer.restore = lambda clip, *flows: [clip, shutil.rmtree(folder, ignore_errors=True)][0]  # type: ignore
+    result = invoke(clip, "--trace", folder / "trace.json")
+    assert result.exit_code == 0, result.output
+    assert "warning: expected to write " in result.stderr
+    assert len(decode(clip.with_name("clip.deblurred.mp4")).seconds) == 12

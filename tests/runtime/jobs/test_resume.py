@@ -18,7 +18,7 @@ from bsst.errors import OutputError
 from bsst.runtime import job
 from bsst.runtime.job import deblur
 from bsst.runtime.jobs.report import Observer
-from bsst.runtime.jobs.work import WorkFolder
+from bsst.runtime.jobs.work import GONE, WorkFolder
 from tests.media import Clip, Identity
 
 TIMES = tuple(range(0, 60 * 512, 512))
@@ -162,3 +162,12 @@ def test_killed_at_random_moments_a_job_still_ends_in_the_same_file(clip: Path) 
             out.unlink()
     deblur(clip, out, Steady())
     assert digests(out) == digests(whole.output)
+
+
+def test_what_a_kill_left_of_a_folder_that_was_thrown_away_is_removed_by_the_next_run(clip: Path) -> None:
+    out = clip.with_name("out.mp4")
+    with WorkFolder(out, {"crf": 1}) as folder:
+        left = folder.path.with_name(f"{folder.path.name}-0a{GONE}")
+        folder.path.rename(left)
+    deblur(clip, out, Steady())
+    assert not work_folders(clip.parent)
