@@ -39,6 +39,7 @@ from bsst.runtime.video.cut import Cut
 from bsst.runtime.video.publish import publish
 from bsst.runtime.video.quality import DEFAULT_CRF
 from bsst.runtime.video.reader import HWAccelChoice, VideoReader
+from bsst.runtime.video.sound import AUDIO_CHOICES, Audio
 from bsst.runtime.video.writer import VideoWriter
 
 __all__ = ["Execution", "deblur"]
@@ -69,6 +70,7 @@ def deblur(
     lossless: bool = False,
     crf: int = DEFAULT_CRF,
     part: Part | None = None,
+    audio: Audio = "copy",
     tiling: Tiling | None = None,
     execution: Execution | None = None,
     trace: Trace | None = None,
@@ -87,6 +89,7 @@ def deblur(
         lossless: keep the restored frames exactly (FFV1 in .mkv, lossless H.264 in .mp4).
         crf: quality of the encoder, 0 (best) to 51.
         part: what of the video is restored, with its sound; it starts at zero in the result. All by default.
+        audio: "copy" sound and convert what cannot be copied, "convert" all of it, or "none".
         tiling: how the video is cut up; as the plan recommends by default.
         execution: what of this machine is used.
         trace: records what happens when; with an opened plan, decoding and encoding alone.
@@ -104,6 +107,8 @@ def deblur(
     out = default_output(video) if out is None else Path(out)
     remove_leftovers(out)
     container = container_of(video, out, overwrite=overwrite, crf=crf)
+    if audio not in AUDIO_CHOICES:
+        raise UsageError(f"expected audio to be one of {', '.join(AUDIO_CHOICES)}, got {audio}")
     execution, tiling = execution or Execution(), tiling or Tiling()
     with VideoReader(video) as reader, ExitStack() as stack:
         meter = Meter(reader.info.frames or None, observer or Observer())
@@ -130,6 +135,7 @@ def deblur(
                     crf=crf,
                     hwaccel=hwaccel,
                     cut=cut,
+                    audio=audio,
                 ) as writer:
                     if restorer.line:
                         meter.info(restorer.line)

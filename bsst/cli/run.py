@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from bsst.cli import progress
     from bsst.runtime.trace import Trace
     from bsst.runtime.video.reader import HWAccelChoice
+    from bsst.runtime.video.sound import Audio
 
 __all__ = ["run"]
 
@@ -46,6 +47,8 @@ Examples:
 @click.option("--lossless", is_flag=True, help="Keep the restored frames exactly; large files. FFV1 in .mkv.")
 @click.option("--crf", default=DEFAULT_CRF, show_default=True,
               help="Quality of the encoder, 0 (best) to 51; 16 looks alike, at a quarter of the size.")  # fmt: skip
+@click.option("--audio", type=click.Choice(["copy", "convert", "none"]), default="copy", show_default=True,
+              help="Copy sound and convert what cannot be copied, convert all, or leave it out.")  # fmt: skip
 @click.option(
     "--window-overlap",
     type=click.IntRange(min=0),
@@ -85,6 +88,7 @@ def run(
     duration: str | None,
     lossless: bool,
     crf: int,
+    audio: Audio,
     window_overlap: int | None,
     tile_overlap: int | None,
     no_guard: bool,
@@ -159,6 +163,7 @@ def run(
             lossless=lossless,
             crf=crf,
             part=part,
+            audio=audio,
             tiling=Tiling(
                 window_overlap=window_overlap,
                 tile_overlap=tile_overlap,

@@ -9,7 +9,9 @@ import av
 import numpy as np
 import pytest
 
+from bsst.errors import UsageError
 from bsst.runtime.job import deblur
+from bsst.runtime.video.sound import Audio
 from tests.media import FULL, LIMITED, TAG_BT601, TAG_BT709, TAG_UNSPECIFIED, Clip, Identity, decode
 
 TICK = 512
@@ -171,6 +173,43 @@ def test_audio_that_the_container_cannot_hold_is_converted_with_a_warning(tmp_pa
         before = [frame for frame in container.decode(audio=0)]
     seconds = [sum(f.samples / f.sample_rate for f in frames) for frames in (before, sound)]
     assert abs(seconds[0] - seconds[1]) < 0.05
+
+
+@pytest.mark.parametrize("suffix", [".mkv", ".mov"])
+def test_sound_of_windows_is_converted_and_says_the_same(tmp_path: Path, suffix: str) -> None:
+    source = Clip(
+        suffix=".avi", codec="mpeg4", audio="adpcm_ms", time_base=Fraction(1, 25), times=tuple(range(12))
+    ).write(tmp_path / "clip")
+    result = deblur(source, tmp_path / f"out{suffix}", plan=Identity())
+    codec = "flac" if suffix == ".mkv" else "aac"
+    assert any(f"audio stream 1 (adpcm_ms) is converted to {codec}: " in warning for warning in result.warnings)
+    before, after = samples(source), samples(result.output)
+    if codec == "flac":
+        np.testing.assert_array_equal(after, before)
+    else:
+        lag = 1024  # of AAC's first packet, which an edit list may hide
+        best = min(range(-lag, lag + 1, 8), key=lambda k: np.abs(after[lag + k :][:4000] - before[lag:][:4000]).mean())
+        assert abs(best) <= 16
+        assert np.abs(after[lag + best :][:4000] - before[lag:][:4000]).mean() < 400
+
+
+@pytest.mark.parametrize(("audio", "codecs"), [("convert", ["aac"]), ("none", [])])
+def test_sound_is_converted_or_left_out_when_told(tmp_path: Path, audio: Audio, codecs: list[str]) -> None:
+    source = Clip(suffix=".mov", audio="pcm_s16le").write(tmp_path / "clip")
+    result = deblur(source, plan=Identity(), audio=audio)
+    with av.open(str(result.output)) as container:
+        assert [stream.codec_context.name for stream in container.streams.audio] == codecs
+    assert result.warnings == (("audio stream 1 (pcm_s16le) is converted to aac",) if codecs else ())
+    with pytest.raises(UsageError, match="expected audio to be one of copy, convert, none, got loud"):
+        deblur(source, tmp_path / "x.mov", plan=Identity(), audio="loud")  # type: ignore[arg-type]
+
+
+def samples(path: Path) -> np.ndarray:
+    """Sound of a file as 16-bit integers, (samples,) float32."""
+    with av.open(str(path)) as container:
+        to_16_bits = av.AudioResampler(format="s16", layout="mono")
+        frames = [part for frame in container.decode(audio=0) for part in to_16_bits.resample(frame)]
+        return np.concatenate([frame.to_ndarray()[0] for frame in frames]).astype(np.float32)
 
 
 @pytest.mark.parametrize(("suffix", "codec"), [(".mp4", "mov_text"), (".mkv", "subrip")])

@@ -16,6 +16,7 @@ from click.testing import CliRunner, Result
 import bsst.runtime.job
 from bsst import cli
 from bsst.runtime.network.network import DEFAULT_PLAN
+from bsst.runtime.video.sound import AUDIO_CHOICES
 from tests.media import Clip, Identity, decode
 from tests.runtime.video.test_reader import WITHOUT_GPU
 
@@ -202,6 +203,7 @@ import signal, sys, time
 signal.signal(signal.SIGINT, signal.default_int_handler)  # background shells start their children with it ignored
 import bsst.runtime.job
 from bsst.runtime.network.network import DEFAULT_PLAN
+from bsst.runtime.video.sound import AUDIO_CHOICES
 from bsst import cli
 from bsst.plan.archive import write_plan
 from tests.bsst.plan.manifests import MEMBERS, manifest
@@ -280,3 +282,8 @@ def test_a_trace_that_cannot_be_written_costs_a_warning_and_not_the_job(clip: Pa
     assert result.exit_code == 0, result.output
     assert "warning: expected to write " in result.stderr
     assert len(decode(clip.with_name("clip.deblurred.mp4")).seconds) == 12
+
+
+def test_the_choices_of_audio_are_those_of_the_job() -> None:
+    (option,) = (option for option in cli.run.params if option.name == "audio")
+    assert tuple(option.type.choices) == AUDIO_CHOICES  # type: ignore[attr-defined]
