@@ -1,5 +1,5 @@
 """`python -m bsst COMMAND`."""
 
-from bsst.cli.main import main
+from bsst.entry import main
 
-main(prog_name="bsst")
+main()

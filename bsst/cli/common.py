@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import _thread
 import importlib
 import math
 import os
 import signal
+import sys
 import threading
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import click
@@ -142,8 +144,9 @@ class Command(click.Command):
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run; translate exceptions."""
+        signals = _Signals()
         try:
-            with _kill_as_interrupt():
+            with signals:
                 return super().invoke(ctx)
         except (click.ClickException, click.exceptions.Exit, click.Abort, BrokenPipeError):  # click ends quietly
             raise
@@ -152,6 +155,8 @@ class Command(click.Command):
         except KeyboardInterrupt as error:
             _fail(str(error) or "interrupted; nothing was written", EXIT_INTERRUPTED, error, ctx)
         except Exception as error:
+            if signals.interrupted:  # inside the import of a module in C, which says that its import failed
+                _fail("interrupted; nothing was written", EXIT_INTERRUPTED, error, ctx)
             if isinstance(error, MemoryError) or any(words in str(error) for words in OUT_OF_MEMORY):
                 hint = "close other programs, or use smaller --tile, --window or --threads"
                 _fail(f"expected more memory, ran out ({error or 'MemoryError'}); {hint}", 6, error, ctx)
@@ -174,17 +179,36 @@ class Group(click.Group):
             raise _usage(error, ctx.command_path) from error
 
 
-@contextmanager
-def _kill_as_interrupt() -> Iterator[None]:
-    """Let `kill` end a command like Ctrl-C, which leaves no unfinished file behind."""
-    if threading.current_thread() is not threading.main_thread():  # only that one may change it
-        yield
-        return
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
+class _Signals:
+    """While a command runs, Ctrl-C and `kill` are a KeyboardInterrupt, which leaves no unfinished file behind.
+
+    Where Python drops that exception, inside a finalizer or a callback of the import system, it comes again.
+    """
+
+    interrupted = False
+
+    def __enter__(self) -> None:
+        if threading.current_thread() is not threading.main_thread():  # only that one may change handlers
+            return
+        self._before = {kind: signal.signal(kind, self._interrupt) for kind in (signal.SIGINT, signal.SIGTERM)}
+        self._hook, sys.unraisablehook = sys.unraisablehook, self._unraisable
+
+    def __exit__(self, *error: object) -> None:
+        if threading.current_thread() is not threading.main_thread():
+            return
+        sys.unraisablehook = self._hook
+        for kind, handler in self._before.items():
+            signal.signal(kind, handler)
+
+    def _interrupt(self, number: int, frame: FrameType | None) -> None:
+        self.interrupted = True
+        raise KeyboardInterrupt
+
+    def _unraisable(self, dropped: sys.UnraisableHookArgs) -> None:
+        if isinstance(dropped.exc_value, KeyboardInterrupt):
+            _thread.interrupt_main()
+        else:
+            self._hook(dropped)
 
 
 def _usage(error: click.UsageError, program: str) -> click.exceptions.Exit:

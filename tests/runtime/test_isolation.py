@@ -60,6 +60,26 @@ def test_networks_and_operators_need_neither_video_nor_engines(module: str) -> N
     assert (result.returncode, result.stdout.strip()) == (0, "[]"), result.stderr
 
 
+@pytest.mark.parametrize("module", ["bsst", "bsst.entry"])
+def test_a_first_import_takes_nothing_but_the_standard_library(module: str) -> None:
+    code = f"""
+import sys
+before = set(sys.modules)
+import {module}
+print(sorted({{m.split(".")[0] for m in set(sys.modules) - before}} - set(sys.stdlib_module_names)))
+"""
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert result.stdout.strip() == "['bsst']", result.stderr
+
+
+@pytest.mark.parametrize("command", ["run", "export", "parity", "calibrate", "inspect", "doctor"])
+def test_help_needs_neither_arrays_nor_video_nor_engines(command: str) -> None:
+    block = BLOCK.replace('"torch", ', '"torch", "numpy", "av", "onnxruntime", "rich", "filelock", ')
+    code = f"{block}from bsst.cli import main; main(['{command}', '--help'], standalone_mode=False)"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert result.returncode == 0, result.stderr
+
+
 def test_every_public_name_of_the_package_is_found_when_it_is_used() -> None:
     import bsst
 

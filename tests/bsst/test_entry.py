@@ -1,0 +1,56 @@
+"""Ctrl-C at any moment of a start: one line, status 130, no traceback."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.media import Clip
+
+START = """
+import os, signal, sys, weakref
+
+class Interrupts:
+    def find_spec(self, name, path=None, target=None):
+        if name == module and how == "module":
+            os.kill(os.getpid(), signal.SIGINT)
+        elif name == module:  # the exception is dropped by Python, as in a callback of the import system
+            class Dropped:
+                def __del__(self):
+                    os.kill(os.getpid(), signal.SIGINT)
+                    for _ in range(1000):
+                        pass
+            Dropped()
+
+module, how = sys.argv[1:3]
+sys.meta_path.insert(0, Interrupts())
+sys.argv[1:3] = []
+import bsst.entry
+bsst.entry.run()
+"""
+
+
+@pytest.fixture(scope="module")
+def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return Clip(size=(32, 32)).write(tmp_path_factory.mktemp("start") / "clip")
+
+
+@pytest.mark.parametrize(
+    ("module", "how"),
+    [
+        ("click", "module"),
+        ("numpy._core._multiarray_umath", "module"),
+        ("onnxruntime.capi.onnxruntime_pybind11_state", "module"),
+        ("bsst.runtime.video.writer", "module"),
+        ("av.filter", "dropped"),
+    ],
+)
+def test_ctrl_c_while_a_module_is_imported_is_one_line(clip: Path, module: str, how: str) -> None:
+    command = [sys.executable, "-c", START, module, how, str(clip)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stdout) == (130, "")
+    assert done.stderr == "error: interrupted; nothing was written\n"
+    assert [path.name for path in clip.parent.iterdir()] == ["clip.mp4"]
