@@ -138,7 +138,8 @@ def restored_windows(
         height, width = first.pixels.shape[1:]
         overlap = restorer.tile_overlap if tiling.tile_overlap is None else tiling.tile_overlap
         grid = tile_grid(height, width, tile=restorer.tile, overlap=overlap, blend=tiling.blend)
-        stream = _of_one_size(chain([first], decoded), first.pixels.shape)
+        broken: dict[int, np.ndarray] = {}
+        stream = _finite(_of_one_size(chain([first], decoded), first.pixels.shape), broken)
         del first
         marked = mark_cuts(stream) if tiling.scene_cuts else stream
         windows = sliding_windows(
@@ -147,7 +148,7 @@ def restored_windows(
             length=restorer.frames,
             overlap=restorer.window_overlap if tiling.window_overlap is None else tiling.window_overlap,
         )
-        results = _restored(ahead(windows, "windows"), restorer, grid, guard=tiling.guard)
+        results = _restored(ahead(windows, "windows"), restorer, grid, broken, guard=tiling.guard)
         yield from ahead(results, "restore", light=lambda result: isinstance(result, TileDone))
 
 
@@ -173,6 +174,21 @@ def _of_one_size(frames: Iterable[SourceFrame], shape: tuple[int, ...]) -> Itera
         yield frame
 
 
+def _finite(frames: Iterable[SourceFrame], broken: dict[int, np.ndarray]) -> Iterator[SourceFrame]:
+    """Frames that a network can take: in place of NaN and infinity the frame before; `broken` gets what came, by index.
+
+    One NaN would reach every pixel of its window and, through recurrence and overlaps, of the next ones.
+    """
+    before: np.ndarray | None = None
+    for index, frame in enumerate(frames):
+        if not finite(frame.pixels):
+            broken[index] = frame.pixels
+            stand_in = np.float32(0.5) if before is None else before
+            frame = replace(frame, pixels=np.where(np.isfinite(frame.pixels), frame.pixels, stand_in))
+        before = frame.pixels
+        yield frame
+
+
 @dataclass(frozen=True, kw_only=True)
 class _Tile:
     """One tile of one window, under way."""
@@ -190,7 +206,7 @@ class _Tile:
 
 
 def _restored(
-    windows: Iterable[Window], restorer: Restorer, grid: TileGrid, *, guard: bool
+    windows: Iterable[Window], restorer: Restorer, grid: TileGrid, broken: dict[int, np.ndarray], *, guard: bool
 ) -> Iterator[RestoredWindow | TileDone]:
     """Each window -> its kept frames; while a tile is awaited, up to `in_flight` - 1 others follow it."""
     done = 0  # frames of the windows before
@@ -201,7 +217,7 @@ def _restored(
         results = _results(chain([first], islice(tiles, len(grid) - 1)), restorer, fallen_back)
         for count, blended in enumerate(grid.blending(results), start=1):  # noqa: B007 - the last is used below
             yield TileDone(done + len(window.times) * count / len(grid))
-        result = _checked(window, blended, grid, done, fallback=bool(fallen_back), guard=guard)
+        result = _checked(window, blended, grid, done, broken, fallback=bool(fallen_back), guard=guard)
         done += len(result.frames)
         del first, window, blended
         yield result
@@ -282,12 +298,22 @@ def _named(where: str) -> Iterator[None]:
 
 
 def _checked(
-    window: Window, blended: np.ndarray, grid: TileGrid, done: int, *, fallback: bool, guard: bool
+    window: Window,
+    blended: np.ndarray,
+    grid: TileGrid,
+    done: int,
+    broken: dict[int, np.ndarray],
+    *,
+    fallback: bool,
+    guard: bool,
 ) -> RestoredWindow:
     """Limit the kept frames (K, 3, *padded) of a window in place; frames that are not finite become the source's."""
     frames, repaired, taken_back = [], [], []
     for index, (source, restored) in enumerate(zip(window.frames[window.keep], blended, strict=True), start=done):
-        if finite(restored):
+        if index in broken:
+            frames.append(broken.pop(index))
+            repaired.append(index)
+        elif finite(restored):
             # The source's own values outside the RGB cube are code values of its video: let them pass.
             limited = np.clip(restored, np.minimum(source, 0), np.maximum(source, 1), out=restored)
             frame, implausible = guarded(source, limited) if guard else (limited, False)

@@ -206,7 +206,9 @@ class _Signals:
 
     def _unraisable(self, dropped: sys.UnraisableHookArgs) -> None:
         if isinstance(dropped.exc_value, KeyboardInterrupt):
-            _thread.interrupt_main()
+            again = threading.Timer(0.01, _thread.interrupt_main)  # not from in here, where it would be dropped again
+            again.daemon = True
+            again.start()
         else:
             self._hook(dropped)
 

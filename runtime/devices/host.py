@@ -7,6 +7,7 @@ device lets no more than that many run at once.
 
 from __future__ import annotations
 
+import os
 import threading
 import weakref
 from collections import deque
@@ -218,7 +219,7 @@ class HostDevice:
         self._turns = nullcontext() if at_once is None else threading.Semaphore(at_once)
         self._trace = trace
         self._workers: list[_Worker] = []
-        self._close = weakref.finalize(self, _close, self._workers)  # also runs when the interpreter ends
+        self._close = weakref.finalize(self, _close, self._workers, os.getpid())  # also runs when the interpreter ends
 
     def stream(self, name: str) -> HostStream:
         """A new stream; its thread starts with its first operation."""
@@ -252,6 +253,8 @@ class HostDevice:
         self.close()
 
 
-def _close(workers: list[_Worker]) -> None:
+def _close(workers: list[_Worker], process: int) -> None:
+    if process != os.getpid():  # after a fork the threads are the parent's
+        return
     for worker in workers:
         worker.close()

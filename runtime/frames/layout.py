@@ -66,8 +66,11 @@ class FrameLayout:
                 raise InputError(f"expected every frame like the first, {self}, got {_described(frame)} at {index}")
             if self.kind == "float":
                 own = np.array(frame, np.float32)
-                low, high = float(own.min()), float(own.max())
-                if low < -BEYOND or high > BEYOND:  # NaN passes: the source's frame stands in where it matters
+                low, high = float(own.min(initial=0)), float(own.max(initial=0))
+                if not np.isfinite([low, high]).all():  # passes: the source's frame stands in for what comes out
+                    known = own[np.isfinite(own)]
+                    low, high = float(known.min(initial=0)), float(known.max(initial=0))
+                if low < -BEYOND or high > BEYOND:
                     raise InputError(
                         f"expected {WANTED}, got values from {low:g} to {high:g} in frame {index}; divide by 255"
                     )

@@ -14,6 +14,7 @@ meanwhile; flow has a stream of its own as well:
 
 from __future__ import annotations
 
+import os
 import weakref
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
@@ -88,7 +89,7 @@ class Network:
         self.tile_overlap = manifest.tile_overlap
         self.window_overlap = manifest.window_overlap
         self.in_flight = in_flight
-        self._device, self._sessions = device, sessions
+        self._device, self._sessions, self._process = device, sessions, os.getpid()
         self._open_fallback = fallback
         self._fallback: Network | None = None
         self._upload, self._download, self._flow = (device.stream(name) for name in ("upload", "download", "flow"))
@@ -108,6 +109,7 @@ class Network:
 
     def features(self, frame: Frame) -> FlowFeatures:
         """Flow features of a frame (3, flow_h, flow_w) float32 RGB in [0, 1]; needed once per frame."""
+        self.require_own_process()
         if self._frame_taken is not None:
             self._frame_taken.synchronize()
         self._flow_inputs.arrays["frame"][...] = frame
@@ -129,6 +131,7 @@ class Network:
             Backward flow, on a and pointing to b, and forward flow, on b and pointing to a; each
             (2, flow_h / 4, flow_w / 4) float32, channel 0 = x, in pixels at 1/4 scale.
         """
+        self.require_own_process()
         inputs = {
             f"{name}_{suffix}": tensor for suffix, f in (("a", a), ("b", b)) for name, tensor in f.tensors.items()
         }
@@ -143,8 +146,9 @@ class Network:
         """Start to deblur one clip of one tile; see `restore`.
 
         Raises:
-            UsageError: `in_flight` results are under way; take one first.
+            UsageError: `in_flight` results are under way; take one first. Or the network was opened before a fork.
         """
+        self.require_own_process()
         if not self._free:
             raise UsageError(f"expected at most {self.in_flight} clips in flight, got one more; take a result first")
         slot = self._free.popleft()
@@ -193,6 +197,8 @@ class Network:
 
     def cancel(self) -> None:
         """Give up everything under way and forget failures; results that were not taken fail. Any thread may call."""
+        if self._process != os.getpid():  # the threads to wait for are not here
+            return
         if self._fallback is not None:
             self._fallback.cancel()
         self._device.abort()
@@ -203,6 +209,8 @@ class Network:
 
     def close(self) -> None:
         """Give up everything under way and free sessions and device; a second call does nothing."""
+        if self._process != os.getpid():
+            return
         if self._fallback is not None:
             self._fallback.close()
         self._device.abort()
@@ -215,6 +223,14 @@ class Network:
 
     def __exit__(self, *error: object) -> None:
         self.close()
+
+    def require_own_process(self) -> None:
+        """Threads and GPU contexts do not survive a fork: whoever waited for them would wait for ever."""
+        if self._process != os.getpid():
+            raise UsageError(
+                f"expected a network opened by process {os.getpid()}, got one of process {self._process}, its parent; "
+                f"open it after the fork, or start processes with multiprocessing.get_context('spawn')"
+            )
 
     def take(self, slot: Slot) -> Frame:
         """Copy a finished result and free its slot."""
@@ -238,6 +254,7 @@ class RestoredClip:
         Raises:
             BsstError: a stage failed, or the clip was cancelled.
         """
+        self._network.require_own_process()
         self.done.synchronize()
         if self._slot.owner is not self:
             raise BsstError("expected a clip under way, got one that was taken or cancelled; submit it again")

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+import numpy as np
+
+from bsst.errors import ModelError
 from bsst.runtime.devices.base import DeviceTensor, Stream
 from bsst.runtime.devices.host import host_view
-from bsst.runtime.sessions.base import Session
+from bsst.runtime.sessions.base import Array, Session
 
 __all__ = ["HostSession"]
 
@@ -28,10 +31,20 @@ class HostSession:
         targets = {name: host_view(tensor) for name, tensor in outputs.items()}
         stream.submit(
             self._name,
-            lambda: self._session.run(sources, targets),
+            lambda: self._run(sources, targets),
             reads=tuple(inputs.values()),
             writes=tuple(outputs.values()),
         )
+
+    def _run(self, sources: Mapping[str, Array], targets: Mapping[str, Array]) -> None:
+        """Run; what is not finite comes out as NaN where a stage that looks up places by it refuses the place."""
+        try:
+            self._session.run(sources, targets)
+        except ModelError:
+            if all(np.isfinite(source).all() for source in sources.values()):
+                raise
+            for target in targets.values():
+                target[...] = np.nan if np.issubdtype(target.dtype, np.floating) else 0
 
     def close(self) -> None:
         """Nothing to free before the session itself goes."""

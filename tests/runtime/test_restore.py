@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from bsst.runtime.frames.frame import RestoredWindow, SourceFrame, TileDone
-from bsst.runtime.restore import Tiling, restored_windows
+from bsst.runtime.restore import Tiling, deblur_frames, restored_windows
 from tests.media import Identity
 
 
@@ -41,3 +41,25 @@ def test_a_window_comes_after_a_report_of_each_of_its_tiles() -> None:
             assert (done, tiles) == (result.first + len(result.frames), 4)  # 2 rows, 2 columns
             tiles = 0
     assert done == 7
+
+
+@pytest.mark.parametrize("in_flight", [1, 2])
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_a_value_that_is_not_finite_costs_its_own_frame_and_no_other(in_flight: int, value: float) -> None:
+    frames = np.random.default_rng(3).random((9, 3, 70, 101), dtype=np.float32)
+    frames[0, 1, 5, 7] = frames[6, 0, 69, 100] = value
+
+    class Darker(Identity):
+        def restore(self, clip: np.ndarray, backward: np.ndarray, forward: np.ndarray) -> np.ndarray:
+            assert np.isfinite(clip).all()
+            return super().restore(clip, backward, forward) - np.float32(0.01)
+
+    restorer = Darker(in_flight=in_flight)
+    windows = [result for result in restored_windows(map(SourceFrame, frames), restorer, Tiling(scene_cuts=False))
+               if isinstance(result, RestoredWindow)]  # fmt: skip
+    assert [index for window in windows for index in window.repaired] == [0, 6]
+    pixels = [pixels for window in windows for pixels in window.frames]
+    for index, (got, source) in enumerate(zip(pixels, frames, strict=True)):
+        expected = source if index in (0, 6) else np.clip(source - np.float32(0.01), 0, 1)
+        np.testing.assert_allclose(got, expected, rtol=0, atol=1e-6)
+    assert len(list(deblur_frames(iter(frames), Darker(in_flight=in_flight)))) == 9
