@@ -93,7 +93,8 @@ def deviations(
             manifest.flow_size != frame
         ),
     }
-    return tuple(reason for reason, holds in reasons.items() if holds)
+    notes = (f"{clip.name}: {note}" for clip in clips for note in clip.notes)
+    return (*(reason for reason, holds in reasons.items() if holds), *notes)
 
 
 def worst_clip(worst: WorstFrame, *, frames: int, size: tuple[int, int]) -> NDArray[np.float32]:

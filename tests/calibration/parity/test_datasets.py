@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
 from skimage import data
 
-from bsst.calibration.parity.datasets import DVD, GOPRO, read_image, read_layout, sub_sequences
+from bsst.calibration.parity.datasets import DVD, GOPRO, ClipFolder, read_image, read_layout, sub_sequences
+from bsst.calibration.parity.footage import deviations
 from bsst.errors import InputError
 from bsst.runtime.metrics import psnr
+from tests.runtime.fake_stages import fake_manifest
 
 DATA = Path(__file__).parents[2] / "data"
 
@@ -86,6 +90,49 @@ def test_hidden_files_are_no_frames_and_names_need_not_match(tmp_path: Path) -> 
         path.rename(folder / f"sharp_{path.name}")
     clip = read_layout(tmp_path / "set")[0]
     assert [path.name for path in clip.sharp] == [f"sharp_00000{i}.png" for i in range(5)]
+    assert clip.notes == ()
+
+
+def data_set(root: Path, blurry: Sequence[str], sharp: Sequence[str]) -> Path:
+    """One clip A of empty files."""
+    for side, names in (("blur", blurry), ("GT", sharp)):
+        folder = root / "test" / side / "A"
+        folder.mkdir(parents=True)
+        for name in names:
+            (folder / name).touch()
+    return root
+
+
+def test_frames_are_ordered_by_their_numbers_and_not_as_text(tmp_path: Path) -> None:
+    names = [f"{number}.png" for number in range(1, 13)]
+    (clip,) = read_layout(data_set(tmp_path, names, names))
+    assert [path.name for path in clip.blurry] == [path.name for path in clip.sharp] == names
+    assert clip.notes == ()
+
+
+def test_names_that_do_not_match_are_noted_from_the_first_on(tmp_path: Path) -> None:
+    names = [f"{number:06}.png" for number in range(12)]
+    (clip,) = read_layout(data_set(tmp_path, names[:3] + names[4:], names[:8] + names[9:]))
+    assert clip.notes == ("names do not match from number 3 on: A/000004.png is compared with A/000003.png",)
+    assert any(note in reason for note in clip.notes for reason in _reasons(clip))
+
+
+def test_what_is_no_frame_is_left_out_and_noted(tmp_path: Path) -> None:
+    names = [f"{number:06}.png" for number in range(3)]
+    root = data_set(tmp_path, [*names, "Thumbs.db"], [*names, "desktop.ini"])
+    (root / "test" / "blur" / "__MACOSX").mkdir()
+    (clip,) = read_layout(root)
+    assert [path.name for path in clip.blurry] == [path.name for path in clip.sharp] == names
+    assert clip.notes == (
+        "left out, being no part of the set: test/blur/__MACOSX",
+        "left out, being no part of the set: GT/A/desktop.ini, blur/A/Thumbs.db",
+    )
+
+
+def _reasons(clip: ClipFolder) -> tuple[str, ...]:
+    manifest = fake_manifest(3, ("backward_1",))
+    frames = dataclasses.replace(clip, blurry=(DATA / "gopro/test/blur/GOPR0001_11_00/000000.png",))
+    return deviations(manifest, [frames], {}, patches=False, limit=None)
 
 
 def test_incomplete_sets_are_refused_with_the_layout(tmp_path: Path) -> None:
