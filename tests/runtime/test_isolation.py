@@ -60,7 +60,7 @@ def test_networks_and_operators_need_neither_video_nor_engines(module: str) -> N
     assert (result.returncode, result.stdout.strip()) == (0, "[]"), result.stderr
 
 
-@pytest.mark.parametrize("module", ["bsst", "bsst.entry"])
+@pytest.mark.parametrize("module", ["bsst", "bsst.__main__"])
 def test_a_first_import_takes_nothing_but_the_standard_library(module: str) -> None:
     code = f"""
 import sys

@@ -28,8 +28,8 @@ class Interrupts:
 module, how = sys.argv[1:3]
 sys.meta_path.insert(0, Interrupts())
 sys.argv[1:3] = []
-import bsst.entry
-bsst.entry.run()
+from bsst.__main__ import run
+run()
 """
 
 
