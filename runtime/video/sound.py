@@ -26,6 +26,8 @@ AUDIO_CHOICES: tuple[Audio, ...] = ("copy", "convert", "none")
 ENCODERS = {"matroska": "flac", "mp4": "aac", "mov": "aac", "webm": "libopus"}
 BITS_PER_CHANNEL = 128_000
 OPUS_RATE = 48_000
+USUAL_LAYOUTS = ("mono", "stereo", "2.1", "4.0", "5.0", "5.1", "6.1", "7.1")
+"""Where a file tells the number of channels alone, as AVI does; those that FFmpeg takes by default."""
 
 
 class Copied:
@@ -92,19 +94,25 @@ def convert_sound(container: OutputContainer, name: str, original: AudioStream) 
     source = original.codec_context
     if source is None or not source.sample_rate or not source.layout.nb_channels:
         return None
-    codec = ENCODERS[name]
+    codec, layout = ENCODERS[name], _layout(source)
     rate = OPUS_RATE if codec == "libopus" else source.sample_rate
     wide = source.format is not None and source.format.name.startswith("s32")
     sample_format = "fltp" if codec == "aac" else "s32" if wide and codec == "flac" else "s16"
     try:
         trial: Any = av.CodecContext.create(codec, "w")
-        trial.sample_rate, trial.layout, trial.format = rate, source.layout.name, sample_format
+        trial.sample_rate, trial.layout, trial.format = rate, layout, sample_format
         trial.time_base = Fraction(1, rate)
         trial.open()
     except (av.error.FFmpegError, ValueError):
         return None
     stream: Any = container.add_stream(codec, rate=rate)
-    stream.codec_context.layout, stream.codec_context.format = source.layout.name, sample_format
+    stream.codec_context.layout, stream.codec_context.format = layout, sample_format
     if codec != "flac":
         stream.codec_context.bit_rate = BITS_PER_CHANNEL * source.layout.nb_channels
     return stream, codec.removeprefix("lib")
+
+
+def _layout(source: Any) -> str:
+    count: int = source.layout.nb_channels
+    named = source.layout.name != f"{count} channels"
+    return source.layout.name if named or count > len(USUAL_LAYOUTS) else USUAL_LAYOUTS[count - 1]
