@@ -23,8 +23,10 @@ from torch import Tensor, nn
 
 from bsst.config import CONFIGS, NetworkConfig, config_from_json
 from bsst.errors import CheckpointError, UsageError
+from bsst.plan.manifest import LONGEST_LABEL
 from bsst.reference.bsstnet import BSSTNet
 from bsst.reference.raft import RAFT
+from bsst.text import printable
 
 __all__ = ["EDGE_WEIGHTS", "Networks", "load_networks"]
 
@@ -97,7 +99,9 @@ def load_networks(weights: Path | None = None, raft: Path | None = None, config:
         )
     network, flow_network = BSSTNet(chosen), RAFT(chosen.raft)
     unused = _load(path, network, deblur) + _load(raft or path, flow_network, _settle_shortcut_norms(flow))
-    label = metadata.get("label") or f"{chosen.name} weights from {path.name}"
+    label = printable(metadata.get("label") or f"{chosen.name} weights from {path.name}").replace("\n", " ")[
+        :LONGEST_LABEL
+    ]
     return Networks(
         network=network.eval(),
         raft=flow_network.eval(),

@@ -9,6 +9,7 @@ import click
 
 from bsst.cli.common import EXIT_STATUS, THREADS, Command, require_inputs, require_output, require_packages
 from bsst.errors import UsageError
+from bsst.text import printable
 
 if TYPE_CHECKING:
     from bsst.calibration.ranges import Method
@@ -78,4 +79,4 @@ def calibrate(
     )
     write_ranges(output, ranges)
     count = sum(map(len, ranges.tensors.values()))
-    click.echo(f"{output}: {count} ranges of {len(ranges.tensors)} stages")
+    click.echo(printable(f"{output}: {count} ranges of {len(ranges.tensors)} stages"))

@@ -18,6 +18,7 @@ import click
 
 from bsst.errors import EXIT_INTERRUPTED, BsstError, MissingDependencyError, OutputError, UsageError
 from bsst.files import what_is_at
+from bsst.text import printable
 
 __all__ = [
     "EXIT_STATUS",
@@ -216,7 +217,7 @@ class _Signals:
 def _usage(error: click.UsageError, program: str) -> click.exceptions.Exit:
     """Print what click would say on three lines on one."""
     message = error.format_message().rstrip(".")
-    click.echo(f"error: {message[:1].lower()}{message[1:]}; see {program} --help", err=True)
+    click.echo(printable(f"error: {message[:1].lower()}{message[1:]}; see {program} --help"), err=True)
     return click.exceptions.Exit(UsageError.exit_code)
 
 
@@ -225,5 +226,5 @@ def _fail(message: str, status: int, error: BaseException, ctx: click.Context) -
         import traceback
 
         traceback.print_exception(error)
-    click.echo("error: " + " ".join(message.split()), err=True)
+    click.echo(printable("error: " + " ".join(message.split())), err=True)
     ctx.exit(status)

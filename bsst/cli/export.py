@@ -11,6 +11,7 @@ import click
 
 from bsst.cli.common import EXIT_STATUS, Command, Finite, require_inputs, require_output, require_packages
 from bsst.errors import UsageError
+from bsst.text import printable
 
 if TYPE_CHECKING:
     from bsst.engines.builder import BuildOptions
@@ -208,7 +209,7 @@ def export(
                 keep_float32=keep_float32,
                 show=show,
             )
-    click.echo(f"{output}: {output.stat().st_size / 1e6:.1f} MB")
+    click.echo(printable(f"{output}: {output.stat().st_size / 1e6:.1f} MB"))
 
 
 def _export_cpu(

@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 
 from bsst.cli.common import EXIT_STATUS, Command
+from bsst.text import printable
 
 __all__ = ["inspect"]
 
@@ -26,8 +27,8 @@ def inspect(plan: Path | None, as_json: bool, extract: Path | None, debug: bool)
     opened = open_plan(plan or DEFAULT_PLAN)
     if extract is not None:
         for path in extract_plan(opened, extract):
-            click.echo(path)
+            click.echo(printable(str(path)))
     elif as_json:
         click.echo(json.dumps(describe_plan(opened), indent=2))
     else:
-        click.echo(plan_table(opened))
+        click.echo(printable(plan_table(opened)))

@@ -13,6 +13,7 @@ import click
 
 from bsst.cli.common import THREADS, Command, Finite, require_inputs, require_output, require_packages
 from bsst.errors import EXIT_OVER_BUDGET, UsageError
+from bsst.text import printable
 
 if TYPE_CHECKING:
     from bsst.calibration.parity.compare import Footage
@@ -159,7 +160,7 @@ def parity(
     if html is not None:
         with atomic_file(html) as file:
             file.write(parity_html(summary, result.comparison.worst).encode())
-    click.echo(json.dumps(summary, indent=1) if as_json else parity_text(summary))
+    click.echo(json.dumps(summary, indent=1) if as_json else printable(parity_text(summary)))
     if not result.within:
         click.get_current_context().exit(EXIT_OVER_BUDGET)
 
@@ -202,7 +203,7 @@ class _Lines:
 
     def __call__(self, step: str) -> None:
         if sys.stderr.isatty():
-            click.echo(f"\r\x1b[K{step}", err=True, nl=False)
+            click.echo(f"\r\x1b[K{printable(step)}", err=True, nl=False)
         elif step and time.monotonic() >= self._next:
             self._next = time.monotonic() + 10
-            click.echo(step, err=True)
+            click.echo(printable(step), err=True)

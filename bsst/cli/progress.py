@@ -9,6 +9,8 @@ import time
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TextIO
 
+from bsst.text import printable
+
 if TYPE_CHECKING:
     from bsst.runtime.jobs.report import Progress, Result
 
@@ -34,7 +36,7 @@ class Quiet:
 
     def warning(self, message: str) -> None:
         """Something the user should know; the job goes on."""
-        print(f"warning: {message}", file=sys.stderr)
+        print(printable(f"warning: {message}"), file=sys.stderr)
 
     def result(self, result: Result) -> None:
         """The job is done."""
@@ -49,7 +51,7 @@ class Lines(Quiet):
 
     def info(self, message: str) -> None:
         """Print."""
-        print(message, file=sys.stderr)
+        print(printable(message), file=sys.stderr)
 
     def progress(self, state: Progress) -> None:
         """Print if it is time."""
@@ -65,7 +67,9 @@ class Lines(Quiet):
         """Print what was written."""
         again = f", {result.retried} of them restored again in float32" if result.retried else ""
         print(
-            f"{result.output}: {result.frames} frames in {clock(result.seconds)}, {result.fps:.2f} fps{again}",
+            printable(
+                f"{result.output}: {result.frames} frames in {clock(result.seconds)}, {result.fps:.2f} fps{again}"
+            ),
             file=sys.stderr,
         )
 
@@ -106,11 +110,11 @@ class Bar(Lines):
 
     def info(self, message: str) -> None:
         """Print above the bar."""
-        self._bar.console.print(message, markup=False, highlight=False)
+        self._bar.console.print(printable(message), markup=False, highlight=False)
 
     def warning(self, message: str) -> None:
         """Print above the bar."""
-        self._bar.console.print(f"warning: {message}", markup=False, highlight=False)
+        self._bar.console.print(printable(f"warning: {message}"), markup=False, highlight=False)
 
     def result(self, result: Result) -> None:
         """Print what was written in place of the bar."""

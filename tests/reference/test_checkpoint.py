@@ -2,6 +2,7 @@
 
 import json
 import pickle
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -69,8 +70,26 @@ def test_downsample_copy_of_the_shared_shortcut_norm_counts(files, tmp_path) -> 
     assert torch.equal(state["cnet.layer2.0.downsample.1.weight"], raft["cnet.layer2.0.downsample.1.weight"])
 
 
-@pytest.mark.parametrize("wrap", [lambda s: s, lambda s: {"params_ema": s, "params": {}, "iter": 5}])
-def test_bare_and_ema_layouts_load(wrap, tmp_path) -> None:
+def renamed(prefix: str) -> Callable[[dict[str, torch.Tensor]], dict[str, torch.Tensor]]:
+    return lambda state: {prefix + name: tensor for name, tensor in state.items()}
+
+
+WRAPPERS = {
+    "bare": lambda s: s,
+    "ema": lambda s: {"params_ema": s, "params": {}, "iter": 5},
+    "trainer": lambda s: {"state_dict": renamed("net.")(s), "epoch": 3, "pytorch-lightning_version": "2.4"},
+    "mmagic": lambda s: {"state_dict": renamed("generator.")(s) | {"step_counter": torch.zeros(1)}, "meta": {}},
+    "model": lambda s: {"model": s, "optimizer": {}},
+    "compiled": lambda s: {"params": renamed("_orig_mod.")(s)},
+    "compiled and parallel": lambda s: renamed("module._orig_mod.")(s),
+    "counter beside": lambda s: {**s, "step": 3},
+    "half": lambda s: {name: tensor.half() for name, tensor in s.items()},
+    "parameters": lambda s: {name: torch.nn.Parameter(tensor) for name, tensor in s.items()},
+}
+
+
+@pytest.mark.parametrize("wrap", WRAPPERS.values(), ids=WRAPPERS)
+def test_layouts_that_people_save_load(wrap, tmp_path) -> None:
     torch.save(wrap(edge_state()), tmp_path / "edge.pth")
     assert load_networks(tmp_path / "edge.pth").network.config == EDGE
 
@@ -144,6 +163,28 @@ def break_flow_missing(path: Path) -> None:
     torch.save({name: t for name, t in edge_state().items() if not name.startswith("raft.")}, path)
 
 
+def break_one_bit(path: Path) -> None:
+    torch.save(edge_state(), path)
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+
+
+def changed(change: Callable[[torch.Tensor], torch.Tensor]) -> Callable[[Path], None]:
+    def make(path: Path) -> None:
+        state = edge_state()
+        torch.save({**state, "last_conv.weight": change(state["last_conv.weight"])}, path)
+
+    return make
+
+
+def beside(value: object) -> Callable[[Path], None]:
+    return lambda path: torch.save({"params": edge_state(), "best": value}, path)
+
+
+MENDING = r"where you trust the file, save the weights alone: torch.save\(your_model.state_dict\(\), 'weights.pth'\)"
+
+
 def break_safetensors(path: Path) -> None:
     save_file(edge_state(), path)
     path.write_bytes(path.read_bytes()[:2000])
@@ -167,6 +208,19 @@ def break_safetensors(path: Path) -> None:
         (break_shape, r"needs last_conv.weight of shape .* found \(5, 4, 3, 3\)"),
         (break_flow_missing, "give --raft"),
         (break_safetensors, "expected a whole safetensors file"),
+        (break_one_bit, "fails its checksum; download it again"),
+        (changed(lambda tensor: tensor.to(torch.int8)), "expected float weights, got .* of torch.int8"),
+        (changed(lambda tensor: tensor.bool()), "expected float weights, got .* of torch.bool"),
+        (changed(lambda tensor: tensor.to(torch.complex64)), "expected float weights, got .* of torch.complex64"),
+        (changed(lambda tensor: tensor.to("meta")), "expected plain tensors, got 'last_conv.weight'"),
+        (changed(lambda tensor: tensor.to_sparse()), "expected plain tensors, got 'last_conv.weight'"),
+        (beside(np.float64(3.5)), f"numpy._core.multiarray.scalar beside the weights.*; {MENDING}"),
+        (beside(np.array([1.0])), f"numpy._core.multiarray._reconstruct beside the weights.*; {MENDING}"),
+        (
+            lambda path: torch.jit.script(torch.nn.Linear(2, 2)).save(path),
+            r"torch.save\(torch.jit.load\('weights.pth'\)",
+        ),
+        (lambda path: torch.save({"optimizers": [{}], "schedulers": []}, path), "got optimizers, schedulers; save the"),
     ],
 )
 def test_unusable_file_is_refused_in_words(make, message, tmp_path, capsys) -> None:
@@ -175,7 +229,13 @@ def test_unusable_file_is_refused_in_words(make, message, tmp_path, capsys) -> N
     with pytest.raises(CheckpointError, match=message) as caught:
         load_networks(path, config="edge" if "lacks" in message or "needs" in message else None)
     assert "\n" not in str(caught.value)
+    assert "weights_only" not in str(caught.value)
     assert "ran code" not in capsys.readouterr().out
+
+
+def test_a_label_with_escape_sequences_is_shown_as_text(tmp_path) -> None:
+    save_file(edge_state(), tmp_path / "edge.safetensors", {"label": "\x1b[2Jgood\nerror: fake"})
+    assert load_networks(tmp_path / "edge.safetensors").label == "\\x1b[2Jgood error: fake"
 
 
 def test_flow_weights_of_another_network_are_refused(files, tmp_path) -> None:
