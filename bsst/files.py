@@ -6,7 +6,6 @@ import errno
 import glob
 import os
 import secrets
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -16,8 +15,10 @@ import platformdirs
 
 from bsst.errors import OutputError
 
-if sys.platform != "win32":
+try:
     import fcntl
+except ImportError:  # Windows, which never removes an open file
+    fcntl = None  # type: ignore[assignment]
 
 __all__ = ["atomic_file", "cache_directory", "sync_directory", "what_is_at"]
 
@@ -105,5 +106,5 @@ def _lock(file: BinaryIO, *, wait: bool) -> None:
     Raises:
         OSError: it is locked, or cannot be.
     """
-    if sys.platform != "win32":  # which never removes an open file
+    if fcntl is not None:
         fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))

@@ -27,7 +27,7 @@ Examples:
 """
 
 
-@click.command(cls=Command, epilog=EXAMPLES + EXIT_STATUS)
+@click.command(cls=Command, imports="bsst.calibration.calibrate", epilog=EXAMPLES + EXIT_STATUS)
 @click.argument("plan", type=click.Path(path_type=Path))
 @click.argument("clips", metavar="CLIP...", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option("-o", "--output", metavar="RANGES", required=True, type=click.Path(path_type=Path),

@@ -10,6 +10,7 @@ import signal
 import sys
 import threading
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -128,11 +129,19 @@ class Finite(click.FloatRange):
 
 
 class Command(click.Command):
-    """A command whose errors are one line and an exit status."""
+    """A command whose errors are one line and an exit status.
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
+    Args:
+        *args: see `click.Command`.
+        imports: module that takes long to import. Until that is done Ctrl-C ends the process at once, since Python
+            drops exceptions that hit it there.
+        **kwargs: see `click.Command`.
+    """
+
+    def __init__(self, *args: Any, imports: str | None = None, **kwargs: Any) -> None:
         kwargs.setdefault("context_settings", {"help_option_names": ["-h", "--help"]})
         super().__init__(*args, **kwargs)
+        self._imports = imports
 
     def make_context(
         self, info_name: str | None, args: list[str], parent: click.Context | None = None, **extra: Any
@@ -145,6 +154,9 @@ class Command(click.Command):
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run; translate exceptions."""
+        if self._imports is not None:
+            with suppress(ImportError):  # is told where it is needed
+                importlib.import_module(self._imports)
         signals = _Signals()
         try:
             with signals:

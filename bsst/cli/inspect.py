@@ -13,7 +13,7 @@ from bsst.text import printable
 __all__ = ["inspect"]
 
 
-@click.command(cls=Command, epilog=EXIT_STATUS)
+@click.command(cls=Command, imports="bsst.engines.inspect_plan", epilog=EXIT_STATUS)
 @click.argument("plan", required=False, type=click.Path(path_type=Path))
 @click.option("--json", "as_json", is_flag=True, help="Print everything as JSON.")
 @click.option("--extract", metavar="DIR", type=click.Path(path_type=Path), help="Write the stages as files to DIR.")

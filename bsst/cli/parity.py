@@ -54,7 +54,7 @@ Exit status:
 File = click.Path(path_type=Path)
 
 
-@click.command(cls=Command, epilog=EPILOG)
+@click.command(cls=Command, imports="bsst.calibration.parity.footage", epilog=EPILOG)
 @click.argument("plan", type=File)
 @click.option("--clip", metavar="VIDEO", type=File, help="Compare on a video.")
 @click.option("--truth", metavar="VIDEO", type=File, help="Sharp frames of --clip, to score against.")

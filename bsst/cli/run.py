@@ -33,7 +33,7 @@ Examples:
 """
 
 
-@click.command(cls=Command, epilog=RUN_EXAMPLES + EXIT_STATUS)
+@click.command(cls=Command, imports="bsst.runtime.job", epilog=RUN_EXAMPLES + EXIT_STATUS)
 @click.argument("files", metavar="[PLAN] VIDEO", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option("-o", "--output", metavar="FILE", type=click.Path(path_type=Path),
               help="File to write: .mp4, .m4v, .mov, .mkv or .webm.  [default: VIDEO.deblurred.SUFFIX]")  # fmt: skip
