@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -11,6 +11,7 @@ import uvicorn
 
 from bsst.errors import OutputError
 from bsst.web.app import Settings, create_app
+from bsst.web.runner import CHILD
 from bsst.web.store import JobStore
 
 __all__ = ["serve"]
@@ -21,7 +22,13 @@ CONNECTIONS = 256
 
 
 def serve(
-    folder: Path, settings: Settings, *, host: str = "127.0.0.1", port: int = 0, on_start: Callable[[int], None]
+    folder: Path,
+    settings: Settings,
+    *,
+    host: str = "127.0.0.1",
+    port: int = 0,
+    on_start: Callable[[int], None],
+    command: Sequence[str] = CHILD,
 ) -> int:
     """Serve the jobs of a folder.
 
@@ -31,6 +38,7 @@ def serve(
         host: address to bind to.
         port: 0 for a free one.
         on_start: told the port, once connections are accepted.
+        command: see `Runner`.
 
     Returns:
         Jobs that wait for the next start.
@@ -40,7 +48,7 @@ def serve(
     """
     with JobStore(folder) as store, _listening(host, port) as listener:
         config = uvicorn.Config(
-            create_app(store, settings),
+            create_app(store, settings, command=command),
             log_level="warning",
             http="h11",  # refuses what it does not understand; httptools would be taken where it is installed
             access_log=False,  # addresses may carry the token
