@@ -27,7 +27,7 @@ __all__ = ["OrtBuilder"]
 class OrtBuilder:
     """ONNX Runtime, on any of its devices; graphs are proved on the CPU."""
 
-    target: Literal["cpu", "ort-cuda", "ort-tensorrt"] = "cpu"
+    target: Literal["cpu", "ort-cuda", "ort-tensorrt", "ort-webgpu"] = "cpu"
     """Target of the plans it builds for."""
 
     def compiler(self) -> Compiler:
@@ -36,7 +36,7 @@ class OrtBuilder:
         Raises:
             MissingDependencyError: it is not installed.
         """
-        for package in ("onnxruntime", "onnxruntime-gpu"):
+        for package in ("onnxruntime", "onnxruntime-gpu", "onnxruntime-webgpu"):
             try:
                 return Compiler(name="onnxruntime", version=importlib.metadata.version(package))
             except importlib.metadata.PackageNotFoundError:

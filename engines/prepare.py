@@ -1,7 +1,7 @@
 """A stage as a `cpu` plan carries it -> the graph that a target compiles: precision and plugins in one place.
 
-TensorRT-RTX, TensorRT without plugins and half precision take the portable function bodies; float32 on ONNX Runtime
-takes `DeformConv`; TensorRT with plugins keeps the operators that have a kernel as nodes.
+TensorRT-RTX, TensorRT without plugins, WebGPU and half precision take the portable function bodies; float32 on other
+devices of ONNX Runtime takes `DeformConv`; TensorRT with plugins keeps the operators that have a kernel as nodes.
 """
 
 from __future__ import annotations
@@ -10,16 +10,18 @@ from collections.abc import Sequence
 
 import onnx
 
+from bsst.calibration.precision.pad_channels import pad_channels
 from bsst.calibration.precision.to_half import HalfType, feature_tensors, to_half
 from bsst.calibration.precision.widen_groups import widen_groups
 from bsst.plan.manifest import Precision, Target
 from bsst.plugins.operator_schema import DOMAIN
 from bsst.plugins.registry import lower, plugin_inputs
 
-__all__ = ["HALF_TYPES", "fit_groups", "plugins_of", "prepare_stage"]
+__all__ = ["HALF_TYPES", "fit_convolutions", "plugins_of", "prepare_stage"]
 
 HALF_TYPES: dict[Precision, HalfType] = {"fp16": "float16", "bf16": "bfloat16"}
 """Type of products, by precision."""
+_DEFORM_CONV: tuple[Target, ...] = ("cpu", "ort-cuda", "ort-tensorrt")
 
 
 def prepare_stage(
@@ -45,16 +47,18 @@ def prepare_stage(
     if plugins:
         lowered = lower(model, "tensorrt")
     else:
-        lowered = lower(model, "tensorrt-rtx" if target.startswith("tensorrt") or precision != "fp32" else "cpu")
+        lowered = lower(model, "cpu" if target in _DEFORM_CONV and precision == "fp32" else "tensorrt-rtx")
     if precision in HALF_TYPES:
         lowered = to_half(
             lowered, HALF_TYPES[precision], half_tensors=feature_tensors(lowered), operators=plugin_inputs()
         )
-    return fit_groups(lowered, target, compute_capabilities)
+    return fit_convolutions(lowered, target, compute_capabilities)
 
 
-def fit_groups(model: onnx.ModelProto, target: Target, compute_capabilities: Sequence[str]) -> onnx.ModelProto:
-    """Wider groups of convolutions where the compiler needs them, see `widen_groups`."""
+def fit_convolutions(model: onnx.ModelProto, target: Target, compute_capabilities: Sequence[str]) -> onnx.ModelProto:
+    """Channels of convolutions as the target needs them, see `widen_groups` and `pad_channels`."""
+    if target == "ort-webgpu":
+        return pad_channels(model)
     return widen_groups(model) if "7.5" in compute_capabilities and target == "tensorrt-rtx" else model
 
 

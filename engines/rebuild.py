@@ -21,7 +21,7 @@ from bsst.calibration.ranges import Ranges, require_plan
 from bsst.engines.builder import Builder, BuildOptions, StageGraph, build_stage
 from bsst.engines.cache import EngineCache
 from bsst.engines.ort import OrtBuilder
-from bsst.engines.prepare import HALF_TYPES, fit_groups, plugins_of, prepare_stage
+from bsst.engines.prepare import HALF_TYPES, fit_convolutions, plugins_of, prepare_stage
 from bsst.engines.tensorrt import TensorRTBuilder
 from bsst.engines.tensorrt_rtx import TensorRTRTXBuilder
 from bsst.errors import ExportError, UsageError
@@ -129,7 +129,7 @@ def rebuild_plan(
             plain,
             half=half,
             budget=int8.budget,
-            after=lambda model: fit_groups(model, target, capabilities),
+            after=lambda model: fit_convolutions(model, target, capabilities),
             progress=progress,
         )
         models |= quantised

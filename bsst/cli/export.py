@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 __all__ = ["export"]
 
-TARGETS = ("cpu", "ort-cuda", "ort-tensorrt", "tensorrt", "tensorrt-rtx")
+TARGETS = ("cpu", "ort-cuda", "ort-tensorrt", "ort-webgpu", "tensorrt", "tensorrt-rtx")
 FRAMES, TILE, TILE_OVERLAP, WINDOW_OVERLAP = 12, (256, 256), 32, 4
 
 EXPORT_EXAMPLES = """\b

@@ -38,7 +38,7 @@ FORMAT_VERSION = 1
 """1. `Manifest.float32` is optional: plans without it are written without the field, and older readers, which refuse
 unknown fields by name, read them."""
 DType = Literal["float32", "float16", "bfloat16", "int64", "int32", "int8", "uint8", "bool"]
-Target = Literal["cpu", "ort-cuda", "ort-tensorrt", "tensorrt", "tensorrt-rtx"]
+Target = Literal["cpu", "ort-cuda", "ort-tensorrt", "ort-webgpu", "tensorrt", "tensorrt-rtx"]
 Precision = Literal["fp32", "fp16", "bf16", "int8"]
 
 MOST_FRAMES = 1024

@@ -22,11 +22,12 @@ from bsst.system import usable_cores
 __all__ = ["Backend", "choose_provider", "open_backend"]
 
 _LOG = logging.getLogger("bsst.runtime")
-_CPU = "CPUExecutionProvider"
+_CPU, _WEBGPU = "CPUExecutionProvider", "WebGpuExecutionProvider"
 _PROVIDERS = {
     "cpu": (),
     "ort-cuda": ("CUDAExecutionProvider",),
     "ort-tensorrt": ("TensorrtExecutionProvider", "NvTensorRTRTXExecutionProvider", "CUDAExecutionProvider"),
+    "ort-webgpu": (_WEBGPU,),
 }
 """Best first; the CPU comes last for all."""
 
@@ -97,20 +98,23 @@ def choose_provider(target: str, problems: Mapping[str, str]) -> tuple[str, str]
 
 def _onnx_runtime(plan: Plan, *, threads: int, lanes: int, trace: Trace | None) -> Backend:
     target = plan.manifest.target
-    provider, reason = choose_provider(target, probe_providers() if _PROVIDERS[target] else {})
+    provider, reason = choose_provider(target, probe_providers(_PROVIDERS[target]) if _PROVIDERS[target] else {})
     line = f"plan of target {target} runs on ONNX Runtime, {provider}" + (f" ({reason})" if reason else "")
-    if provider != _CPU:
+    if provider not in (_CPU, _WEBGPU):
         return _onnx_runtime_gpu(plan, provider, line, trace=trace)
     if reason:
         _LOG.warning("%s; bsst-doctor says how to close the gap", line)
     from bsst.runtime.sessions.ort import OrtSession
 
-    # Sessions are shared by the lanes and may run in several at once; more would not find a core.
+    # Sessions are shared by the lanes and may run in several at once; more would not find a core. WebGPU has one queue.
     cores = threads or usable_cores()
-    lanes = min(lanes, cores)
+    lanes = min(lanes, cores) if provider == _CPU else 1
     device = HostDevice(at_once=lanes, trace=trace)
     stages = [stage.name for stage in plan.manifest.stages]
-    sessions = {name: HostSession(name, OrtSession(name, plan.member(name), threads=cores // lanes)) for name in stages}
+    sessions = {
+        name: HostSession(name, OrtSession(name, plan.member(name), threads=cores // lanes, provider=provider))
+        for name in stages
+    }
     return Backend(device=device, sessions=sessions, line=line, lanes=lanes)
 
 

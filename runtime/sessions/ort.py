@@ -1,7 +1,7 @@
 """Sessions of ONNX Runtime, bound to caller-owned memory: nothing is copied and nothing allocated per call.
 
-`OrtSession` runs on arrays; `OrtGpuSession` runs in stream order on a GPU. The latter is not run here for want of one;
-its binding and its order are tested with the CPU provider.
+`OrtSession` runs on arrays, on the CPU or on a provider that copies them itself; `OrtGpuSession` runs in stream order
+on a GPU. The latter is not run here for want of one; its binding and its order are tested with the CPU provider.
 Source: https://onnxruntime.ai/docs/api/python/api_summary.html; onnxruntime_run_options_config_keys.h
 (disable_synchronize_execution_providers); pages of the execution providers for `user_compute_stream`, which alone makes
 CUDA and TensorRT use a stream (microsoft/onnxruntime#19229, #20168).
@@ -21,6 +21,7 @@ import onnxruntime as ort  # noqa: E402
 from bsst.errors import BsstError, ModelError, OutOfMemoryError
 from bsst.runtime.devices.base import DeviceTensor, Stream
 from bsst.runtime.sessions.base import Array
+from bsst.runtime.sessions.plugins_ort import open_session
 
 __all__ = ["OrtGpuSession", "OrtSession"]
 
@@ -28,18 +29,19 @@ _CPU, _CUDA, _TENSORRT, _RTX = (f"{name}ExecutionProvider" for name in ("CPU", "
 
 
 class OrtSession:
-    """One stage on the CPU.
+    """One stage whose tensors are arrays.
 
     Args:
         name: stage name, for messages.
         model: serialized ONNX graph.
-        threads: threads that one call may use.
+        threads: threads of the CPU that one call may use.
+        provider: the CPU, or one that copies arrays to its device and back in every call.
 
     Raises:
         ModelError: ONNX Runtime refuses the graph.
     """
 
-    def __init__(self, name: str, model: bytes, *, threads: int) -> None:
+    def __init__(self, name: str, model: bytes, *, threads: int, provider: str = _CPU) -> None:
         options = ort.SessionOptions()
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1
@@ -53,7 +55,7 @@ class OrtSession:
         options.add_session_config_entry("session.use_env_allocators", "1")
         self._name = name
         try:
-            self._session = ort.InferenceSession(model, options, providers=[_CPU])
+            self._session = open_session(model, options, provider)
         except Exception as error:  # ONNX Runtime raises bare subclasses of Exception
             raise _error(
                 name, error, f"a graph for ONNX Runtime {ort.__version__}", "export the plan again with this version"
@@ -110,8 +112,10 @@ class OrtGpuSession:
         # Without this flag ONNX Runtime synchronises the device after every run.
         self._options.add_run_config_entry("disable_synchronize_execution_providers", "1")
         try:
-            # Otherwise a provider that fails is replaced, with a line on standard output, by one on another stream.
-            self._session = ort.InferenceSession(model, settings, providers=providers, enable_fallback=0)
+            if len(providers) == 1:
+                self._session = open_session(model, settings, *providers[0])
+            else:  # a provider that fails is not to be replaced by one on another stream
+                self._session = ort.InferenceSession(model, settings, providers=providers, enable_fallback=0)
         except Exception as error:  # see above
             raise ModelError(
                 f"stage {name}: expected {provider} of ONNX Runtime {ort.__version__} to load it, got "

@@ -17,26 +17,28 @@ from bsst.runtime.sessions.probe import probe_providers
 from tests.runtime.simulated_gpu import simulated_gpu
 
 SAMPLE = 'y = GridSample <mode="bilinear", padding_mode="zeros", align_corners=1> (x, p)'
-CONVOLVE = "y = DeformConv <kernel_shape=[1,1]> (x, w, p)"
+DEFORM = "y = DeformConv <kernel_shape=[1,1]> (x, w, p)"
+CONVOLVE = "y = Conv <pads=[0,1,0,1]> (x, w)"
 
 
 @pytest.mark.parametrize(
-    ("stored", "inputs", "body"),
+    ("stored", "inputs", "channels", "body"),
     [
-        (probe_graphs.GRID_SAMPLE, "float[1,1,2,4] x, float[1,2,4,2] p", SAMPLE),
-        (probe_graphs.DEFORM_CONV, "float[1,1,2,4] x, float[1,1,1,1] w, float[1,2,2,4] p", CONVOLVE),
+        (probe_graphs.GRID_SAMPLE, "float[1,1,2,4] x, float[1,2,4,2] p", 1, SAMPLE),
+        (probe_graphs.DEFORM_CONV, "float[1,1,2,4] x, float[1,1,1,1] w, float[1,2,2,4] p", 1, DEFORM),
+        (probe_graphs.CONV, "float[1,C,2,4] x, float[4,C,1,3] w", 4, CONVOLVE),
     ],
-    ids=["GridSample", "DeformConv"],
+    ids=["GridSample", "DeformConv", "Conv"],
 )
-def test_the_stored_probe_graphs_are_these_texts(stored: bytes, inputs: str, body: str) -> None:
+def test_the_stored_probe_graphs_are_these_texts(stored: bytes, inputs: str, channels: int, body: str) -> None:
     model = parser.parse_model(
-        f'<ir_version: 9, opset_import: ["" : 19]> g ({inputs}) => (float[1,1,2,4] y) {{ {body} }}'
+        f'<ir_version: 9, opset_import: ["" : 19]> g ({inputs}) => (float[1,{channels},2,4] y) {{ {body} }}'
     )
     onnx.checker.check_model(model, full_check=True)
     assert onnx.load_from_string(stored) == model
 
 
-def test_the_cpu_passes_both_probes() -> None:
+def test_the_cpu_passes_every_probe() -> None:
     assert probe_providers()["CPUExecutionProvider"] == ""
 
 
