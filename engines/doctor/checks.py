@@ -5,25 +5,32 @@ from __future__ import annotations
 import importlib.metadata
 import platform
 import re
-from collections.abc import Iterator
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from bsst.engines.builder import Builder, BuildOptions, StageGraph
+from bsst.engines.doctor.selftest import MINIMUM_PSNR
+from bsst.engines.doctor.stage_trial import record_stages, try_stages
 from bsst.engines.tensorrt import TensorRTBuilder
 from bsst.engines.tensorrt_rtx import RTX_COMPUTE_CAPABILITIES, TensorRTRTXBuilder
 from bsst.errors import BsstError, MissingDependencyError
+from bsst.plan.archive import open_plan
 from bsst.plugins.tensorrt_version import check_tensorrt_version
 from bsst.runtime.devices.cuda import CudaDevice
 from bsst.runtime.devices.cuda_driver import Gpu, find_gpus
-from bsst.runtime.sessions.probe import probe_providers
+from bsst.runtime.network.network import DEFAULT_PLAN
+from bsst.runtime.sessions.probe import probe_providers, spared_faults
 from bsst.runtime.sessions.probe_graphs import GRID_SAMPLE
 from bsst.runtime.video.probe import probe_video
 
 __all__ = ["Finding", "diagnose"]
 
 Status = Literal["ok", "missing", "broken"]
+_STAGES_SECONDS = 300.0
+"""Limit for all stages on one provider."""
 _TEGRA_RELEASE = Path("/etc/nv_tegra_release")
 
 
@@ -42,7 +49,10 @@ class Finding:
 
 
 def diagnose() -> tuple[Finding, ...]:
-    """Examine this machine; takes a few seconds, because every usable backend runs or builds a tiny graph."""
+    """Examine this machine; takes a few seconds, because every usable backend runs or builds a tiny graph.
+
+    Where ONNX Runtime has more than its CPU, each provider runs every stage: a clip on the CPU comes on top.
+    """
     gpus = find_gpus()
     return (
         Finding(subject="bsst", status="ok", found=f"{_version('bsst')}, Python {platform.python_version()}"),
@@ -68,9 +78,13 @@ def _onnx_runtime(gpus: tuple[Gpu, ...]) -> Iterator[Finding]:
     results = probe_providers()
     for provider, problem in results.items():
         status: Status = "broken" if problem else "ok"
-        found = problem or "DeformConv and GridSample give the right pixels"
+        found = problem or "DeformConv, GridSample and Conv give the right pixels"
         remedy = "pip install --force-reinstall onnxruntime" if problem and "CPU" in provider else ""
+        if not problem and (spared := spared_faults(provider)):
+            found = f"right where plans for it rely on it ({spared})"
         yield Finding(subject=f"ONNX Runtime {provider}", status=status, found=found, remedy=remedy)
+    if others := [name for name, problem in results.items() if not problem and name != "CPUExecutionProvider"]:
+        yield from _stages(others)
     if gpus and "CUDAExecutionProvider" not in results:
         yield Finding(
             subject="ONNX Runtime CUDAExecutionProvider",
@@ -79,6 +93,46 @@ def _onnx_runtime(gpus: tuple[Gpu, ...]) -> Iterator[Finding]:
             # Both bring the same package; asking for an extra of bsst would bring the first one back.
             remedy="pip uninstall onnxruntime && pip install 'onnxruntime-gpu[cuda,cudnn]'",
         )
+
+
+def _stages(providers: Sequence[str]) -> Iterator[Finding]:
+    """The packaged plan's stages on each provider, against the CPU."""
+    plan = open_plan(DEFAULT_PLAN)
+    with tempfile.TemporaryDirectory(prefix="bsst-doctor-") as folder:
+        cpu = record_stages(plan, Path(folder))
+        for provider in providers:
+            models = {stage.name: plan.member(stage.name) for stage in plan.manifest.stages}
+            if provider == "WebGpuExecutionProvider":
+                try:
+                    models = _for_webgpu(models)
+                except ImportError as error:
+                    yield _package(str(error.name), "export", "build plans for WebGPU")
+                    continue
+            trials, failure = try_stages(models, Path(folder), provider, time_limit_seconds=_STAGES_SECONDS)
+            wrong = [
+                f"stage {t.name}: expected {MINIMUM_PSNR:.0f} dB to the CPU, got {t.psnr:.1f} dB"
+                for t in trials
+                if not t.psnr >= MINIMUM_PSNR
+            ]
+            found = f"{len(trials) - len(wrong)} of {len(models)} stages right"
+            if trials:
+                speed = sum(cpu[t.name] for t in trials) / sum(t.seconds for t in trials)
+                found += f", {speed:.2g} times as fast as the CPU, copies included"
+            yield Finding(
+                subject=f"{provider}, stages",
+                status="broken" if wrong or failure else "ok",
+                found="; ".join(filter(None, (found, *wrong, failure))),
+                remedy="run plans of target cpu, and report this" if wrong or failure else "",
+            )
+
+
+def _for_webgpu(models: Mapping[str, bytes]) -> dict[str, bytes]:
+    import onnx
+
+    from bsst.engines.prepare import prepare_stage
+
+    graphs = {name: onnx.load_from_string(model) for name, model in models.items()}
+    return {name: prepare_stage(g, "ort-webgpu", "fp32").SerializeToString() for name, g in graphs.items()}
 
 
 def _gpus(gpus: tuple[Gpu, ...]) -> Iterator[Finding]:

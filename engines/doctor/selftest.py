@@ -35,6 +35,7 @@ from bsst.runtime.network.network import DEFAULT_PLAN, Network
 from bsst.runtime.network.wiring import clip_calls
 from bsst.runtime.one_clip import clip_flows, moving_texture, psnr
 from bsst.runtime.sessions.backends import Backend, open_backend
+from bsst.runtime.sessions.probe import probe_providers
 
 __all__ = ["MINIMUM_PSNR", "Measurement", "Progress", "TestRun", "measure_target", "run_gpu_tests", "selftest"]
 
@@ -45,6 +46,7 @@ CANDIDATES: tuple[tuple[Target, Precision], ...] = (
     ("cpu", "fp32"),
     ("ort-cuda", "fp32"),
     ("ort-tensorrt", "fp32"),
+    ("ort-webgpu", "fp32"),
     ("tensorrt", "fp32"),
     ("tensorrt", "fp16"),
     ("tensorrt-rtx", "fp32"),
@@ -228,6 +230,9 @@ def run_gpu_tests(tests: Path, *, time_limit_seconds: float = 1800) -> TestRun:
 def _why_not(target: Target, gpus: tuple[Gpu, ...]) -> str:
     if target == "cpu":
         return ""
+    if target == "ort-webgpu":
+        problem = probe_providers().get("WebGpuExecutionProvider", "no WebGPU in this onnxruntime")
+        return problem or ("" if importlib.util.find_spec("onnx") else "onnx not installed")
     if not gpus:
         return "no NVIDIA GPU"
     capability = gpus[0].compute_capability
@@ -331,7 +336,7 @@ def _calls(manifest: Manifest) -> dict[str, int]:
 @contextmanager
 def _free_memory(target: Target) -> Iterator[Callable[[], int]]:
     """How many bytes of the GPU are free; a device of its own keeps the context alive meanwhile."""
-    if target == "cpu":
+    if target in ("cpu", "ort-webgpu"):
         yield lambda: 0
         return
     from bsst.runtime.devices.cuda import CudaDevice
