@@ -1,8 +1,8 @@
 """Every stage of a plan on one provider of ONNX Runtime, against the CPU.
 
 A provider that is offered and passes small probes can still be wrong about a stage: only its result tells. It works in
-a process of its own, since providers have been seen to abort: `python -m bsst.engines.doctor.stage_trial FOLDER PROVIDER
-STAGE...`, which prints a line `@stage <name> <dB> <seconds>` for each stage.
+a process of its own, since providers have been seen to abort: `python -m bsst.engines.doctor.stage_trial FOLDER
+PROVIDER STAGE...`, which prints a line `@stage <name> <dB> <seconds>` for each stage.
 """
 
 from __future__ import annotations
