@@ -67,6 +67,7 @@ def _facts(plan: Plan) -> Iterator[tuple[str, str]]:
     manifest = plan.manifest
     yield "plan", f"{plan.path} ({_size(plan.path.stat().st_size)}), format {manifest.format_version}"
     yield "network", f"{manifest.config.get('name')}: {manifest.label}"
+    yield "licence", manifest.licence or "not stated by the weights; ask whoever trained them"
     yield "weights", f"SHA-256 {manifest.weights_sha256}"
     yield "content", f"SHA-256 {manifest.content_key}"
     yield "built by", f"bsst {manifest.bsst_version}, {manifest.compiler.name} {manifest.compiler.version}"

@@ -89,6 +89,7 @@ def export_plan(
         plugins=(),
         stages=tuple(_stage_spec(name, model) for name, model in models.items()),
         parity={},
+        licence=networks.licence,
     )
     if check:
         progress("comparing with the reference")

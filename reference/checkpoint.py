@@ -67,6 +67,8 @@ class Networks:
     """Flow network."""
     label: str
     """What the weights are, in words shown to users."""
+    licence: str = ""
+    """Of the weights, as their file states it; "" where it does not."""
     sha256: str
     """Digest over names, shapes and values of all used tensors."""
     unused: tuple[str, ...]
@@ -99,16 +101,19 @@ def load_networks(weights: Path | None = None, raft: Path | None = None, config:
         )
     network, flow_network = BSSTNet(chosen), RAFT(chosen.raft)
     unused = _load(path, network, deblur) + _load(raft or path, flow_network, _settle_shortcut_norms(flow))
-    label = printable(metadata.get("label") or f"{chosen.name} weights from {path.name}").replace("\n", " ")[
-        :LONGEST_LABEL
-    ]
+    label = _line(metadata.get("label") or f"{chosen.name} weights from {path.name}")
     return Networks(
         network=network.eval(),
         raft=flow_network.eval(),
         label=label,
+        licence=_line(metadata.get("licence", "")),
         sha256=_digest(network, flow_network),
         unused=unused,
     )
+
+
+def _line(text: str) -> str:
+    return printable(text).replace("\n", " ")[:LONGEST_LABEL]
 
 
 def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:

@@ -35,8 +35,8 @@ __all__ = [
 ]
 
 FORMAT_VERSION = 1
-"""1. `Manifest.float32` is optional: plans without it are written without the field, and older readers, which refuse
-unknown fields by name, read them."""
+"""1. `Manifest.float32`, `shapes` and `licence` are optional: plans without them are written without the fields, and
+older readers, which refuse unknown fields by name, read them."""
 DType = Literal["float32", "float16", "bfloat16", "int64", "int32", "int8", "uint8", "bool"]
 Target = Literal["cpu", "ort-cuda", "ort-tensorrt", "ort-webgpu", "tensorrt", "tensorrt-rtx"]
 Precision = Literal["fp32", "fp16", "bf16", "int8"]
@@ -164,6 +164,8 @@ class Manifest:
     whose result is not finite. () for a plan without."""
     shapes: tuple[Shape, ...] = ()
     """Other shapes of tiles, for ONNX Runtime; the runtime takes the one that fits a video best."""
+    licence: str = ""
+    """Of the weights, as their file or whoever exported them states it; "" where nobody did."""
     format_version: int = FORMAT_VERSION
     """Raised when a reader of the previous version would misread the plan."""
     content_key: str = ""
@@ -227,7 +229,7 @@ def manifest_from_json(text: bytes, where: str) -> Manifest:
             f"{where}.format_version: expected {FORMAT_VERSION}, got {repr(version)[:80]}; "
             "run the plan with the version of bsst that wrote it, or export it again"
         )
-    manifest = from_json(Manifest, {"float32": [], "shapes": []} | data, where)
+    manifest = from_json(Manifest, {"float32": [], "shapes": [], "licence": ""} | data, where)
     _check_values(manifest)
     if manifest.content_key != content_key(manifest):
         raise PlanError(
@@ -279,9 +281,9 @@ def require(
 
 
 def _values(manifest: Manifest) -> dict[str, Any]:
-    """Fields as they are written; `float32` and `shapes` are left out where empty, as plans did before they existed."""
+    """Fields as they are written; optional ones are left out where empty, as plans did before they existed."""
     values = dataclasses.asdict(manifest)
-    return {name: value for name, value in values.items() if value or name not in ("float32", "shapes")}
+    return {name: value for name, value in values.items() if value or name not in ("float32", "shapes", "licence")}
 
 
 def _covers(supported: str, capability: str) -> bool:
@@ -311,6 +313,10 @@ def _check_values(manifest: Manifest) -> None:
             f"sides of 1 to {LARGEST_SIDE}",
         ),
         "label": (manifest.label.isprintable() and len(manifest.label) <= LONGEST_LABEL, "a short printable line"),
+        "licence": (
+            manifest.licence.isprintable() and len(manifest.licence) <= LONGEST_LABEL,
+            "a short printable line",
+        ),
         "tile_overlap": (0 <= manifest.tile_overlap < min(height, width), "from 0 to below the tile size"),
         "window_overlap": (0 <= manifest.window_overlap < manifest.frames, "from 0 to below frames"),
         "compute_capabilities": (all(map(_CAPABILITY.fullmatch, manifest.compute_capabilities)), 'like "8.9", "8.0+"'),
