@@ -8,7 +8,7 @@ DEV := $(DEV_VENV)/bin/python
 # The CPU build: newer versions from PyPI bring several gigabytes of CUDA libraries that nothing here uses.
 TORCH ?= torch==2.13.0
 
-.PHONY: demo test test-newest test-fast lint check nightly train-edge plan clean
+.PHONY: demo docs man test test-webgpu test-newest test-fast lint check nightly train-edge plan clean
 
 demo: $(RUN_VENV)/.installed  ## Deblur a real clip with the packaged plan; prints the measured gain.
 	$(RUN) benchmarks/demo.py
@@ -39,7 +39,33 @@ test-newest: .venv/newest/.installed  ## Video tests with the newest Python and 
 	.venv/newest/bin/python -m pip install --quiet --disable-pip-version-check -e . pytest pytest-timeout hypothesis scikit-image
 	touch $@
 
-nightly: $(DEV_VENV)/.installed  ## Build every stage for every GPU generation with TensorRT-RTX: an hour or more; resumes.
+docs: .venv/docs/.installed  ## Build the documentation into out/site; broken links and unknown names fail.
+	NO_MKDOCS_2_WARNING=1 .venv/docs/bin/mkdocs build
+
+man: .venv/docs/.installed  ## Write a manual page for each command into out/man.
+	mkdir -p out/man
+	.venv/docs/bin/python -c "import click_man.core as m, bsst; from bsst.cli.main import main; \
+		m.write_man_pages('bsst', main, version=bsst.__version__, target_dir='out/man')"
+
+.venv/docs/.installed: pyproject.toml
+	$(PYTHON) -m venv .venv/docs
+	.venv/docs/bin/python -m pip install --quiet --disable-pip-version-check -e ".[docs]"
+	touch $@
+
+# The provider that is built into a package of its own, which shares a folder with the stock onnxruntime: hence a venv.
+# SwiftShader, a Vulkan driver that computes on the CPU, is part of Debian's chromium.
+export SWIFTSHADER ?= /usr/lib/chromium/vk_swiftshader_icd.json
+test-webgpu: $(DEV_VENV)/.installed .venv/webgpu/.installed  ## A clip on ONNX Runtime's WebGPU, over SwiftShader: minutes.
+	BSST_WEBGPU_PYTHON=$(CURDIR)/.venv/webgpu/bin/python $(DEV) -m pytest -p no:xdist -m needs_webgpu
+
+.venv/webgpu/.installed: pyproject.toml
+	$(PYTHON) -m venv .venv/webgpu
+	.venv/webgpu/bin/python -m pip install --quiet --disable-pip-version-check -e .
+	.venv/webgpu/bin/python -m pip uninstall --quiet --yes onnxruntime
+	.venv/webgpu/bin/python -m pip install --quiet --disable-pip-version-check --force-reinstall --no-deps onnxruntime-webgpu
+	touch $@
+
+nightly: $(DEV_VENV)/.installed test-webgpu  ## Build every stage for every GPU generation with TensorRT-RTX: an hour or more; resumes.
 	$(DEV) benchmarks/build_plans.py
 	$(DEV) benchmarks/build_plans.py --tile 768x1280 --precision fp16 --sm 89
 	$(DEV) benchmarks/build_plans.py --config release

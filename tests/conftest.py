@@ -24,6 +24,7 @@ NEEDS = {
     "needs_cuda": lambda: shutil.which("nvidia-smi") is not None,
     "needs_tensorrt": lambda: importlib.util.find_spec("tensorrt") is not None,
     "needs_rtx": lambda: importlib.util.find_spec("tensorrt_rtx") is not None,
+    "needs_webgpu": lambda: "BSST_WEBGPU_PYTHON" in os.environ,
 }
 
 
@@ -33,10 +34,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     What asks FFmpeg for a driver comes first: FFmpeg would find the driver library of ours, once a test loaded it.
     """
     items.sort(key=lambda item: item.path.name not in ASK_FOR_A_DRIVER)
-    if os.environ.get("BSST_REQUIRE_GPU") == "1":
-        return
+    required = os.environ.get("BSST_REQUIRE_GPU") == "1"
     for marker, present in NEEDS.items():
-        if not present():
+        if not present() and not (required and marker != "needs_webgpu"):  # which needs a venv of its own, not a GPU
             for item in items:
                 if item.get_closest_marker(marker):
                     item.add_marker(pytest.mark.skip(reason=f"{marker.replace('_', ' ')}, which is not here"))
