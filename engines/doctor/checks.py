@@ -22,7 +22,7 @@ from bsst.plugins.tensorrt_version import check_tensorrt_version
 from bsst.runtime.devices.cuda import CudaDevice
 from bsst.runtime.devices.cuda_driver import Gpu, find_gpus
 from bsst.runtime.network.network import DEFAULT_PLAN
-from bsst.runtime.sessions.probe import probe_providers, spared_faults
+from bsst.runtime.sessions.probe import plugin_problems, probe_providers, spared_faults
 from bsst.runtime.sessions.probe_graphs import GRID_SAMPLE
 from bsst.runtime.video.probe import probe_video
 
@@ -76,8 +76,10 @@ _OPTIONAL = (
 
 def _onnx_runtime(gpus: tuple[Gpu, ...]) -> Iterator[Finding]:
     results = probe_providers()
+    absent = plugin_problems()
     for provider, problem in results.items():
-        status: Status = "broken" if problem else "ok"
+        # A package for hardware that is not there is no fault.
+        status: Status = "ok" if not problem else "missing" if provider in absent else "broken"
         found = problem or "DeformConv, GridSample and Conv give the right pixels"
         remedy = "pip install --force-reinstall onnxruntime" if problem and "CPU" in provider else ""
         if not problem and (spared := spared_faults(provider)):

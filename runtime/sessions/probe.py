@@ -24,7 +24,7 @@ from bsst.runtime.sessions.probe_graphs import (
     grid_sample_inputs,
 )
 
-__all__ = ["probe_providers", "spared_faults"]
+__all__ = ["plugin_problems", "probe_providers", "spared_faults"]
 
 _REMOTE = ("AzureExecutionProvider",)
 """Passes every probe, since it leaves all nodes to the CPU."""
@@ -52,7 +52,7 @@ def probe_providers(wanted: Container[str] | None = None) -> dict[str, str]:
     try:
         import onnxruntime as ort
 
-        from bsst.runtime.sessions.plugins_ort import available_providers, register_plugins
+        from bsst.runtime.sessions.plugins_ort import available_providers
     except ImportError as error:
         return {"CPUExecutionProvider": f"onnxruntime cannot be imported: {error}"}
     offered = [name for name in available_providers() if name not in _REMOTE]
@@ -60,13 +60,22 @@ def probe_providers(wanted: Container[str] | None = None) -> dict[str, str]:
         # The loader does not look where `pip install onnxruntime-gpu[cuda,cudnn]` puts CUDA; what it misses is printed.
         with redirect_stdout(StringIO()):
             ort.preload_dlls()
-    results = {name: problem for name, problem in register_plugins().items() if problem}
+    results = plugin_problems()
     for provider in offered:
         if wanted is None or provider in wanted or provider == "CPUExecutionProvider":
             spared = _SPARED.get(provider, ())
             problems = (_problem(provider, probe) for probe in _probes() if probe.name not in spared)
             results[provider] = next(filter(None, problems), "")
     return results
+
+
+def plugin_problems() -> dict[str, str]:
+    """Providers of installed packages that do not load or find no device -> why."""
+    try:
+        from bsst.runtime.sessions.plugins_ort import register_plugins
+    except ImportError:
+        return {}
+    return {name: problem for name, problem in register_plugins().items() if problem}
 
 
 def spared_faults(provider: str) -> str:

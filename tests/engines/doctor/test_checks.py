@@ -11,13 +11,17 @@ import pytest
 from onnx import parser
 
 from bsst.engines.doctor.checks import Finding, diagnose
+from bsst.engines.doctor.stage_trial import StageTrial
+from bsst.plan.archive import open_plan
 from bsst.runtime.devices.cuda_driver import Gpu
+from bsst.runtime.network.network import DEFAULT_PLAN
 from bsst.runtime.sessions import probe_graphs
 from bsst.runtime.sessions.probe import probe_providers
 from tests.runtime.simulated_gpu import simulated_gpu
 
 SAMPLE = 'y = GridSample <mode="bilinear", padding_mode="zeros", align_corners=1> (x, p)'
 DEFORM = "y = DeformConv <kernel_shape=[1,1]> (x, w, p)"
+STAGES = [stage.name for stage in open_plan(DEFAULT_PLAN).manifest.stages]
 CONVOLVE = "y = Conv <pads=[0,1,0,1]> (x, w)"
 
 
@@ -109,6 +113,40 @@ def test_gpus_ask_for_the_package_that_uses_them(monkeypatch: pytest.MonkeyPatch
     remedy = findings["ONNX Runtime CUDAExecutionProvider"].remedy
     assert remedy == "pip uninstall onnxruntime && pip install 'onnxruntime-gpu[cuda,cudnn]'"
     assert findings["TensorRT"].remedy == "pip install 'bsst[tensorrt]'"
+
+
+def test_a_package_for_hardware_that_is_not_here_is_missing_and_one_that_computes_wrongly_is_broken(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    absent = {"FirstExecutionProvider": "finds no device that it can use"}
+    results = {"CPUExecutionProvider": "", "SecondExecutionProvider": "GridSample gives wrong pixels"} | absent
+    monkeypatch.setattr("bsst.engines.doctor.checks.plugin_problems", lambda: absent)
+    monkeypatch.setattr("bsst.engines.doctor.checks.probe_providers", lambda: results)
+    findings = report(monkeypatch, versions={})
+    assert findings["ONNX Runtime FirstExecutionProvider"].status == "missing"
+    assert findings["ONNX Runtime SecondExecutionProvider"].status == "broken"
+
+
+def test_a_provider_that_passes_the_probes_and_is_wrong_about_a_stage_is_broken(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    results = {"CPUExecutionProvider": "", "GoodExecutionProvider": "", "WrongExecutionProvider": ""}
+    monkeypatch.setattr("bsst.engines.doctor.checks.probe_providers", lambda: results)
+    monkeypatch.setattr("bsst.engines.doctor.checks.spared_faults", lambda provider: "")
+    monkeypatch.setattr("bsst.engines.doctor.checks.record_stages", lambda plan, folder: dict.fromkeys(STAGES, 0.2))
+
+    def tried(models: dict[str, bytes], folder: Path, provider: str, *, time_limit_seconds: float) -> Any:
+        wrong = {"fuse": 11.2} if "Wrong" in provider else {}
+        return tuple(StageTrial(name=name, psnr=wrong.get(name, 140.0), seconds=0.1) for name in models), ""
+
+    monkeypatch.setattr("bsst.engines.doctor.checks.try_stages", tried)
+    findings = report(monkeypatch, versions={})
+    good, wrong = (findings[f"{name}ExecutionProvider, stages"] for name in ("Good", "Wrong"))
+    assert (good.status, good.found) == ("ok", "10 of 10 stages right, 2 times as fast as the CPU, copies included")
+    assert wrong.status == "broken"
+    assert "9 of 10 stages right" in wrong.found
+    assert wrong.found.endswith("stage fuse: expected 50 dB to the CPU, got 11.2 dB")
+    assert wrong.remedy == "run plans of target cpu, and report this"
 
 
 API = f"cuda-bindings {importlib.metadata.version('cuda-bindings')}"
