@@ -11,6 +11,7 @@ import torch
 from onnxscript.optimizer import fold_constants
 
 from bsst.errors import ExportError
+from bsst.export.split_gates import split_gates
 from bsst.export.stage import Stage, example_inputs
 from bsst.plugins.registry import translation_table
 
@@ -31,7 +32,7 @@ def trace_stage(stage: Stage) -> onnx.ModelProto:
     level = registry_log.level
     registry_log.setLevel(logging.ERROR)  # it reports that torchvision is absent on every call
     try:
-        with warnings.catch_warnings(), torch.no_grad():
+        with warnings.catch_warnings(), torch.no_grad(), split_gates(stage.module):
             warnings.simplefilter("ignore")  # torch's exporter warns about its own internals
             program = torch.onnx.export(
                 stage.module.eval(),

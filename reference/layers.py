@@ -74,8 +74,11 @@ class _Reparameterised3(nn.Module):
         self.conv_2 = conv3x3(channels, channels, groups=channels, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        kernel = self.conv_2.weight + _delta(3, x)
-        return F.conv2d(x, kernel, padding=1, groups=x.shape[1])
+        return F.conv2d(x, self.kernel(), padding=1, groups=x.shape[1])
+
+    def kernel(self) -> Tensor:
+        """The kernel that does both, (C, 1, 3, 3)."""
+        return self.conv_2.weight + _delta(3, self.conv_2.weight)
 
 
 class _ReparameterisedK(nn.Module):
@@ -88,9 +91,13 @@ class _ReparameterisedK(nn.Module):
         self.conv_2 = conv3x3(channels, channels, groups=channels, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
+        return F.conv2d(x, self.merged_kernel(), padding=self.kernel // 2, groups=x.shape[1])
+
+    def merged_kernel(self) -> Tensor:
+        """The kernel that does all three, (C, 1, K, K)."""
         margin = (self.kernel - 3) // 2
-        kernel = self.conv_1.weight + F.pad(self.conv_2.weight, [margin] * 4) + _delta(self.kernel, x)
-        return F.conv2d(x, kernel, padding=self.kernel // 2, groups=x.shape[1])
+        wide = self.conv_1.weight
+        return wide + F.pad(self.conv_2.weight, [margin] * 4) + _delta(self.kernel, wide)
 
 
 def _delta(size: int, like: Tensor) -> Tensor:
