@@ -22,6 +22,8 @@ from bsst.export.trace import trace_stage
 from bsst.plan.archive import write_plan
 from bsst.plan.manifest import Compiler, DType, Manifest, Shape, StageSpec, Tail, Target, TensorSpec
 from bsst.plugins.registry import attach_functions
+from bsst.plugins.winograd import OP_TYPE as CONVOLUTION_3X3
+from bsst.plugins.winograd.graph_pass import mark_large_convolutions
 from bsst.reference.checkpoint import Networks
 from bsst.runtime.one_clip import moving_texture
 from bsst.runtime.sessions.ort import OrtSession
@@ -120,7 +122,10 @@ def _traced(
             models[stage.name] = same[stage.name][1]
             continue
         progress(f"tracing {stage.name} ({index} of {len(stages)})")
-        models[stage.name] = attach_functions(trace_stage(stage), bodies="cpu")
+        traced = trace_stage(stage)
+        if stage.name.startswith("propagate_"):  # half of the work; other stages may become int8 instead
+            traced = mark_large_convolutions(traced)
+        models[stage.name] = attach_functions(traced, bodies="cpu")
         lint(models[stage.name], stage.name)
     return models
 
@@ -195,7 +200,8 @@ def _tensor_spec(value: onnx.ValueInfoProto) -> TensorSpec:
 
 def _precision(model: onnx.ModelProto) -> dict[str, float]:
     """Share of convolutions and matrix products by the type of their weights or, without weights, of the graph."""
-    heavy = {"Conv", "ConvTranspose", "MatMul", "Gemm", "BsstModulatedDeformConv", "BsstSparseWindowAttention"}
+    heavy = {"Conv", "ConvTranspose", "MatMul", "Gemm", CONVOLUTION_3X3}
+    heavy |= {"BsstModulatedDeformConv", "BsstSparseWindowAttention"}
     types = {value.name: value.type.tensor_type.elem_type for value in (*model.graph.value_info, *model.graph.input)}
     types |= {tensor.name: tensor.data_type for tensor in model.graph.initializer}
     counts: Counter[str] = Counter()

@@ -21,6 +21,8 @@ from bsst.plugins.operator_schema import DOMAIN, VERSION, OperatorSchema
 from bsst.plugins.simplify import simplify
 from bsst.plugins.sparse_window_attention import onnx_function as sparse_window_attention_function
 from bsst.plugins.sparse_window_attention import plugin_node as sparse_window_attention_plugin
+from bsst.plugins.winograd import OP_TYPE as CONVOLUTION_3X3
+from bsst.plugins.winograd import onnx_function as convolution_3x3_function
 
 if TYPE_CHECKING:
     from bsst.plugins.tensorrt_registration import PluginDefinition
@@ -79,7 +81,7 @@ def lower(model: onnx.ModelProto, target: Target) -> onnx.ModelProto:
     kept = _PLUGIN_NODES if target == "tensorrt" else {}
     inlined = onnx.inliner.inline_selected_functions(
         _with_functions(model, _CPU if target == "cpu" else _PORTABLE, kept),
-        [(DOMAIN, schema.op_type) for schema in OPERATORS if schema.op_type not in kept],
+        [(DOMAIN, op_type) for op_type in _PORTABLE if op_type not in kept],
     )
     if all(node.domain != DOMAIN for node in inlined.graph.node):
         for index, opset in reversed(list(enumerate(inlined.opset_import))):
@@ -264,11 +266,13 @@ _PORTABLE: dict[str, Any] = {
     modulated_deform_conv.SCHEMA.op_type: modulated_deform_conv_function.portable,
     sparse_window_attention.SCHEMA.op_type: sparse_window_attention_function.portable,
     flow_warp.SCHEMA.op_type: flow_warp_function.portable,
+    CONVOLUTION_3X3: convolution_3x3_function.portable,
 }
 _CPU: dict[str, Any] = {
     modulated_deform_conv.SCHEMA.op_type: modulated_deform_conv_function.cpu,
     sparse_window_attention.SCHEMA.op_type: sparse_window_attention_function.portable,
     flow_warp.SCHEMA.op_type: flow_warp_function.cpu,
+    CONVOLUTION_3X3: convolution_3x3_function.cpu,
 }
 _PLUGIN_NODES: dict[str, Any] = {
     modulated_deform_conv.SCHEMA.op_type: modulated_deform_conv_plugin.plugin_nodes,
