@@ -7,7 +7,6 @@ were joined, read back, and match the source in number of frames and timestamps.
 
 from __future__ import annotations
 
-import os
 import secrets
 import sys
 from array import array
@@ -23,24 +22,28 @@ from bsst.plan.archive import Plan, open_plan
 from bsst.runtime.estimate import plan_workload
 from bsst.runtime.frames.fit import fitting_plan
 from bsst.runtime.frames.restorer import Restorer
+from bsst.runtime.jobs.cluster_ray import restore_on_cluster
 from bsst.runtime.jobs.output import container_of, default_output
 from bsst.runtime.jobs.part import Part
 from bsst.runtime.jobs.processes import restore_in_processes
 from bsst.runtime.jobs.report import Meter, Observer, Result
 from bsst.runtime.jobs.run import Task, restore_run
-from bsst.runtime.jobs.segment import Segment, plan_segments, segment_length, stretches
+from bsst.runtime.jobs.segment import Segment, plan_segments, segment_length, share_of, stretches
 from bsst.runtime.jobs.store import joined_packets
 from bsst.runtime.jobs.survey import Survey, take_survey
 from bsst.runtime.jobs.work import Finished, WorkFolder, remove_leftovers, source_key
 from bsst.runtime.network.network import DEFAULT_PLAN, load_network
+from bsst.runtime.network.planned import Planned
 from bsst.runtime.restore import Tiling
 from bsst.runtime.trace import Trace
 from bsst.runtime.video.cut import Cut
+from bsst.runtime.video.encoder import Target, choose_encoder
 from bsst.runtime.video.publish import publish
 from bsst.runtime.video.quality import DEFAULT_CRF
 from bsst.runtime.video.reader import HWAccelChoice, VideoReader
 from bsst.runtime.video.sound import AUDIO_CHOICES, Audio
 from bsst.runtime.video.writer import VideoWriter
+from bsst.system import usable_cores
 
 __all__ = ["Execution", "deblur"]
 
@@ -55,6 +58,8 @@ class Execution:
     """Clips under way at once; 1 for the least memory."""
     devices: tuple[str, ...] = ()
     """"cpu" or "cuda:<index>", one for each process that restores segments; none for this process alone."""
+    ray: str = ""
+    """Address of a Ray cluster whose workers restore segments; "auto" for the one that this machine belongs to."""
     hwaccel: HWAccelChoice = "auto"
     """Decode and encode on an NVIDIA GPU; "auto" does for plans that run on one, where its codecs work."""
 
@@ -71,6 +76,7 @@ def deblur(
     crf: int = DEFAULT_CRF,
     part: Part | None = None,
     audio: Audio = "copy",
+    share: tuple[int, int] | None = None,
     tiling: Tiling | None = None,
     execution: Execution | None = None,
     trace: Trace | None = None,
@@ -90,6 +96,8 @@ def deblur(
         crf: quality of the encoder, 0 (best) to 51.
         part: what of the video is restored, with its sound; it starts at zero in the result. All by default.
         audio: "copy" sound and convert what cannot be copied, "convert" all of it, or "none".
+        share: (k, n): restore share k of n, k from 1 to n, into the work folder and stop. Other processes that see the
+            folder may restore the other shares meanwhile; the same job without a share joins them.
         tiling: how the video is cut up; as the plan recommends by default.
         execution: what of this machine is used.
         trace: records what happens when; with an opened plan, decoding and encoding alone.
@@ -110,6 +118,8 @@ def deblur(
     if audio not in AUDIO_CHOICES:
         raise UsageError(f"expected audio to be one of {', '.join(AUDIO_CHOICES)}, got {audio}")
     execution, tiling = execution or Execution(), tiling or Tiling()
+    if share is not None and not (1 <= share[0] <= share[1] and resume):
+        raise UsageError(f"expected share k of n with k from 1 to n, and resuming, got {share}, resume={resume}")
     with VideoReader(video) as reader, ExitStack() as stack:
         meter = Meter(reader.info.frames or None, observer or Observer())
         restorer = _opened(plan, reader, tiling, execution, trace, stack)
@@ -118,14 +128,59 @@ def deblur(
         options = {"lossless": lossless, "crf": crf, "hwaccel": hwaccel, **asdict(tiling)}
         if part is not None:
             options["part"] = str(part)
-        work = stack.enter_context(WorkFolder(out, _key(video, restorer, options), resume=resume))
+        work = stack.enter_context(WorkFolder(out, _key(video, restorer, options), resume=resume, share=share))
         unfinished = work.path / "result.tmp"  # on the output's file system, so that the rename is atomic
-        with _kept_or_removed(work, meter, keep=keep_work), _enough_memory(restorer, reader):
+        surveyed = None
+
+        def restore(target: Target, encoder: str, lost: list[str]) -> tuple[Survey, range, list[Segment]]:
+            """Restore what is missing -> the survey, the frames to keep, and the segments of this job or share."""
+            if restorer.line:
+                meter.info(restorer.line)
+            meter.info(f"decoder {reader.decoder}, encoder {encoder}")
+            meter.warn(reader.warnings + lost)
+            survey = surveyed or _surveyed(work, reader, tiling)
+            kept = range(len(survey.times)) if part is None else part.frames(survey.times, reader.info.time_base)
+            meter.warn(survey.warnings)
+            segments = plan_segments(
+                survey.scenes,
+                len(survey.times),
+                length=restorer.frames,
+                overlap=restorer.window_overlap if tiling.window_overlap is None else tiling.window_overlap,
+                wanted=segment_length(reader.info.height, reader.info.width),
+                kept=kept,
+            )
+            segments = segments if share is None else share_of(segments, share)
+            missing = _missing(segments, work, meter)
+            task = Task(
+                video=video,
+                folder=work.path,
+                run=tuple(missing),
+                tile=restorer.tile,
+                tiling=tiling,
+                target=target,
+                hwaccel=hwaccel,
+            )
+            if isinstance(restorer, Planned):
+                lines = _elsewhere(task, plan, restorer, execution)
+            else:
+                lines = _here(task, restorer, survey, trace, meter)
+            with closing(lines):
+                for line in lines:
+                    work.add(line)
+                    meter.finished(line)
+            return survey, kept, segments
+
+        with _kept_or_removed(work, meter, keep=keep_work or share is not None), _enough_memory(restorer, reader):
+            cut = None
+            if part is not None:  # where sound is cut must be known before the header is written
+                surveyed = _surveyed(work, reader, tiling, part, further=restorer.frames)
+                cut = _cut(part, surveyed, reader)
+            if share is not None:
+                target, encoder = choose_encoder(container, reader.info, lossless=lossless, crf=crf, hwaccel=hwaccel)
+                restore(target, encoder, [])
+                meter.info(f"share {share[0]} of {share[1]} is in {work.path}; the same command without it joins all")
+                return meter.result(work.path)
             try:
-                survey, cut = None, None
-                if part is not None:  # where sound is cut must be known before the header is written
-                    survey = _surveyed(work, reader, tiling, part, further=restorer.frames)
-                    cut = _cut(part, survey, reader)
                 with VideoWriter(
                     unfinished,
                     container,
@@ -137,41 +192,7 @@ def deblur(
                     cut=cut,
                     audio=audio,
                 ) as writer:
-                    if restorer.line:
-                        meter.info(restorer.line)
-                    meter.info(f"decoder {reader.decoder}, encoder {writer.encoder}")
-                    meter.warn(reader.warnings + writer.warnings)
-                    survey = survey or _surveyed(work, reader, tiling)
-                    kept = (
-                        range(len(survey.times)) if part is None else part.frames(survey.times, reader.info.time_base)
-                    )
-                    meter.warn(survey.warnings)
-                    segments = plan_segments(
-                        survey.scenes,
-                        len(survey.times),
-                        length=restorer.frames,
-                        overlap=restorer.window_overlap if tiling.window_overlap is None else tiling.window_overlap,
-                        wanted=segment_length(reader.info.height, reader.info.width),
-                        kept=kept,
-                    )
-                    missing = _missing(segments, work, meter)
-                    task = Task(
-                        video=video,
-                        folder=work.path,
-                        run=tuple(missing),
-                        tile=restorer.tile,
-                        tiling=tiling,
-                        target=writer.target,
-                        hwaccel=hwaccel,
-                    )
-                    if execution.devices:
-                        lines = _elsewhere(task, plan, restorer, execution)
-                    else:
-                        lines = _here(task, restorer, survey, trace, meter)
-                    with closing(lines):
-                        for line in lines:
-                            work.add(line)
-                            meter.finished(line)
+                    survey, kept, segments = restore(writer.target, writer.encoder, writer.warnings)
                     paths = [work.segment_path(segment) for segment in segments]
                     for packet in joined_packets(paths, segments, survey, reader.info):
                         writer.write_packet(packet)
@@ -202,11 +223,16 @@ def _opened(
     execution: Execution,
     trace: Trace | None,
     stack: ExitStack,
-) -> Restorer:
-    """An opened plan as it is; a plan file opened until the stack ends."""
+) -> Restorer | Planned:
+    """An opened plan as it is; a plan file opened until the stack ends, or only read where others run it."""
+    elsewhere = execution.devices or execution.ray
     if plan is not None and not isinstance(plan, str | Path):
+        if elsewhere:
+            raise UsageError("expected a plan file for workers, got an opened plan, which cannot travel; pass its path")
         return plan
     fitting = _fitting(plan, reader, tiling)
+    if elsewhere:
+        return Planned(fitting)
     network = load_network(
         fitting,
         threads=execution.threads,
@@ -237,7 +263,7 @@ def _clips(plan: Plan, reader: VideoReader, tiling: Tiling) -> int:
     return sys.maxsize if work.windows is None else work.windows * work.tiles
 
 
-def _key(video: Path, restorer: Restorer, options: dict[str, Any]) -> dict[str, Any]:
+def _key(video: Path, restorer: Restorer | Planned, options: dict[str, Any]) -> dict[str, Any]:
     """What a job's segments depend on; a restorer without a plan is like no other."""
     plan = getattr(restorer, "plan_key", "") or f"opened {secrets.token_hex(8)}"
     return {"source": source_key(video), "plan": plan, **options, "version": metadata.version("bsst")}
@@ -261,7 +287,7 @@ def _kept_or_removed(work: WorkFolder, meter: Meter, *, keep: bool) -> Iterator[
 
 
 @contextmanager
-def _enough_memory(restorer: Restorer, reader: VideoReader) -> Iterator[None]:
+def _enough_memory(restorer: Restorer | Planned, reader: VideoReader) -> Iterator[None]:
     try:
         yield
     except MemoryError as error:
@@ -310,16 +336,26 @@ def _here(
         yield from restore_run(part, restorer, survey, trace=trace, on_work=meter.worked)
 
 
-def _elsewhere(task: Task, plan: object, restorer: Restorer, execution: Execution) -> Generator[Finished, None, None]:
+def _elsewhere(task: Task, plan: object, planned: Planned, execution: Execution) -> Generator[Finished, None, None]:
     """Restore segments in other processes, each for itself."""
-    if not isinstance(plan, str | Path | None):
-        raise UsageError("expected a plan file for workers, got an opened plan, which cannot travel; pass its path")
     place = replace(task, video=task.video.absolute(), folder=task.folder.absolute())
+    tasks = [replace(place, run=(segment,)) for segment in task.run]
+    path = Path(plan).absolute() if isinstance(plan, str | Path) else None
+    if execution.ray:
+        return restore_on_cluster(
+            tasks,
+            path,
+            planned.plan_key,
+            address=execution.ray,
+            on_gpu=planned.on_gpu,
+            threads=execution.threads,
+            in_flight=execution.in_flight,
+        )
     return restore_in_processes(
-        [replace(place, run=(segment,)) for segment in task.run],
-        None if plan is None else Path(plan).absolute(),
-        getattr(restorer, "plan_key", ""),
+        tasks,
+        path,
+        planned.plan_key,
         devices=execution.devices,
-        threads=execution.threads or max(1, (os.cpu_count() or 1) // len(execution.devices)),
+        threads=execution.threads or max(1, usable_cores() // len(execution.devices)),
         in_flight=execution.in_flight,
     )

@@ -68,6 +68,12 @@ Examples:
               help="Clips under way at once; 1 takes the least memory.")  # fmt: skip
 @click.option("--devices", metavar="NAME,...", default="",
               help="A process for each: cuda:0,cuda:1 or cpu,cpu.  [default: this process alone]")  # fmt: skip
+@click.option("--workers", type=click.IntRange(1, 64), metavar="N",
+              help="As many processes, each with a share of the cores; more frames a second, more memory.")  # fmt: skip
+@click.option("--ray", metavar="ADDRESS", default="",
+              help="Restore on a Ray cluster: host:port, or auto for this machine's or a new one.")  # fmt: skip
+@click.option("--segment", metavar="K/N",
+              help="Restore share K of N into the work folder; the same command without it joins all.")  # fmt: skip
 @click.option("--hwaccel", type=click.Choice(["auto", "none", "cuda"]), default="auto", show_default=True,
               help="Decode and encode video on an NVIDIA GPU; auto does if the plan runs on one.")  # fmt: skip
 @click.option("--max-memory", metavar="SIZE", help="Choose --in-flight to fit, such as 2GB; measures one clip first.")
@@ -96,6 +102,9 @@ def run(
     threads: int,
     in_flight: int,
     devices: str,
+    workers: int | None,
+    ray: str,
+    segment: str | None,
     hwaccel: HWAccelChoice,
     max_memory: str | None,
     dry_run: bool,
@@ -164,13 +173,16 @@ def run(
             crf=crf,
             part=part,
             audio=audio,
+            share=_share(segment),
             tiling=Tiling(
                 window_overlap=window_overlap,
                 tile_overlap=tile_overlap,
                 scene_cuts=not no_scene_cuts,
                 guard=not no_guard,
             ),
-            execution=Execution(threads=threads, in_flight=in_flight, hwaccel=hwaccel, devices=_devices(devices)),
+            execution=Execution(
+                threads=threads, in_flight=in_flight, hwaccel=hwaccel, devices=_devices(devices, workers, ray), ray=ray
+            ),
             trace=recorded,
             observer=Observer(info=display.info, progress=display.progress, warning=display.warning),
         )
@@ -187,10 +199,23 @@ def _write_trace(trace: Trace, path: Path, display: progress.Quiet) -> None:
         display.warning(str(error))
 
 
-def _devices(text: str) -> tuple[str, ...]:
-    """`cuda:0,cuda:1` -> the names."""
+def _devices(text: str, workers: int | None, ray: str) -> tuple[str, ...]:
+    """`cuda:0,cuda:1` -> the names; `workers` CPUs."""
+    given = [name for name, value in (("--devices", text), ("--workers", workers), ("--ray", ray)) if value]
+    if len(given) > 1:
+        raise UsageError(f"expected one of --devices, --workers and --ray, got {' and '.join(given)}; choose one")
     names = tuple(name.strip() for name in text.split(",")) if text else ()
     for name in names:
         if name != "cpu" and not re.fullmatch(r"cuda:\d+", name):
             raise UsageError(f"expected devices such as cuda:0,cuda:1 or cpu,cpu, got {name or 'an empty name'}")
-    return names
+    return names or ("cpu",) * (workers or 0)
+
+
+def _share(text: str | None) -> tuple[int, int] | None:
+    """`2/5` -> the numbers."""
+    if text is None:
+        return None
+    match = re.fullmatch(r"(\d+)/(\d+)", text)
+    if match is None or not 1 <= int(match[1]) <= int(match[2]):
+        raise UsageError(f"expected --segment K/N with K from 1 to N, such as 2/5, got {text}")
+    return int(match[1]), int(match[2])

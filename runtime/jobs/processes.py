@@ -7,14 +7,16 @@ import signal
 from collections import deque
 from collections.abc import Generator, Sequence
 from contextlib import suppress
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
 from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
 from pathlib import Path
+from threading import Thread
 
 from bsst.errors import BsstError
 from bsst.runtime.jobs.run import Task
 from bsst.runtime.jobs.work import Finished
-from bsst.runtime.jobs.worker import Worker
+from bsst.runtime.jobs.worker import Worker, portable
 
 __all__ = ["restore_in_processes"]
 
@@ -25,7 +27,7 @@ TRIES = 3
 def restore_in_processes(
     tasks: Sequence[Task], plan: Path | None, plan_key: str, *, devices: Sequence[str], threads: int, in_flight: int
 ) -> Generator[Finished, None, None]:
-    """Hand tasks out as workers become free; a task whose process died is given to another.
+    """Hand tasks out as workers become free; a task whose process died is given to another, and the process replaced.
 
     Args:
         tasks: in the order in which they should start.
@@ -43,16 +45,19 @@ def restore_in_processes(
     """
     context = get_context("spawn")  # CUDA and thread pools do not survive a fork
     waiting, tries = deque(tasks), dict.fromkeys((task.run for task in tasks), 0)
-    crew, busy = {}, dict[Connection, Task]()
+    crew: dict[Connection, tuple[BaseProcess, str]] = {}
+    busy: dict[Connection, Task] = {}
+
+    def hire(device: str) -> None:
+        here, there = context.Pipe()
+        process = context.Process(target=_serve, args=(there, plan, plan_key, device, threads, in_flight), daemon=True)
+        process.start()
+        there.close()  # so that the end of the process is the end of the connection
+        crew[here] = process, device
+
     try:
         for device in devices[: len(tasks)]:
-            here, there = context.Pipe()
-            process = context.Process(
-                target=_serve, args=(there, plan, plan_key, device, threads, in_flight), daemon=True
-            )
-            process.start()
-            there.close()  # so that the end of the process is the end of the connection
-            crew[here] = process
+            hire(device)
         while waiting or busy:
             for connection in crew:
                 if connection not in busy and waiting:
@@ -60,15 +65,13 @@ def restore_in_processes(
                     tries[task.run] += 1
                     with suppress(OSError):  # its death is noticed below
                         connection.send(task)
-            if not crew:
-                raise BsstError("expected workers, all of their processes died, of too little memory perhaps; use "
-                                "fewer of them and run the same command to go on")  # fmt: skip
             for ready in wait(list(crew)):
                 assert isinstance(ready, Connection)
                 try:
                     answer = ready.recv()
                 except (EOFError, OSError):
-                    crew.pop(ready).join()
+                    process, device = crew.pop(ready)
+                    process.join()
                     if (lost := busy.pop(ready, None)) is not None and tries[lost.run] < TRIES:
                         waiting.appendleft(lost)
                     elif lost is not None:
@@ -76,22 +79,25 @@ def restore_in_processes(
                             f"expected frames {lost.run[0].keep_from} to {lost.run[-1].keep_to - 1}, {TRIES} processes "
                             f"died over them, of too little memory perhaps; use fewer workers"
                         ) from None
+                    if waiting:
+                        hire(device)
                     continue
                 if isinstance(answer, BaseException):
                     raise answer
                 del busy[ready]
                 yield from answer
     finally:
-        for process in crew.values():
+        for process, _ in crew.values():
             process.terminate()
-        for process in crew.values():
+        for process, _ in crew.values():
             process.join()
 
 
 def _serve(connection: Connection, plan: Path | None, plan_key: str, device: str, threads: int, in_flight: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes; the driver ends this one
+    Thread(target=_end_with_parent, daemon=True).start()
     if device.startswith("cuda:"):
-        os.environ["CUDA_VISIBLE_DEVICES"] = device.removeprefix("cuda:")
+        os.environ["CUDA_VISIBLE_DEVICES"] = _visible(int(device.removeprefix("cuda:")))
     worker: Worker | None = None
     while True:
         try:
@@ -102,4 +108,18 @@ def _serve(connection: Connection, plan: Path | None, plan_key: str, device: str
             worker = worker or Worker(plan, plan_key, threads=threads, in_flight=in_flight)
             connection.send(worker.restore(task))
         except Exception as error:
-            connection.send(error)
+            connection.send(portable(error))
+
+
+def _visible(index: int) -> str:
+    """A GPU of this process, as it is called outside."""
+    names = [name for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name]
+    return names[index] if index < len(names) else str(index)
+
+
+def _end_with_parent() -> None:
+    """A killed driver must not leave workers behind that go on for minutes beside those of the next one."""
+    parent = parent_process()
+    if parent is not None:
+        wait([parent.sentinel])
+        os._exit(1)

@@ -75,6 +75,7 @@ class Meter:
         self.frames = 0
         self._restored = self._fallen_back = self._guarded = 0
         self._repaired = array("q")
+        self._devices = set[str]()
         self._found = self._work = 0.0
         self._total, self._observer = total, observer
         self._warnings: list[str] = []
@@ -131,6 +132,9 @@ class Meter:
         if self._repaired:
             count = f"{len(self._repaired)} of {self.frames} frames could not be restored and are unchanged"
             self.warn([f"{count}: {_ranges(self._repaired)}"])
+        if len(self._devices) > 1:
+            self.warn([f"segments were restored by different devices, whose results may differ by rounding: "
+                       f"{'; '.join(sorted(self._devices))}"])  # fmt: skip
         seconds = self._seconds()
         return Result(
             output=output,
@@ -150,6 +154,7 @@ class Meter:
         self._fallen_back += line.fallback
         self._guarded += line.guarded
         self._repaired.extend(line.repaired)
+        self._devices.add(line.device)
 
     def _seconds(self) -> float:
         return max(time.monotonic() - self._start, 1e-9)

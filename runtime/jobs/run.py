@@ -18,6 +18,7 @@ from bsst.runtime.restore import Tiling, restored_windows
 from bsst.runtime.trace import Trace, span
 from bsst.runtime.video.encoder import Target
 from bsst.runtime.video.reader import HWAccelChoice, VideoReader
+from bsst.system import processor_name
 
 __all__ = ["Task", "restore_run"]
 
@@ -73,6 +74,7 @@ def restore_run(
                 return
             yield SourceFrame(rgb, time=index, cut=index in starts)
 
+    device = restorer.line if restorer.on_gpu else f"{restorer.line}, {processor_name()}"
     pending = iter(run)
     segment = next(pending)
     fallback, guarded, repaired = 0, 0, list[int]()
@@ -112,7 +114,7 @@ def restore_run(
                         fallback=fallback,
                         guarded=guarded,
                         repaired=tuple(repaired),
-                        device=restorer.line,
+                        device=device,
                     )
                     yield line
                     following = next(pending, None)

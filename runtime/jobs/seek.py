@@ -36,15 +36,17 @@ def frames_between(reader: VideoReader, survey: Survey, first: int, last: int) -
     Raises:
         InputError: the video cannot be decoded.
     """
-    done = first
+    done, sought = first, False
     for earlier in EARLIER:
         if done > first or first <= earlier or not survey.digests:
             break
+        sought = True
         for frame in _from_key_frame(reader, survey, survey.times[first - earlier], first, last):
             yield frame
             done += 1
     if done < last:
-        reader.restart()
+        if sought:
+            reader.restart()
         yield from islice(reader, done, last)
 
 

@@ -18,7 +18,7 @@ from itertools import pairwise
 
 from bsst.runtime.frames.windows import window_count
 
-__all__ = ["Segment", "plan_segments", "segment_length", "stretches"]
+__all__ = ["Segment", "plan_segments", "segment_length", "share_of", "stretches"]
 
 PIXELS = 96_000_000
 """Pixels of all frames of a segment: some 100 frames of 1280x720, half a minute to a few minutes on a CPU."""
@@ -81,6 +81,12 @@ def plan_segments(
         if group:
             found.append(_joined(group))
     return found
+
+
+def share_of(segments: Sequence[Segment], share: tuple[int, int]) -> list[Segment]:
+    """Share k of n, neighbours, k counting from 1; sizes differ by one segment at most."""
+    number, count = share
+    return list(segments[(number - 1) * len(segments) // count : number * len(segments) // count])
 
 
 def stretches(segments: Sequence[Segment]) -> Iterator[list[Segment]]:

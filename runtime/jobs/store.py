@@ -8,6 +8,7 @@ below zero.
 from __future__ import annotations
 
 import os
+import secrets
 from array import array
 from collections.abc import Iterator
 from contextlib import suppress
@@ -50,7 +51,9 @@ class SegmentWriter:
     size: int
 
     def __init__(self, path: Path, segment: Segment, survey: Survey, info: VideoInfo, target: Target) -> None:
-        self._path, self._partial = path, path.with_suffix(".tmp")
+        self._path = path
+        # A worker that was given up, but lives on, must not write into the file of the one that took over.
+        self._partial = path.with_suffix(f".{secrets.token_hex(4)}.tmp")
         self._info, self._target = info, target
         self._times = survey.times[segment.keep_from : segment.keep_to]
         self._durations = survey.durations[segment.keep_from : segment.keep_to]

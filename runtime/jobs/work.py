@@ -7,6 +7,9 @@
         000017.nut      encoded segments, each written under another name, synced and renamed
         lock            held by the process that works here
 
+Processes that restore a share each have a journal and a lock of their own, `journal-2-of-5.jsonl` and `lock-2-of-5`;
+they hold `lock` only while they open the folder. Locks are `flock`'s, which Linux passes on over NFS.
+
 A segment counts only if its journal line is whole and its file has the size and the SHA-256 of that line. The last line
 may be torn by a power cut: it is dropped, and so is everything after the first line that cannot be read.
 """
@@ -19,7 +22,8 @@ import json
 import os
 import secrets
 import shutil
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import TracebackType
@@ -34,6 +38,8 @@ from bsst.runtime.jobs.survey import Survey
 
 __all__ = ["Finished", "WorkFolder", "file_digest", "read_survey", "remove_leftovers", "segment_path", "source_key"]
 
+OPENING_SECONDS = 60
+"""How long a share waits for others that open the folder."""
 EDGE = 1 << 20
 """Bytes at each end of the source that its key covers."""
 GONE = ".gone"
@@ -64,29 +70,38 @@ class WorkFolder:
         out: output of the job.
         key: JSON values by name; equal keys give equal results.
         resume: go on with what is there; otherwise it is thrown away.
+        share: (k, n) where other processes may restore other shares of the n here meanwhile.
 
     Raises:
-        OutputError: another process works on the same output, the folder holds finished segments of another job, or it
-            cannot be written.
+        OutputError: another process works on the same output or share, the folder holds finished segments of another
+            job, or it cannot be written.
     """
 
-    def __init__(self, out: Path, key: dict[str, Any], *, resume: bool = True) -> None:
+    def __init__(
+        self, out: Path, key: dict[str, Any], *, resume: bool = True, share: tuple[int, int] | None = None
+    ) -> None:
         self.path = _work_folder(out)
         self._out, self._key = out, json.loads(json.dumps(key))
         self.finished: dict[Segment, Finished] = {}
+        suffix = "" if share is None else f"-{share[0]}-of-{share[1]}"
+        self._alone = share is None
+        self._journal = self.path / f"journal{suffix}.jsonl"
+        self._lock = FileLock(self.path / f"lock{suffix}")
         try:
             self.path.mkdir(exist_ok=True)
-            self._lock = FileLock(self.path / "lock")
-            self._lock.acquire(timeout=0)
-        except Timeout as error:
-            raise OutputError(
-                f"expected no other job that writes {out}, another process works in {self.path}; wait for it"
-            ) from error
+            self._take(self._lock)
         except OSError as error:
             raise OutputError(f"expected to write {self.path}, could not: {error.strerror or error}; "
                               f"check free space and permissions") from error  # fmt: skip
         try:
-            self._open(resume)
+            if self._alone:
+                for path in self.path.glob("lock-*"):
+                    with self._take(FileLock(path)):
+                        pass
+                self._open(resume)
+            else:
+                with self._take(FileLock(self.path / "lock"), wait=OPENING_SECONDS):
+                    self._open(resume)
         except BaseException:
             self._lock.release()
             raise
@@ -99,12 +114,20 @@ class WorkFolder:
     ) -> None:
         self._lock.release()
 
+    def _take(self, lock: FileLock, *, wait: float = 0) -> AbstractContextManager[Any]:
+        """Acquire a lock, which leaving the result releases."""
+        try:
+            return lock.acquire(timeout=wait)
+        except Timeout as error:
+            raise OutputError(f"expected no other job that writes {self._out}, another process works in {self.path}; "
+                              f"wait for it") from error  # fmt: skip
+
     def survey(self) -> Survey | None:
         """What `keep_survey` kept, if it can be read."""
         return read_survey(self.path)
 
     def keep_survey(self, survey: Survey) -> None:
-        """Store."""
+        """Store; those of several shares are equal."""
         with atomic_file(self.path / "survey.json") as file:
             file.write(json.dumps(survey.to_json()).encode())
 
@@ -120,7 +143,7 @@ class WorkFolder:
         """
         text = json.dumps(asdict(line)) + "\n"
         try:
-            with (self.path / "journal.jsonl").open("a", encoding="utf-8") as file:
+            with self._journal.open("a", encoding="utf-8") as file:
                 file.write(text)
                 file.flush()
                 os.fsync(file.fileno())
@@ -156,17 +179,23 @@ class WorkFolder:
                 )
         self.finished = {}
         for path in self.path.iterdir():
-            if path.name != "lock":
+            if not path.name.startswith("lock"):
                 path.unlink()
         with atomic_file(self.path / "job.json") as file:
             file.write(json.dumps(self._key).encode())
 
     def _load(self) -> None:
-        """Read the journal up to the first line that is not whole, and forget what lost its file."""
-        journal = self.path / "journal.jsonl"
-        if not journal.exists():
-            return
-        whole: list[str] = []
+        """Read the journals, each up to the first line that is not whole, and forget what lost its file."""
+        for journal in sorted(self.path.glob("journal*.jsonl")):
+            whole = list(self._read(journal))
+            if self._alone or journal == self._journal:  # others are at work on theirs
+                with atomic_file(journal) as file:
+                    file.write("".join(whole).encode())
+        if self._alone:
+            for path in self.path.glob("*.tmp"):
+                path.unlink()
+
+    def _read(self, journal: Path) -> Iterator[str]:
         for text in journal.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True):
             try:
                 values = json.loads(text)
@@ -174,16 +203,14 @@ class WorkFolder:
                     **{**values, "segment": Segment(**values["segment"]), "repaired": tuple(values["repaired"])}
                 )
             except (ValueError, KeyError, TypeError):
-                break
+                return
             if not text.endswith("\n"):
-                break
+                return
             path = self.segment_path(line.segment)
             with suppress(OSError):
                 if path.stat().st_size == line.size and file_digest(path) == line.sha256:
                     self.finished[line.segment] = line
-                    whole.append(text)
-        with atomic_file(journal) as file:
-            file.write("".join(whole).encode())
+                    yield text
 
 
 def remove_leftovers(out: Path) -> None:

@@ -10,14 +10,14 @@ from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 
-from bsst.errors import OutputError, PlanError
+from bsst.errors import BsstError, MissingDependencyError, ModelError, OutOfMemoryError, OutputError, PlanError
 from bsst.plan.archive import open_plan
 from bsst.runtime.jobs.run import Task, restore_run
 from bsst.runtime.jobs.survey import Survey
 from bsst.runtime.jobs.work import Finished, read_survey
 from bsst.runtime.network.network import DEFAULT_PLAN, Network, load_network
 
-__all__ = ["Worker"]
+__all__ = ["Worker", "portable"]
 
 
 class Worker:
@@ -65,3 +65,12 @@ class Worker:
             plan = self._plan.with_tile(tile)
             self._network = load_network(plan, threads=self._threads, in_flight=self._in_flight)
         return self._network
+
+
+def portable(error: Exception) -> BsstError:
+    """An error that can be sent to the driver, whatever it carries."""
+    if isinstance(error, MissingDependencyError):  # made of other words than its message
+        return ModelError(str(error))
+    if isinstance(error, MemoryError):
+        return OutOfMemoryError("expected memory for a segment, a worker ran out; use fewer workers, or --in-flight 1")
+    return error if isinstance(error, BsstError) else BsstError(f"a worker failed: {type(error).__name__}: {error}")

@@ -12,6 +12,7 @@ the same frame. Source: PyAV documentation, `av.codec.hwaccel.HWAccel`.
 from __future__ import annotations
 
 import math
+import time
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -187,6 +188,7 @@ class VideoReader:
         """Go back to the first frame, so that the reader may be iterated again."""
         on_gpu, self._on_gpu = self._on_gpu, False
         self._container.close()
+        time.sleep(0.001)  # a decoder's thread that waits for Python, to log, must not be joined by what comes next
         self._start()
         self._frames = self._decoded()
         self._first = next(self._frames, None)
