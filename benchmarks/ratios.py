@@ -1,0 +1,51 @@
+"""Ratios that speed is judged by, and what they were: a machine's own speed cancels out of a ratio, its noise does not.
+
+`speed_ratios.json` holds them as measured on two cores of an AMD EPYC with AVX2. `benchmarks/cpu_clip.py --check` and
+`benchmarks/edge_cost.py --check` (`make nightly`) fail where one is worse than that by more than `NOISE`: medians of
+three interleaved rounds moved by up to a tenth there.
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+__all__ = ["NOISE", "check", "sgemm_gigaflops"]
+
+RECORD = Path(__file__).with_name("speed_ratios.json")
+NOISE = 0.2
+
+
+def sgemm_gigaflops(*, side: int = 1536, repeats: int = 3, clock: Callable[[], float] = time.perf_counter) -> float:
+    """What a product of float32 matrices reaches on all cores that numpy may use, in units of 10^9 operations a second.
+
+    The median of a few: they run between the sides of a benchmark, which must not notice.
+    """
+    a, b = (np.random.default_rng(seed).random((side, side), dtype=np.float32) for seed in (0, 1))
+    seconds = []
+    for _ in range(repeats + 1):
+        started = clock()
+        a @ b
+        seconds.append(clock() - started)
+    return 2 * side**3 / statistics.median(seconds[1:]) / 1e9
+
+
+def check(measured: dict[str, float]) -> list[str]:
+    """A line for each ratio that is worse than its record; larger is better, but for names that begin with "pixels".
+
+    Pixels computed are exact, and may not grow at all.
+    """
+    record: dict[str, float] = json.loads(RECORD.read_text())
+    worse = []
+    for name, value in measured.items():
+        if name not in record:
+            continue
+        limit = record[name] * (1 + 1e-6 if name.startswith("pixels") else 1 - NOISE)
+        if value > limit if name.startswith("pixels") else value < limit:
+            worse.append(f"{name}: expected {limit:.3f} or better, got {value:.3f}")
+    return worse
