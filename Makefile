@@ -71,9 +71,11 @@ nightly: $(DEV_VENV)/.installed test-webgpu  ## Build every stage for every GPU 
 	$(DEV) benchmarks/build_plans.py --config release
 	$(DEV) benchmarks/build_plans.py --config release --frames 48 --precision fp16 --sm 89
 	$(DEV) benchmarks/build_plans.py --table
+	$(DEV) benchmarks/cpu_clip.py --config edge --plan runtime/data/edge.plan --threads 1 --check
+	$(DEV) benchmarks/edge_cost.py --check
 
 plan: $(DEV_VENV)/.installed  ## Rebuild the packaged plan from the packaged weights.
-	$(DEV_VENV)/bin/bsst-export -o runtime/data/edge.plan
+	$(DEV_VENV)/bin/bsst-export --tile 256x256 --tile 192x320 --tile 384x448 --flow-size 256x256 -o runtime/data/edge.plan
 
 # Needs Debian's ffmpeg, about 6 GB in DATA, and hours; every step keeps what exists and resumes.
 DATA ?= out/training/data

@@ -1,8 +1,10 @@
 """Ratios that speed is judged by, and what they were: a machine's own speed cancels out of a ratio, its noise does not.
 
-`speed_ratios.json` holds them as measured on two cores of an AMD EPYC with AVX2. `benchmarks/cpu_clip.py --check` and
-`benchmarks/edge_cost.py --check` (`make nightly`) fail where one is worse than that by more than `NOISE`: medians of
-three interleaved rounds moved by up to a tenth there.
+`speed_ratios.json` holds what is known of the packaged plan: pixels computed are exact, the ratio to eager is the worst
+of three runs on two cores of an AMD EPYC, and the share of a matrix product has no record yet, since that machine was
+never quiet enough; what has no record is told and not compared. `benchmarks/cpu_clip.py --check` and
+`benchmarks/edge_cost.py --check` (`make nightly`) fail where a ratio is worse than its record by more than `NOISE`,
+twice what medians of three interleaved rounds were seen to move.
 """
 
 from __future__ import annotations

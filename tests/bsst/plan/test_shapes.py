@@ -12,6 +12,7 @@ import pytest
 from bsst.errors import PlanError
 from bsst.plan.archive import open_plan, write_plan
 from bsst.plan.manifest import Shape, StageSpec, Tail, TensorSpec, manifest_to_json
+from bsst.runtime.estimate import plan_workload
 from bsst.runtime.frames.fit import fitting_plan
 from tests.bsst.plan.manifests import MEMBERS, manifest, stage
 
@@ -82,18 +83,18 @@ def test_a_plan_of_one_shape_is_written_as_ever(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("size", "tile"),
+    ("size", "tile", "frames", "most"),
     [
-        ((192, 320), (192, 320)),
-        ((256, 256), (256, 256)),
-        ((720, 1280), (384, 448)),
-        ((1080, 1920), (384, 448)),
-        ((64, 64), (192, 320)),
+        ((192, 320), (192, 320), 28, 1.3),
+        ((256, 256), (256, 256), 10_000, 1.21),
+        ((720, 1280), (384, 448), 10_000, 1.35),
+        ((1080, 1920), (384, 448), 10_000, 1.5),
+        ((64, 64), (192, 320), 12, 15.0),
     ],
     ids=str,
 )
 def test_a_video_gets_the_tiles_that_compute_the_fewest_pixels(
-    tmp_path: Path, size: tuple[int, int], tile: tuple[int, int]
+    tmp_path: Path, size: tuple[int, int], tile: tuple[int, int], frames: int, most: float
 ) -> None:
     shapes = tuple(
         wide(
@@ -104,7 +105,13 @@ def test_a_video_gets_the_tiles_that_compute_the_fewest_pixels(
         for h, w in ((192, 320), (384, 448))
     )
     base = tuple(dataclasses.replace(sized(name, (256, 256)), member=f"{name}.onnx") for name in TAILS)
-    several = manifest(tile=(256, 256), flow_size=(256, 256), tile_overlap=32, stages=base, shapes=shapes)
+    several = manifest(
+        frames=12, window_overlap=2, tile=(256, 256), flow_size=(256, 256), tile_overlap=32, stages=base, shapes=shapes
+    )
     heads: dict[str, Path | bytes] = {spec.member: b"head" for shape in shapes for spec in shape.stages}
     write_plan(tmp_path / "a.plan", several, MEMBERS | heads)
-    assert fitting_plan(open_plan(tmp_path / "a.plan"), *size).manifest.tile == tile
+    fitting = fitting_plan(open_plan(tmp_path / "a.plan"), *size).manifest
+    assert fitting.tile == tile
+    computed = plan_workload(fitting, frames=frames, height=size[0], width=size[1]).computed
+    assert computed is not None
+    assert 0.9 * most <= computed <= most
