@@ -83,8 +83,12 @@ def machine() -> str:
     command = ["nvidia-smi", f"--query-gpu={fields}", "--format=csv,noheader"]
     try:
         card = subprocess.run(command, capture_output=True, text=True, timeout=30, check=True).stdout.splitlines()[0]
-    except (OSError, subprocess.SubprocessError, IndexError):
-        card = f"a machine without an NVIDIA GPU ({platform.machine()}, {os.cpu_count()} cores)"
+    except (OSError, subprocess.SubprocessError, IndexError):  # a container may have the driver without its tools
+        from bsst.runtime.devices.cuda_driver import find_gpus
+
+        cards = [f"{gpu.name}, SM {gpu.compute_capability}, {gpu.memory_bytes >> 20} MiB" for gpu in find_gpus()]
+        without = f"a machine without an NVIDIA GPU ({platform.machine()}, {os.cpu_count()} cores)"
+        card = cards[0] if cards else without
     return f"{card}, Python {platform.python_version()}, {', '.join(versions)}, {datetime.date.today().isoformat()}"
 
 

@@ -35,6 +35,22 @@ def test_the_driver_part_passes_on_the_simulated_gpu(script: ModuleType) -> None
     assert all(line.startswith("ok: ") and "Simulated GPU, ordered copies True, graph True" in line for line in lines)
 
 
+def test_the_readme_gets_the_section_of_the_card_that_is_there(
+    script: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))  # no nvidia-smi
+    readme = tmp_path / "README.md"
+    readme.write_text(f"# Title\n\n{script.BEGIN}\nold\n{script.END}\n\nAfter.\n")
+    files = ["--output", str(tmp_path / "gpu.md"), "--readme", str(readme)]
+    with simulated_gpu():
+        assert script.main(["--small", "--parts", "device", *files]) == 0
+    text = readme.read_text()
+    assert text.startswith(f"# Title\n\n{script.BEGIN}\nMeasured on Simulated GPU, SM ")
+    assert text.endswith(f"\n{script.END}\n\nAfter.\n")
+    assert (tmp_path / "gpu.md").read_text().strip() in text
+    assert "\nold\n" not in text
+
+
 def test_a_part_that_breaks_is_told_and_does_not_stop_the_others(script: ModuleType) -> None:
     def broken(small: bool) -> Iterator[str]:
         yield "41 of 42 right"
