@@ -20,17 +20,20 @@ more."""
 
 
 class CallersFrames:
-    """A caller's frames as (3, H, W) float32 copies, and the way back; iterate once, in any thread."""
+    """A caller's frames as (3, H, W) float32 copies, and the way back; iterate once, in any thread.
 
-    def __init__(self, frames: Iterable[Any]) -> None:
-        self._frames = frames
+    `start`: number of the first, for messages.
+    """
+
+    def __init__(self, frames: Iterable[Any], *, start: int = 0) -> None:
+        self._frames, self._start = frames, start
         self._layout: FrameLayout | None = None
 
     def __iter__(self) -> Iterator[np.ndarray]:
         frames = iter(self._frames)
         for first in frames:
             self._layout = frame_layout(first)
-            yield from self._layout.read(chain([first], frames))
+            yield from self._layout.read(chain([first], frames), start=self._start)
 
     def returned(self, frame: np.ndarray) -> np.ndarray:
         """(3, H, W) float32 -> as the caller's frames are."""
@@ -49,13 +52,13 @@ class FrameLayout:
         """(H, W)."""
         return (self.shape[0], self.shape[1]) if self.kind == "uint8 HWC" else (self.shape[1], self.shape[2])
 
-    def read(self, frames: Iterable[Any]) -> Iterator[np.ndarray]:
-        """Frames of the caller -> (3, H, W) float32 RGB of its own memory.
+    def read(self, frames: Iterable[Any], *, start: int = 0) -> Iterator[np.ndarray]:
+        """Frames of the caller, numbered from `start`, -> (3, H, W) float32 RGB of its own memory.
 
         Raises:
             InputError: one is unlike the first, or its values are out of range.
         """
-        for index, frame in enumerate(frames):
+        for index, frame in enumerate(frames, start):
             if not isinstance(frame, np.ndarray) or frame.shape != self.shape or _kind(frame) != self.kind:
                 if isinstance(frame, np.ndarray) and frame.ndim == 3 and _kind(frame) == self.kind:
                     height, width = FrameLayout(frame.shape, self.kind).size
