@@ -16,7 +16,15 @@ from pathlib import Path
 
 import psutil
 
-__all__ = ["kill_tree", "nvidia_driver", "peak_bytes", "processor_name", "resident_bytes", "usable_cores"]
+__all__ = [
+    "kill_tree",
+    "memory_bytes",
+    "nvidia_driver",
+    "peak_bytes",
+    "processor_name",
+    "resident_bytes",
+    "usable_cores",
+]
 
 
 def usable_cores() -> int:
@@ -47,6 +55,20 @@ def peak_bytes() -> int:
 
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def memory_bytes() -> tuple[int, int]:
+    """Bytes that are free for this process, and those that it could have at most, swap included.
+
+    A container's limit (cgroup v2) is below the machine's as a rule.
+    """
+    memory, swap = psutil.virtual_memory(), psutil.swap_memory()
+    free, most = memory.available + swap.free, memory.total + swap.total
+    with suppress(OSError, ValueError):  # ValueError: "max"
+        group = Path("/sys/fs/cgroup")
+        limit, used = (int((group / name).read_text()) for name in ("memory.max", "memory.current"))
+        free, most = min(free, limit - used), min(most, limit)
+    return free, most
 
 
 def kill_tree(process: subprocess.Popen[str]) -> None:

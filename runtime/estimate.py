@@ -18,7 +18,17 @@ from bsst.runtime.network.memory_plan import plan_clip, tensor_bytes
 from bsst.runtime.network.network import Network
 from bsst.system import peak_bytes
 
-__all__ = ["Measured", "Need", "Workload", "choose_in_flight", "job_bytes", "measure", "need_bytes", "plan_workload"]
+__all__ = [
+    "Measured",
+    "Need",
+    "Workload",
+    "choose_in_flight",
+    "job_bytes",
+    "measure",
+    "need_bytes",
+    "plan_workload",
+    "require_memory",
+]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -145,6 +155,47 @@ def need_bytes(manifest: Manifest, work: Workload, *, in_flight: int, lanes: int
         copies=transfer,
         frames=frames * work.frame_bytes,
     )
+
+
+def require_memory(
+    manifest: Manifest, work: Workload, *, in_flight: int, lanes: int, on_gpu: bool, free: int, most: int
+) -> str:
+    """Compare what a job takes with what the machine has, before it begins.
+
+    Args:
+        manifest: of the plan.
+        work: the job.
+        in_flight: clips under way at once.
+        lanes: clips that run side by side.
+        on_gpu: the tensors of clips lie elsewhere.
+        free: bytes that the process may take now.
+        most: bytes that it could take if nothing else ran.
+
+    Returns:
+        A warning where the job may take more than is free, with the option that fits; "" otherwise.
+
+    Raises:
+        OutOfMemoryError: the frames and tensors that are needed at once in any case are more than the machine has.
+    """
+
+    def total(count: int) -> int:
+        need = need_bytes(manifest, work, in_flight=count, lanes=min(lanes, count))
+        return need.frames + (need.copies if on_gpu else need.device)
+
+    known = manifest.frames if work.frames is None else min(manifest.frames, work.frames)
+    least = total(1) - need_bytes(manifest, work, in_flight=1).frames + 2 * known * work.frame_bytes
+    if total(in_flight) <= free and least <= most:
+        return ""
+    if in_flight > 1 and total(1) <= free:
+        remedy = "use --in-flight 1"
+    else:
+        options = (option for option, share in _smaller_exports(manifest) if share * total(1) <= free)
+        remedy = "scale the video down, or use a plan made by bsst-export " + next(options, "--window 4 --tile 64x64")
+    if least > most:
+        raise OutOfMemoryError(f"expected {least / 1e6:.0f} MB for the frames and tensors of one window, this machine "
+                               f"has {most / 1e6:.0f} MB; {remedy}")  # fmt: skip
+    wanted = f"up to {total(in_flight) / 1e6:.0f} MB may be needed besides the engines"
+    return f"{wanted}, {free / 1e6:.0f} MB are free; {remedy}"
 
 
 def measure(network: Network) -> Measured:

@@ -19,7 +19,7 @@ from typing import Any
 
 from bsst.errors import OutOfMemoryError, OutputError, UsageError
 from bsst.plan.archive import Plan, open_plan
-from bsst.runtime.estimate import plan_workload
+from bsst.runtime.estimate import plan_workload, require_memory
 from bsst.runtime.frames.fit import fitting_plan
 from bsst.runtime.frames.restorer import Restorer
 from bsst.runtime.jobs.cluster_ray import restore_on_cluster
@@ -32,7 +32,7 @@ from bsst.runtime.jobs.segment import Segment, plan_segments, segment_length, sh
 from bsst.runtime.jobs.store import joined_packets
 from bsst.runtime.jobs.survey import Survey, take_survey
 from bsst.runtime.jobs.work import Finished, WorkFolder, remove_leftovers, source_key
-from bsst.runtime.network.network import DEFAULT_PLAN, load_network
+from bsst.runtime.network.network import DEFAULT_PLAN, Network, load_network
 from bsst.runtime.network.planned import Planned
 from bsst.runtime.restore import Tiling
 from bsst.runtime.trace import Trace
@@ -43,7 +43,7 @@ from bsst.runtime.video.quality import DEFAULT_CRF
 from bsst.runtime.video.reader import HWAccelChoice, VideoReader
 from bsst.runtime.video.sound import AUDIO_CHOICES, Audio
 from bsst.runtime.video.writer import VideoWriter
-from bsst.system import usable_cores
+from bsst.system import memory_bytes, usable_cores
 
 __all__ = ["Execution", "deblur"]
 
@@ -123,6 +123,7 @@ def deblur(
     with VideoReader(video) as reader, ExitStack() as stack:
         meter = Meter(reader.info.frames or None, observer or Observer())
         restorer = _opened(plan, reader, tiling, execution, trace, stack)
+        meter.warn(_memory_warnings(restorer, reader, tiling))
         hwaccel = "none" if execution.hwaccel == "auto" and not restorer.on_gpu else execution.hwaccel
         reader.accelerate(hwaccel)
         options = {"lossless": lossless, "crf": crf, "hwaccel": hwaccel, **asdict(tiling)}
@@ -261,6 +262,32 @@ def _clips(plan: Plan, reader: VideoReader, tiling: Tiling) -> int:
         tile_overlap=tiling.tile_overlap,
     )
     return sys.maxsize if work.windows is None else work.windows * work.tiles
+
+
+def _memory_warnings(restorer: Restorer | Planned, reader: VideoReader, tiling: Tiling) -> list[str]:
+    """What is known of memory before the work begins; of restorers without a plan nothing is."""
+    if not isinstance(restorer, Network):
+        return []
+    info = reader.info
+    work = plan_workload(
+        restorer.manifest,
+        frames=info.frames or None,
+        height=info.height,
+        width=info.width,
+        window_overlap=tiling.window_overlap,
+        tile_overlap=tiling.tile_overlap,
+    )
+    free, most = memory_bytes()
+    warning = require_memory(
+        restorer.manifest,
+        work,
+        in_flight=restorer.in_flight,
+        lanes=restorer.lanes,
+        on_gpu=restorer.on_gpu,
+        free=free,
+        most=most,
+    )
+    return [warning] if warning else []
 
 
 def _key(video: Path, restorer: Restorer | Planned, options: dict[str, Any]) -> dict[str, Any]:

@@ -22,11 +22,11 @@ import av.error
 import numpy as np
 from av.packet import Packet
 
-from bsst.errors import OutputError, VerificationError
+from bsst.errors import OutOfMemoryError, OutputError, VerificationError
 from bsst.runtime.jobs.segment import Segment
 from bsst.runtime.jobs.survey import Survey
 from bsst.runtime.jobs.work import file_digest
-from bsst.runtime.video.encoder import Target, add_video_stream, frame_from_rgb
+from bsst.runtime.video.encoder import Target, add_video_stream, frame_from_rgb, write_error
 from bsst.runtime.video.log import error_text
 from bsst.runtime.video.reader import VideoInfo, file_url
 
@@ -108,11 +108,8 @@ class SegmentWriter:
             os.fsync(file.fileno())
         self._partial.replace(self._path)
 
-    def _error(self, error: Exception) -> OutputError:
-        return OutputError(
-            f"expected to write a video into {self._path.parent}, FFmpeg could not: {error_text(error)}; check free "
-            f"space and permissions"
-        )
+    def _error(self, error: Exception) -> OutputError | OutOfMemoryError:
+        return write_error(error, self._path.parent, self._info)
 
 
 def joined_packets(

@@ -27,12 +27,12 @@ from av.video.frame import VideoFrame
 from av.video.reformatter import VideoReformatter
 from av.video.stream import VideoStream
 
-from bsst.errors import UsageError
+from bsst.errors import OutOfMemoryError, OutputError, UsageError
 from bsst.runtime.metrics import psnr, to_uint8
 from bsst.runtime.video.colour import Encoding, matrix_from_tag, planes_from_rgb, rgb_from_planes
 from bsst.runtime.video.facts import LOCATIONS, Mastering, Tags, VideoInfo
 from bsst.runtime.video.frame import FULL_RANGE, frame_to_rgb, plane_format
-from bsst.runtime.video.log import ErrorLog
+from bsst.runtime.video.log import ErrorLog, error_text
 from bsst.runtime.video.reader import HWAccelChoice
 
 __all__ = [
@@ -44,6 +44,7 @@ __all__ = [
     "encoder_problem",
     "frame_from_rgb",
     "nvenc_target",
+    "write_error",
 ]
 
 RGB_TAG = {"bt601": 6, "bt709": 1}
@@ -235,6 +236,28 @@ def frame_from_rgb(rgb: np.ndarray, target: Target) -> VideoFrame:
     frame.colorspace, frame.color_range = target.tags.matrix, target.tags.range
     frame.color_primaries, frame.color_trc = target.tags.primaries, target.tags.transfer
     return frame
+
+
+def write_error(error: Exception, folder: Path, info: VideoInfo, advice: str = "") -> OutputError | OutOfMemoryError:
+    """What it means that FFmpeg could not encode or write.
+
+    Args:
+        error: of PyAV.
+        folder: where it should have written.
+        info: of the source.
+        advice: what else may help.
+    """
+    # An encoder that opened on a trial picture and gives up on a frame says no more than "external library".
+    short = isinstance(error, av.error.MemoryError | av.error.BlockingIOError | av.error.ExternalError)
+    if short or "allocate memory" in str(error):
+        return OutOfMemoryError(
+            f"expected memory to encode {info.width}x{info.height}, ran out ({error_text(error)}); close other "
+            f"programs, or scale the video down"
+        )
+    return OutputError(
+        f"expected to write a video into {folder}, FFmpeg could not: {error_text(error)}; check free space and "
+        f"permissions{advice}"
+    )
 
 
 def _x264_colour(info: VideoInfo, encoding: Encoding) -> str:

@@ -24,7 +24,7 @@ from av.video.stream import VideoStream
 
 from bsst.errors import OutOfMemoryError, OutputError
 from bsst.runtime.video.cut import Cut
-from bsst.runtime.video.encoder import Target, add_video_stream, choose_encoder, frame_from_rgb
+from bsst.runtime.video.encoder import Target, add_video_stream, choose_encoder, frame_from_rgb, write_error
 from bsst.runtime.video.facts import VideoInfo
 from bsst.runtime.video.log import error_text
 from bsst.runtime.video.quality import DEFAULT_CRF
@@ -341,15 +341,7 @@ class VideoWriter:
             self._container.mux(packet)
 
     def _output_error(self, error: Exception) -> OutputError | OutOfMemoryError:
-        if isinstance(error, av.error.MemoryError | av.error.BlockingIOError) or "allocate memory" in str(error):
-            return OutOfMemoryError(
-                f"expected memory to encode {self._info.width}x{self._info.height}, ran out ({error_text(error)}); "
-                f"close other programs, or scale the video down"
-            )
-        return OutputError(
-            f"expected to write a video into {self.path.parent}, FFmpeg could not: {error_text(error)}; check free "
-            f"space and permissions, or choose an output name that ends in .mkv"
-        )
+        return write_error(error, self.path.parent, self._info, ", or choose an output name that ends in .mkv")
 
 
 def _content_metadata(metadata: dict[str, str]) -> dict[str, str]:

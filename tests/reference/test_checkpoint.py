@@ -2,6 +2,7 @@
 
 import json
 import pickle
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 
@@ -163,6 +164,12 @@ def break_flow_missing(path: Path) -> None:
     torch.save({name: t for name, t in edge_state().items() if not name.startswith("raft.")}, path)
 
 
+def break_script(path: Path) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # people have such files all the same
+        torch.jit.script(torch.nn.Linear(2, 2)).save(path)
+
+
 def break_one_bit(path: Path) -> None:
     torch.save(edge_state(), path)
     data = bytearray(path.read_bytes())
@@ -220,7 +227,10 @@ def break_safetensors(path: Path) -> None:
             lambda path: torch.jit.script(torch.nn.Linear(2, 2)).save(path),
             r"torch.save\(torch.jit.load\('weights.pth'\)",
         ),
-        (lambda path: torch.save({"optimizers": [{}], "schedulers": []}, path), "got optimizers, schedulers; save the"),
+        (
+            lambda path: torch.save({"optimizers": [{}], "schedulers": []}, path),
+            "got 'optimizers, schedulers'; save the",
+        ),
     ],
 )
 def test_unusable_file_is_refused_in_words(make, message, tmp_path, capsys) -> None:

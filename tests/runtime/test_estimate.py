@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from bsst.errors import OutOfMemoryError, UsageError
 from bsst.plan.archive import open_plan
-from bsst.runtime.estimate import Measured, choose_in_flight, measure, need_bytes, plan_workload
+from bsst.runtime.estimate import Measured, choose_in_flight, measure, need_bytes, plan_workload, require_memory
 from bsst.runtime.frames.frame import RestoredWindow, SourceFrame
 from bsst.runtime.frames.windows import sliding_windows, window_count
 from bsst.runtime.network.device_memory import device_memory
@@ -136,3 +136,27 @@ def test_a_measurement_becomes_seconds() -> None:
         real = measure(network)
     assert real.lanes == 2
     assert min(real.clip_seconds, real.flow_seconds, real.peak_bytes) > 0
+
+
+def test_too_little_memory_is_said_before_the_start_with_the_option_that_fits() -> None:
+    work = plan_workload(EDGE, frames=100, height=1080, width=1920)
+
+    def said(free: float, most: float) -> str:
+        return require_memory(
+            EDGE, work, in_flight=2, lanes=2, on_gpu=False, free=int(free), most=int(most)
+        )  # fmt: skip
+
+    one, two = (sum((need.frames, need.device)) for need in (
+        need_bytes(EDGE, work, in_flight=count, lanes=count) for count in (1, 2)))  # fmt: skip
+    assert said(two, two) == ""
+    assert said(two - 1, two).endswith("MB are free; use --in-flight 1")
+    assert "scale the video down, or use a plan made by bsst-export --window" in said(one - 1, two)
+    least = 2 * EDGE.frames * work.frame_bytes
+    with pytest.raises(OutOfMemoryError, match="for the frames and tensors of one window, this machine has"):
+        said(least, least)
+
+
+def test_a_still_needs_no_window_of_copies() -> None:
+    work = plan_workload(EDGE, frames=1, height=4000, width=4000)
+    most = 3 * work.frame_bytes + 10**9
+    assert "may be needed" in require_memory(EDGE, work, in_flight=2, lanes=1, on_gpu=False, free=most, most=most)
