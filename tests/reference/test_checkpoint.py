@@ -224,7 +224,7 @@ def break_safetensors(path: Path) -> None:
         (beside(np.float64(3.5)), f"numpy._core.multiarray.scalar beside the weights.*; {MENDING}"),
         (beside(np.array([1.0])), f"numpy._core.multiarray._reconstruct beside the weights.*; {MENDING}"),
         (
-            lambda path: torch.jit.script(torch.nn.Linear(2, 2)).save(path),
+            break_script,
             r"torch.save\(torch.jit.load\('weights.pth'\)",
         ),
         (
