@@ -8,7 +8,7 @@ DEV := $(DEV_VENV)/bin/python
 # The CPU build: newer versions from PyPI bring several gigabytes of CUDA libraries that nothing here uses.
 TORCH ?= torch==2.13.0
 
-.PHONY: demo docs man test test-webgpu test-newest test-fast lint check nightly train-edge plan clean
+.PHONY: demo docs man test test-webgpu test-newest test-vapoursynth test-fast lint check nightly train-edge plan clean
 
 demo: $(RUN_VENV)/.installed  ## Deblur a real clip with the packaged plan; prints the measured gain.
 	$(RUN) benchmarks/demo.py
@@ -63,6 +63,16 @@ test-webgpu: $(DEV_VENV)/.installed .venv/webgpu/.installed  ## A clip on ONNX R
 	.venv/webgpu/bin/python -m pip install --quiet --disable-pip-version-check -e .
 	.venv/webgpu/bin/python -m pip uninstall --quiet --yes onnxruntime
 	.venv/webgpu/bin/python -m pip install --quiet --disable-pip-version-check --force-reinstall --no-deps onnxruntime-webgpu
+	touch $@
+
+# VapourSynth wants Python 3.12 or newer.
+VAPOURSYNTH ?= $(firstword $(wildcard $(HOME)/.pyenv/versions/3.12*/bin/python) $(shell command -v python3.12) $(NEWEST))
+test-vapoursynth: .venv/vapoursynth/.installed  ## The VapourSynth filter through vspipe.
+	.venv/vapoursynth/bin/python -m pytest -p no:xdist -W default tests/bsst/test_vapoursynth.py
+
+.venv/vapoursynth/.installed: pyproject.toml
+	$(VAPOURSYNTH) -m venv .venv/vapoursynth
+	.venv/vapoursynth/bin/python -m pip install --quiet --disable-pip-version-check -e ".[vapoursynth]" pytest pytest-timeout hypothesis
 	touch $@
 
 nightly: $(DEV_VENV)/.installed test-webgpu  ## Build every stage for every GPU generation with TensorRT-RTX: an hour or more; resumes.
