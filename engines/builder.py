@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Literal, Protocol
 
 from bsst.engines.cache import EngineCache
-from bsst.plan.manifest import Compiler, Target
+from bsst.plan.manifest import Compiler, Precision, Target
 from bsst.plan.strict_json import canonical_json
 
 __all__ = ["BuildOptions", "Builder", "BuiltEngine", "Progress", "StageGraph", "build_key", "build_stage"]
@@ -52,7 +52,7 @@ class BuildOptions:
     plugin_ptx: Mapping[str, bytes] = field(default_factory=dict)
     """Ahead-of-time compiled kernels inside the engine, by operator."""
     plugin_capability: int | None = None
-    """TensorRT only: compute capability times ten for which those kernels are compiled; None: the graph has none."""
+    """TensorRT only: compute capability times ten for which those kernels are compiled; None: there are none."""
     timing_cache: Path | None = None
     """TensorRT only: file of kernel timings kept between builds on the same GPU."""
     time_limit_seconds: float = 3600.0
@@ -84,6 +84,18 @@ class Builder(Protocol):
 
     def compiler(self) -> Compiler:
         """Name and full version; raises MissingDependencyError where it is not installed."""
+
+    def fitted(self, options: BuildOptions, precision: Precision) -> BuildOptions:
+        """Options with what the machine and the precision decide.
+
+        Returns:
+            The same with `compute_capabilities` as the manifest states them, and `device` and `plugin_capability` where
+            the target has them.
+
+        Raises:
+            UsageError: options that this builder, or the GPU of this machine, does not take.
+            MissingDependencyError: what they need is not installed.
+        """
 
     def build(self, stage: StageGraph, options: BuildOptions) -> BuiltEngine:
         """Build, or raise BuildError naming the stage, the reason and where the graph was kept."""

@@ -17,7 +17,7 @@ from typing import Literal
 from bsst.engines.builder import BuildOptions, BuiltEngine, StageGraph
 from bsst.engines.compile_stage import compile_stage
 from bsst.errors import MissingDependencyError
-from bsst.plan.manifest import Compiler
+from bsst.plan.manifest import Compiler, Precision
 from bsst.plan.strict_json import parse_json
 
 __all__ = ["OrtBuilder"]
@@ -42,6 +42,11 @@ class OrtBuilder:
             except importlib.metadata.PackageNotFoundError:
                 continue
         raise MissingDependencyError("onnxruntime", "gpu", f"target {self.target}")
+
+    def fitted(self, options: BuildOptions, precision: Precision) -> BuildOptions:
+        """The same options: graphs are for any device; see `Builder.fitted`."""
+        self.compiler()
+        return options
 
     def build(self, stage: StageGraph, options: BuildOptions) -> BuiltEngine:
         """Load the graph in a child process.

@@ -10,7 +10,7 @@ import dataclasses
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, cast, get_args
+from typing import Any, cast
 
 import onnx
 
@@ -18,22 +18,19 @@ from bsst.calibration.choose_int8 import Budget, choose_int8
 from bsst.calibration.precision.emulate import emulate_half
 from bsst.calibration.precision.to_half import HalfType, precision_shares
 from bsst.calibration.ranges import Ranges, require_plan
-from bsst.engines.builder import Builder, BuildOptions, StageGraph, build_stage
+from bsst.engines.builder import BuildOptions, StageGraph, build_stage
 from bsst.engines.cache import EngineCache
-from bsst.engines.ort import OrtBuilder
 from bsst.engines.prepare import HALF_TYPES, fit_convolutions, plugins_of, prepare_stage
-from bsst.engines.tensorrt import TensorRTBuilder
-from bsst.engines.tensorrt_rtx import TensorRTRTXBuilder
+from bsst.engines.targets import check_request
 from bsst.errors import ExportError, UsageError
 from bsst.plan.archive import Plan, open_plan, write_plan
-from bsst.plan.manifest import DType, Manifest, Precision, StageSpec, Target, TensorSpec, require
+from bsst.plan.manifest import DType, Manifest, Precision, StageSpec, Target, TensorSpec, member_suffix, require
 from bsst.plugins.registry import plugin_ptx
-from bsst.plugins.tensorrt_version import check_tensorrt_version
 from bsst.runtime.network.network import host_network
 from bsst.runtime.one_clip import moving_texture, psnr, restore_clip
 from bsst.runtime.sessions.ort import OrtSession
 
-__all__ = ["MINIMUM_FP16_PSNR", "Int8Request", "builder_for", "check_request", "rebuild_plan", "stage_spec"]
+__all__ = ["MINIMUM_FP16_PSNR", "Int8Request", "rebuild_plan", "stage_spec"]
 
 MINIMUM_FP16_PSNR = 50.0
 """Decibels of a restored clip, 16-bit against float32, below which `--fp16` and `--bf16` are refused."""
@@ -89,8 +86,7 @@ def rebuild_plan(
         BuildError: a stage cannot be built.
         ExportError: half precision costs too much, a stage did not become half, or no stage can be int8.
     """
-    chosen = options or BuildOptions()
-    builder = check_request(target, precision, chosen, int8=int8 is not None)
+    builder, chosen = check_request(target, precision, options or BuildOptions(), int8=int8 is not None)
     compiler = builder.compiler()
     plan = open_plan(source)
     require(plan.manifest, targets=["cpu"])
@@ -100,25 +96,19 @@ def rebuild_plan(
         )
     if int8 is not None:
         require_plan(int8.ranges, plan.manifest)
-    capabilities = (
-        builder.compute_capabilities(chosen) if isinstance(builder, TensorRTBuilder | TensorRTRTXBuilder) else ()
-    )
-    kernels = None
-    if isinstance(builder, TensorRTBuilder):
-        # The kernels know float32 and float16.
-        kernels = builder.kernel_capability(chosen) if precision != "bf16" else None
-        progress("custom operators " + (f"as kernels for SM {kernels}" if kernels else "as standard operators"))
-        # Part of the cache key: engines are tuned for this GPU.
-        chosen = dataclasses.replace(chosen, compute_capabilities=capabilities, device=builder.device())
+    capabilities, kernels = chosen.compute_capabilities, chosen.plugin_capability is not None
+    if target == "tensorrt":
+        how = f"as kernels for SM {chosen.plugin_capability}" if kernels else "as standard operators"
+        progress(f"custom operators {how}")
     sources = {stage.name: onnx.load_from_string(plan.member(stage.name)) for stage in plan.manifest.stages}
     models = {
-        name: prepare_stage(model, target, precision, compute_capabilities=capabilities, plugins=kernels is not None)
+        name: prepare_stage(model, target, precision, compute_capabilities=capabilities, plugins=kernels)
         for name, model in sources.items()
     }
     parity = dict(plan.manifest.parity)
     half = HALF_TYPES.get(precision)
     # ONNX Runtime knows no plugins: the same operators as standard ones, rounded at the same places.
-    plain = models if kernels is None else {n: prepare_stage(m, target, precision) for n, m in sources.items()}
+    plain = models if not kernels else {n: prepare_stage(m, target, precision) for n, m in sources.items()}
     if check and half is not None:
         progress(f"comparing {half} with float32")
         parity[precision] = _measure_half(plan, plain, half)
@@ -137,7 +127,7 @@ def rebuild_plan(
     for index, (name, model) in enumerate(models.items(), start=1):
         progress(f"building {name} ({index} of {len(models)})")
         graph = StageGraph(name=name, model=model.SerializeToString(deterministic=True))
-        built, _ = build_stage(builder, graph, _with_kernels(chosen, model, kernels), cache=cache)
+        built, _ = build_stage(builder, graph, _with_kernels(chosen, model), cache=cache)
         stages.append(stage_spec(name, model, target, built.facts))
         members[stages[-1].member] = built.data
     kept: tuple[StageSpec, ...] = ()
@@ -160,79 +150,21 @@ def rebuild_plan(
     return write_plan(output, manifest, members)
 
 
-def builder_for(target: Target) -> Builder:
-    """Builder of a target.
-
-    Raises:
-        UsageError: there is no such target.
-    """
-    if target == "tensorrt":
-        return TensorRTBuilder()
-    if target == "tensorrt-rtx":
-        return TensorRTRTXBuilder()
-    if target in get_args(Target):
-        return OrtBuilder(target=target)
-    raise UsageError(f"expected --target {', '.join(get_args(Target))}, got {target}")
-
-
-def check_request(target: Target, precision: Precision, options: BuildOptions, *, int8: bool = False) -> Builder:
-    """Refuse what cannot be built here, before anything is traced or opened; the builder of the target.
-
-    Raises:
-        UsageError: target, precision and options do not fit together, or the machine has not the GPU.
-        MissingDependencyError: the compiler is not installed.
-    """
-    builder = builder_for(target)
-    if precision not in ("fp32", "fp16", "bf16"):
-        raise UsageError(f"expected fp32, fp16 or bf16 for what is not int8, got {precision}")
-    if precision == "bf16":
-        _check_bf16(target, options, int8)
-    compiled, tensorrt = ("tensorrt", "tensorrt-rtx"), ("tensorrt",)
-    default = BuildOptions()
-    for option, targets, given in (
-        ("--sm", compiled, options.compute_capabilities != ()),
-        ("--optimization-level", compiled, options.optimization_level != default.optimization_level),
-        ("--hardware-compatibility", tensorrt, options.hardware_compatibility != "none"),
-        ("--timing-cache", tensorrt, options.timing_cache is not None),
-        ("--no-plugins", tensorrt, not options.plugins),
-    ):
-        if given and target not in targets:
-            raise UsageError(f"expected {option} with --target {' or '.join(targets)} only, got --target {target}")
-    if target == "tensorrt-rtx" and precision == "fp32" and "7.5" in options.compute_capabilities:
-        raise UsageError("expected --fp16 with --sm 75, which has no fp32 matrix products, got fp32; add --fp16")
-    version = builder.compiler().version
-    if isinstance(builder, TensorRTBuilder):
-        check_tensorrt_version(version, plugins=False)
-    if isinstance(builder, TensorRTBuilder | TensorRTRTXBuilder):
-        builder.compute_capabilities(options)
-    return builder
-
-
-def _check_bf16(target: Target, options: BuildOptions, int8: bool) -> None:
-    if not target.startswith("tensorrt"):
-        raise UsageError(
-            f"expected --bf16 with --target tensorrt or tensorrt-rtx, got {target}, where ONNX Runtime has no "
-            "convolution in bfloat16; use --fp16"
-        )
-    if old := [name for name in options.compute_capabilities if float(name) < 8]:
-        raise UsageError(f"expected --bf16 with --sm 80 or later, got {', '.join(old)}, which lack it; use --fp16")
-    if int8:
-        raise UsageError("expected --int8 with --fp16 or alone, got --bf16, which would round the scales; use --fp16")
-
-
-def _with_kernels(options: BuildOptions, model: onnx.ModelProto, capability: int | None) -> BuildOptions:
+def _with_kernels(options: BuildOptions, model: onnx.ModelProto) -> BuildOptions:
     """Options with the kernels that this stage carries, which are part of its content key."""
-    if capability is None or not plugins_of(model):
+    if options.plugin_capability is None:
         return options
-    kernels = plugin_ptx(model, capability=capability)
-    return dataclasses.replace(options, plugin_ptx=kernels, plugin_capability=capability)
+    if not plugins_of(model):
+        return dataclasses.replace(options, plugin_capability=None)
+    kernels = plugin_ptx(model, capability=options.plugin_capability)
+    return dataclasses.replace(options, plugin_ptx=kernels)
 
 
 def stage_spec(name: str, model: onnx.ModelProto, target: Target, facts: Mapping[str, float]) -> StageSpec:
     """What the manifest says about a stage built from the prepared graph `model`."""
     return StageSpec(
         name=name,
-        member=f"{name}.engine" if target.startswith("tensorrt") else f"{name}.onnx",
+        member=f"{name}{member_suffix(target)}",
         inputs=tuple(_tensor_spec(value) for value in model.graph.input),
         outputs=tuple(_tensor_spec(value) for value in model.graph.output),
         precision=precision_shares(model),

@@ -10,13 +10,13 @@ from __future__ import annotations
 import importlib.metadata
 import importlib.util
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from bsst.engines.builder import BuildOptions, BuiltEngine, StageGraph
 from bsst.engines.compile_stage import compile_stage
 from bsst.errors import MissingDependencyError, UsageError
-from bsst.plan.manifest import Compiler
+from bsst.plan.manifest import Compiler, Precision
 from bsst.plugins.operator_schema import CAPABILITIES
 from bsst.plugins.tensorrt_version import check_tensorrt_version, supports_plugins, supports_same_capability
 from bsst.runtime.devices.cuda_driver import find_gpus
@@ -44,6 +44,14 @@ class TensorRTBuilder:
             with suppress(importlib.metadata.PackageNotFoundError):
                 return Compiler(name="tensorrt", version=importlib.metadata.version(distribution))
         raise MissingDependencyError("tensorrt", "tensorrt", "target tensorrt")
+
+    def fitted(self, options: BuildOptions, precision: Precision) -> BuildOptions:
+        """Options for the GPU of this machine; see `Builder.fitted`."""
+        check_tensorrt_version(self.compiler().version, plugins=False)
+        gpu = replace(options, compute_capabilities=self.compute_capabilities(options), device=self.device())
+        if precision == "bf16":  # the kernels know float32 and float16
+            return gpu
+        return replace(gpu, plugin_capability=self.kernel_capability(options))
 
     def build(self, stage: StageGraph, options: BuildOptions) -> BuiltEngine:
         """Compile for the GPU of this machine.

@@ -10,13 +10,13 @@ from __future__ import annotations
 
 import importlib.metadata
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from bsst.engines.builder import BuildOptions, BuiltEngine, StageGraph
 from bsst.engines.compile_stage import compile_stage
 from bsst.errors import MissingDependencyError, UsageError
-from bsst.plan.manifest import Compiler
+from bsst.plan.manifest import Compiler, Precision
 
 __all__ = ["RTX_COMPUTE_CAPABILITIES", "TensorRTRTXBuilder"]
 
@@ -43,6 +43,13 @@ class TensorRTRTXBuilder:
             with suppress(importlib.metadata.PackageNotFoundError):
                 return Compiler(name="tensorrt-rtx", version=importlib.metadata.version(distribution))
         raise MissingDependencyError("tensorrt-rtx", "tensorrt-rtx", "target tensorrt-rtx")
+
+    def fitted(self, options: BuildOptions, precision: Precision) -> BuildOptions:
+        """Options with the GPUs in order; see `Builder.fitted`."""
+        if precision == "fp32" and "7.5" in options.compute_capabilities:
+            raise UsageError("expected --fp16 with --sm 75, which has no fp32 matrix products, got fp32; add --fp16")
+        self.compiler()
+        return replace(options, compute_capabilities=self.compute_capabilities(options))
 
     def build(self, stage: StageGraph, options: BuildOptions) -> BuiltEngine:
         """Compile for `options.compute_capabilities`.

@@ -62,7 +62,7 @@ class Job:
 
     def in_flight(self, limit: int, wanted: int) -> int:
         """Clips in flight that fit into `limit` bytes; see `choose_in_flight`."""
-        compiled = self.manifest.target.startswith("tensorrt")
+        compiled = self.manifest.compiled
         measured = None if compiled else self.measured
         return choose_in_flight(self.manifest, self.work, limit=limit, wanted=wanted, measured=measured)
 
@@ -90,7 +90,7 @@ class Job:
             "memory": "told by bsst-inspect",
             "time": "unknown",
         }
-        if not manifest.target.startswith("tensorrt"):
+        if not manifest.compiled:
             total = job_bytes(self.measured, manifest, work, in_flight=in_flight)
             rows["memory"] = f"about {_megabytes(total)} of the process at most, without decoder and encoder"
         if seconds is not None:

@@ -308,7 +308,7 @@ def _build_options(target: Target, precision: Precision, chosen: dict[str, Any],
     extra = target if target.startswith("tensorrt") else "export"
     require_packages("onnx", "onnxscript", extra=extra, purpose=f"building for target {target}")
     from bsst.engines.builder import BuildOptions
-    from bsst.engines.rebuild import check_request
+    from bsst.engines.targets import check_request
 
     options = BuildOptions(**chosen)
     check_request(target, precision, options, int8=int8)

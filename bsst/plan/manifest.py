@@ -18,6 +18,7 @@ from bsst.errors import PlanError
 from bsst.plan.strict_json import canonical_json, from_json, parse_json
 
 __all__ = [
+    "COMPILED_TARGETS",
     "FORMAT_VERSION",
     "Compiler",
     "DType",
@@ -31,6 +32,7 @@ __all__ = [
     "content_key",
     "manifest_from_json",
     "manifest_to_json",
+    "member_suffix",
     "require",
 ]
 
@@ -39,6 +41,8 @@ FORMAT_VERSION = 1
 older readers, which refuse unknown fields by name, read them."""
 DType = Literal["float32", "float16", "bfloat16", "int64", "int32", "int8", "uint8", "bool"]
 Target = Literal["cpu", "ort-cuda", "ort-tensorrt", "ort-webgpu", "tensorrt", "tensorrt-rtx"]
+COMPILED_TARGETS: frozenset[Target] = frozenset({"tensorrt", "tensorrt-rtx"})
+"""Targets whose stages are engines of one library version and some GPUs, not ONNX."""
 Precision = Literal["fp32", "fp16", "bf16", "int8"]
 
 MOST_FRAMES = 1024
@@ -173,6 +177,11 @@ class Manifest:
     It shows damage and edits by accident; it is not a signature."""
 
     @property
+    def compiled(self) -> bool:
+        """Whether the stages are engines of one library version and some GPUs, not ONNX."""
+        return self.target in COMPILED_TARGETS
+
+    @property
     def members(self) -> tuple[StageSpec, ...]:
         """Every stage that has a file in the plan."""
         return self.stages + self.float32 + tuple(stage for shape in self.shapes for stage in shape.stages)
@@ -267,7 +276,7 @@ def require(
             f"run it {again} --target {accepted[0] if accepted else 'cpu'}"
         )
     version = manifest.compiler.version
-    if compiler_version is not None and manifest.target.startswith("tensorrt") and version != compiler_version:
+    if compiler_version is not None and manifest.compiled and version != compiler_version:
         raise PlanError(
             f"expected an engine built by {manifest.compiler.name} {compiler_version} (installed here), got {version}; "
             f"install that version, or make a fitting plan: bsst-export --from CPU_PLAN --target {manifest.target}"
@@ -278,6 +287,11 @@ def require(
             f"expected an engine for compute capability {compute_capability} (this GPU), got {', '.join(supported)}; "
             f"run it {again} --target {manifest.target} --sm {compute_capability.replace('.', '')}"
         )
+
+
+def member_suffix(target: Target) -> str:
+    """Suffix of the file of a stage in a plan of this target."""
+    return ".engine" if target in COMPILED_TARGETS else ".onnx"
 
 
 def _values(manifest: Manifest) -> dict[str, Any]:
@@ -301,7 +315,7 @@ def _check_values(manifest: Manifest) -> None:
     height, width = manifest.tile
     names = [stage.name for stage in manifest.stages]
     members = [stage.member for stage in manifest.members]
-    extension = ".engine" if manifest.target.startswith("tensorrt") else ".onnx"
+    extension = member_suffix(manifest.target)
     rules: dict[str, tuple[object, str]] = {
         "target": (manifest.target in get_args(Target), f"one of {', '.join(get_args(Target))}"),
         "weights_sha256": (_SHA256.fullmatch(manifest.weights_sha256), "64 hexadecimal digits"),

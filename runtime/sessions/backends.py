@@ -70,7 +70,7 @@ def open_backend(
         ModelError: no driver or GPU, or the library refuses an engine.
         OutOfMemoryError: the device has too little memory.
     """
-    if plan.manifest.target in ("tensorrt", "tensorrt-rtx"):
+    if plan.manifest.compiled:
         backend = _tensorrt(plan, graphs=graphs, trace=trace)
     else:
         backend = _onnx_runtime(plan, threads=threads, lanes=lanes, trace=trace)

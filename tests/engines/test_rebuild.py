@@ -13,7 +13,7 @@ from bsst.engines.cache import EngineCache
 from bsst.engines.rebuild import rebuild_plan
 from bsst.errors import BuildError, ExportError, PlanError, UsageError
 from bsst.plan.archive import open_plan, require, write_plan
-from bsst.plan.manifest import Compiler, Manifest, StageSpec, TensorSpec
+from bsst.plan.manifest import Compiler, Manifest, Precision, StageSpec, TensorSpec
 from bsst.runtime.network.network import Network, host_network
 from bsst.runtime.one_clip import moving_texture, psnr, restore_clip
 from bsst.runtime.sessions.ort import OrtSession
@@ -163,6 +163,9 @@ class FakeBuilder:
     def compiler(self) -> Compiler:
         return Compiler(name="fake", version="1.0")
 
+    def fitted(self, options: BuildOptions, precision: Precision) -> BuildOptions:
+        return options
+
     def build(self, stage: StageGraph, options: BuildOptions) -> BuiltEngine:
         if stage.name == self.fail_at:
             raise BuildError(f"stage {stage.name}: no")
@@ -173,7 +176,7 @@ class FakeBuilder:
 @pytest.fixture
 def fake(monkeypatch: pytest.MonkeyPatch) -> FakeBuilder:
     builder = FakeBuilder()
-    monkeypatch.setattr("bsst.engines.rebuild.builder_for", lambda target: builder)
+    monkeypatch.setattr("bsst.engines.targets.builder_for", lambda target: builder)
     return builder
 
 
