@@ -21,7 +21,7 @@ from bsst.plan.archive import Plan, open_plan
 from bsst.plan.manifest import Manifest, require
 from bsst.runtime.network.network import host_network
 from bsst.runtime.one_clip import restore_clip
-from bsst.runtime.sessions.base import Session
+from bsst.runtime.sessions.base import HostSession
 from bsst.runtime.sessions.ort import OrtSession
 
 __all__ = ["calibrate", "sample_size"]
@@ -95,8 +95,8 @@ def sample_size(manifest: Manifest) -> tuple[int, int]:
     return height, width
 
 
-def _sessions(plan: Plan, collectors: dict[str, RangeCollector], threads: int) -> dict[str, Session]:
-    sessions: dict[str, Session] = {}
+def _sessions(plan: Plan, collectors: dict[str, RangeCollector], threads: int) -> dict[str, HostSession]:
+    sessions: dict[str, HostSession] = {}
     for stage in plan.manifest.stages:
         member = plan.member(stage.name)
         if stage.name not in collectors:

@@ -20,7 +20,8 @@ from onnxruntime.quantization.calibrate import HistogramCollector
 
 from bsst.calibration.ranges import Method
 from bsst.errors import ModelError
-from bsst.runtime.sessions.base import Array
+from bsst.runtime.devices.base import Array
+from bsst.runtime.sessions.base import HostSession
 
 __all__ = ["ObservingSession", "RangeCollector"]
 
@@ -82,7 +83,7 @@ class RangeCollector:
         return chosen
 
 
-class ObservingSession:
+class ObservingSession(HostSession):
     """One stage on the CPU whose chosen inner tensors are collected.
 
     Args:
@@ -110,7 +111,7 @@ class ObservingSession:
         )
 
     def run(self, inputs: Mapping[str, Array], outputs: Mapping[str, Array]) -> None:
-        """Run the stage once; see `Session.run`."""
+        """Run the stage once; see `HostSession.run`."""
         names = list(dict.fromkeys([*self._outputs, *self._inner]))
         results = dict(zip(names, self._session.run(names, dict(inputs)), strict=True))
         for name, array in outputs.items():

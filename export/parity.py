@@ -10,9 +10,10 @@ from numpy.typing import NDArray
 
 from bsst.errors import ExportError
 from bsst.plan.manifest import Manifest
+from bsst.runtime.devices.base import Array
 from bsst.runtime.network.network import host_network
 from bsst.runtime.one_clip import psnr, restore_clip
-from bsst.runtime.sessions.base import Array, Session
+from bsst.runtime.sessions.base import HostSession
 
 if TYPE_CHECKING:  # torch is needed by `measure_parity` alone
     from bsst.export.stage import Stage
@@ -26,7 +27,7 @@ MINIMUM_PSNR = {"fp32": 80.0}
 def measure_parity(
     manifest: Manifest,
     stages: tuple[Stage, ...],
-    sessions: Mapping[str, Session],
+    sessions: Mapping[str, HostSession],
     clip: NDArray[np.float32],
 ) -> dict[str, Any]:
     """Run one clip through the reference and through the exported stages.

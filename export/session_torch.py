@@ -8,12 +8,13 @@ import numpy as np
 import torch
 
 from bsst.export.stage import Stage
-from bsst.runtime.sessions.base import Array
+from bsst.runtime.devices.base import Array
+from bsst.runtime.sessions.base import HostSession
 
 __all__ = ["TorchSession"]
 
 
-class TorchSession:
+class TorchSession(HostSession):
     """One stage run eagerly; keeps the tensors of its last call for comparisons.
 
     Args:
@@ -21,12 +22,12 @@ class TorchSession:
     """
 
     def __init__(self, stage: Stage) -> None:
-        self._stage = stage
+        self._stage, self.name = stage, stage.name
         self.last_inputs: dict[str, Array] = {}
         self.last_outputs: dict[str, Array] = {}
 
     def run(self, inputs: Mapping[str, Array], outputs: Mapping[str, Array]) -> None:
-        """Run the stage once; see `bsst.runtime.sessions.base.Session.run`."""
+        """Run the stage once; see `HostSession.run`."""
         with torch.no_grad():
             # Clones, because the wiring reuses its buffers and torch refuses read-only ones.
             result = self._stage.module(*(torch.tensor(inputs[name]) for name in self._stage.inputs))

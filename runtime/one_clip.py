@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from bsst.runtime.devices.base import Array
 from bsst.runtime.network.network import Network
-from bsst.runtime.sessions.base import Array
 
 __all__ = ["Flows", "clip_flows", "moving_texture", "psnr", "restore_clip", "restore_crop"]
 

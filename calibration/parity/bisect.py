@@ -16,7 +16,7 @@ import onnx.inliner
 
 from bsst.calibration.parity.stage_session import GraphSession
 from bsst.calibration.parity.stages import StageError, StageFigures, tensor_error
-from bsst.runtime.sessions.base import Array
+from bsst.runtime.devices.base import Array
 
 __all__ = ["Culprit", "NodeFault", "first_bad_node", "first_bad_stage", "trusted_graphs"]
 

@@ -17,7 +17,7 @@ from bsst.errors import UsageError
 from bsst.plan.archive import open_plan
 from bsst.plan.manifest import Manifest
 from bsst.runtime.network.network import load_network
-from bsst.runtime.sessions.base import Session
+from bsst.runtime.sessions.base import HostSession
 
 __all__ = ["Parity", "Reference", "judge_plan", "plan_reference"]
 
@@ -30,7 +30,7 @@ class Reference:
     """Shown to users."""
     restorer: ClipRestorer
     """The whole, at the sizes of the plan."""
-    sessions: Mapping[str, Session]
+    sessions: Mapping[str, HostSession]
     """Every stage in float32."""
     graphs: Callable[[str], Iterable[onnx.ModelProto]]
     """Stage name -> float32 graphs whose tensors may have the names of the plan's."""

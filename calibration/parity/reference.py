@@ -18,7 +18,7 @@ from bsst.plan.manifest import Manifest
 from bsst.plugins.registry import attach_functions
 from bsst.reference.checkpoint import Networks
 from bsst.runtime.network.network import host_network
-from bsst.runtime.sessions.base import Session
+from bsst.runtime.sessions.base import HostSession
 
 __all__ = ["torch_reference"]
 
@@ -36,7 +36,7 @@ def torch_reference(networks: Networks, manifest: Manifest) -> Reference:
         )
     geometry = Geometry(frames=manifest.frames, tile=manifest.tile, flow_size=manifest.flow_size)
     stages = {stage.name: stage for stage in pipeline_stages(networks.network, networks.raft, geometry)}
-    sessions: dict[str, Session] = {name: TorchSession(stage) for name, stage in stages.items()}
+    sessions: dict[str, HostSession] = {name: TorchSession(stage) for name, stage in stages.items()}
 
     def graphs(name: str) -> Iterator[onnx.ModelProto]:
         return trusted_graphs(attach_functions(trace_stage(stages[name]), bodies="cpu"))

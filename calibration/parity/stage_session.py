@@ -7,12 +7,13 @@ from collections.abc import Mapping
 import numpy as np
 import onnxruntime as ort
 
-from bsst.runtime.sessions.base import Array
+from bsst.runtime.devices.base import Array
+from bsst.runtime.sessions.base import HostSession
 
 __all__ = ["GraphSession"]
 
 
-class GraphSession:
+class GraphSession(HostSession):
     """A stage for comparisons: copies what comes in and goes out, and casts inputs to the types the graph wants.
 
     Args:
@@ -38,7 +39,7 @@ class GraphSession:
         return dict(zip(names, self._session.run(names, feeds), strict=True))
 
     def run(self, inputs: Mapping[str, Array], outputs: Mapping[str, Array]) -> None:
-        """Run once; see `bsst.runtime.sessions.base.Session.run`."""
+        """Run once; see `HostSession.run`."""
         for name, value in self.call(inputs).items():
             np.copyto(outputs[name], value, casting="unsafe")
 

@@ -17,9 +17,10 @@ from bsst.calibration.parity.stage_session import GraphSession
 from bsst.errors import PlanError
 from bsst.plan.archive import Plan
 from bsst.plan.manifest import Manifest, TensorSpec
+from bsst.runtime.devices.base import Array
 from bsst.runtime.network.network import host_network
 from bsst.runtime.one_clip import psnr, restore_clip
-from bsst.runtime.sessions.base import Array, Session
+from bsst.runtime.sessions.base import HostSession
 
 __all__ = [
     "StageError",
@@ -69,7 +70,7 @@ class StageFigures:
 
 
 def compare_stages(
-    manifest: Manifest, plan: Mapping[str, Session], reference: Mapping[str, Session], clip: NDArray[np.float32]
+    manifest: Manifest, plan: Mapping[str, HostSession], reference: Mapping[str, HostSession], clip: NDArray[np.float32]
 ) -> tuple[StageFigures, ...]:
     """Run one clip through both.
 
@@ -100,7 +101,7 @@ def compare_stages(
     )
 
 
-def graph_sessions(plan: Plan, *, threads: int = 0) -> dict[str, Session]:
+def graph_sessions(plan: Plan, *, threads: int = 0) -> dict[str, HostSession]:
     """Sessions of a plan that holds ONNX graphs.
 
     Raises:
@@ -142,10 +143,10 @@ def worst_stage(stages: Sequence[StageFigures]) -> StageFigures:
     return min(stages, key=lambda stage: stage.isolated.rank)
 
 
-class _Probe:
+class _Probe(HostSession):
     """Runs the reference; gives the plan's stage the same inputs and measures it; keeps what the reference said."""
 
-    def __init__(self, reference: Session, plan: Session, outputs: tuple[TensorSpec, ...]) -> None:
+    def __init__(self, reference: HostSession, plan: HostSession, outputs: tuple[TensorSpec, ...]) -> None:
         self._reference, self._plan, self._outputs = reference, plan, outputs
         self.errors: list[StageError] = []
         self.expected: list[dict[str, Array]] = []
@@ -162,10 +163,10 @@ class _Probe:
         self.expected.append({name: array.copy() for name, array in outputs.items()})
 
 
-class _Follower:
+class _Follower(HostSession):
     """Runs the plan; compares every call with what the reference said at that call."""
 
-    def __init__(self, plan: Session, expected: list[dict[str, Array]]) -> None:
+    def __init__(self, plan: HostSession, expected: list[dict[str, Array]]) -> None:
         self._plan, self._expected = plan, expected
         self.errors: list[StageError] = []
 

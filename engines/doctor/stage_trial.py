@@ -19,7 +19,8 @@ from bsst.engines.child import run_limited
 from bsst.plan.archive import Plan
 from bsst.runtime.network.network import host_network
 from bsst.runtime.one_clip import moving_texture, psnr, restore_clip
-from bsst.runtime.sessions.base import Array
+from bsst.runtime.devices.base import Array
+from bsst.runtime.sessions.base import HostSession
 from bsst.runtime.sessions.ort import OrtSession
 
 __all__ = ["StageTrial", "record_stages", "try_stages"]
@@ -39,7 +40,7 @@ class StageTrial:
     """Of the faster of two runs, copies of inputs and outputs included."""
 
 
-class _Recorded:
+class _Recorded(HostSession):
     """A session that keeps the arrays of its last run and the time of its fastest."""
 
     def __init__(self, session: OrtSession) -> None:

@@ -15,9 +15,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
-from bsst.runtime.sessions.base import Array
+import numpy as np
+from numpy.typing import NDArray
 
-__all__ = ["ITEM_BYTES", "Buffer", "Device", "DeviceTensor", "Event", "Stream"]
+__all__ = ["ITEM_BYTES", "Array", "Buffer", "Device", "DeviceTensor", "Event", "Stream"]
+
+Array = NDArray[np.generic]
 
 ITEM_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2, "int64": 8, "int32": 4, "int8": 1, "uint8": 1, "bool": 1}
 """Bytes of one element, by the dtype names of the manifest."""

@@ -20,11 +20,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from bsst.errors import BsstError, MissingDependencyError, ModelError, OutOfMemoryError, UsageError
-from bsst.runtime.devices.base import DeviceTensor, Event
+from bsst.runtime.devices.base import Array, DeviceTensor, Event
 from bsst.runtime.devices.cuda_api import CudaError, open_api
 from bsst.runtime.devices.cuda_driver import find_gpus
 from bsst.runtime.devices.cuda_timing import EventPool, OperationTimes
-from bsst.runtime.sessions.base import Array
 from bsst.runtime.trace import Trace
 
 __all__ = ["CudaBuffer", "CudaDevice", "CudaEvent", "CudaStream"]

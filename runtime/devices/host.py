@@ -18,8 +18,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from bsst.errors import BsstError, OutOfMemoryError
-from bsst.runtime.devices.base import DeviceTensor, Event
-from bsst.runtime.sessions.base import Array
+from bsst.runtime.devices.base import Array, DeviceTensor, Event
 from bsst.runtime.trace import Trace, span
 
 __all__ = ["HostBuffer", "HostDevice", "HostStream", "host_view"]

@@ -32,8 +32,7 @@ from bsst.runtime.network.memory_plan import OUTPUT, ZEROS, ClipMemory, plan_cli
 from bsst.runtime.network.slots import Slot, Transfer, tensors_in_one_buffer
 from bsst.runtime.network.wiring import View
 from bsst.runtime.sessions.backends import open_backend
-from bsst.runtime.sessions.base import Session, StreamSession
-from bsst.runtime.sessions.host import HostSession
+from bsst.runtime.sessions.base import Session
 from bsst.runtime.trace import Trace
 
 __all__ = ["DEFAULT_PLAN", "FlowFeatures", "Network", "RestoredClip", "host_network", "load_network"]
@@ -74,7 +73,7 @@ class Network:
         self,
         manifest: Manifest,
         device: Device,
-        sessions: Mapping[str, StreamSession],
+        sessions: Mapping[str, Session],
         *,
         in_flight: int = 1,
         lanes: int = 1,
@@ -278,7 +277,7 @@ def host_network(
     at_once: int | None = 1,
     trace: Trace | None = None,
 ) -> Network:
-    """Wire sessions that run on arrays together.
+    """Wire sessions of the host together.
 
     Args:
         manifest: sizes and tensors of the stages.
@@ -289,8 +288,7 @@ def host_network(
         trace: records what each stream does when.
     """
     device = HostDevice(at_once=at_once, trace=trace)
-    stages = {name: HostSession(name, session) for name, session in sessions.items()}
-    return Network(manifest, device, stages, in_flight=in_flight, lanes=lanes)
+    return Network(manifest, device, sessions, in_flight=in_flight, lanes=lanes)
 
 
 def load_network(

@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from bsst.plan.manifest import Manifest, TensorSpec
-from bsst.runtime.devices.base import Buffer, Device, DeviceTensor, Stream
+from bsst.runtime.devices.base import Array, Buffer, Device, DeviceTensor, Stream
 from bsst.runtime.network.memory_plan import INPUTS, OUTPUT, ClipMemory, tensor_bytes
 from bsst.runtime.network.wiring import View, clip_calls
-from bsst.runtime.sessions.base import Array
 
 __all__ = ["Slot", "Transfer", "tensors_in_one_buffer"]
 

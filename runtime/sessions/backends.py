@@ -12,8 +12,7 @@ from bsst.plan.manifest import Manifest, StageSpec
 from bsst.runtime.devices.base import Device
 from bsst.runtime.devices.host import HostDevice
 from bsst.runtime.network.wiring import FLOW_STAGES
-from bsst.runtime.sessions.base import StreamSession
-from bsst.runtime.sessions.host import HostSession
+from bsst.runtime.sessions.base import Session
 from bsst.runtime.sessions.lane import Lane
 from bsst.runtime.sessions.probe import probe_providers
 from bsst.runtime.trace import Trace
@@ -38,7 +37,7 @@ class Backend:
 
     device: Device
     """Where tensors live."""
-    sessions: Mapping[str, StreamSession]
+    sessions: Mapping[str, Session]
     """One per stage."""
     line: str
     """What is used, for messages and reports."""
@@ -112,8 +111,7 @@ def _onnx_runtime(plan: Plan, *, threads: int, lanes: int, trace: Trace | None) 
     device = HostDevice(at_once=lanes, trace=trace)
     stages = [stage.name for stage in plan.manifest.stages]
     sessions = {
-        name: HostSession(name, OrtSession(name, plan.member(name), threads=cores // lanes, provider=provider))
-        for name in stages
+        name: OrtSession(name, plan.member(name), threads=cores // lanes, provider=provider) for name in stages
     }
     return Backend(device=device, sessions=sessions, line=line, lanes=lanes)
 
@@ -126,7 +124,7 @@ def _onnx_runtime_gpu(plan: Plan, provider: str, line: str, *, trace: Trace | No
         device = undo.enter_context(CudaDevice(trace=trace))
         streams = {lane: device.stream(f"onnxruntime {lane}") for lane in ("flow", "window")}
 
-        def make(stage: StageSpec) -> StreamSession:
+        def make(stage: StageSpec) -> Session:
             with device.current():
                 return OrtGpuSession(
                     stage.name,
@@ -155,7 +153,7 @@ def _tensorrt(plan: Plan, *, graphs: bool, trace: Trace | None) -> Backend:
         lanes = {lane: Lane(device) for lane in ("flow", "window")}
         gpu = f"{device.name} {device.compute_capability}"
 
-        def make(stage: StageSpec) -> StreamSession:
+        def make(stage: StageSpec) -> Session:
             cache = runtime_cache(stage.sha256, library=library.name, gpu=gpu)
             return TrtSession(
                 stage,
@@ -174,7 +172,7 @@ def _tensorrt(plan: Plan, *, graphs: bool, trace: Trace | None) -> Backend:
     return Backend(device=device, sessions=sessions, line=line)
 
 
-def _load(manifest: Manifest, make: Callable[[StageSpec], StreamSession], undo: ExitStack) -> dict[str, StreamSession]:
+def _load(manifest: Manifest, make: Callable[[StageSpec], Session], undo: ExitStack) -> dict[str, Session]:
     sessions = {}
     for stage in manifest.stages:
         sessions[stage.name] = make(stage)

@@ -19,8 +19,8 @@ os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # before the import, which 
 import onnxruntime as ort  # noqa: E402
 
 from bsst.errors import BsstError, ModelError, OutOfMemoryError
-from bsst.runtime.devices.base import DeviceTensor, Stream
-from bsst.runtime.sessions.base import Array
+from bsst.runtime.devices.base import Array, DeviceTensor, Stream
+from bsst.runtime.sessions.base import HostSession
 from bsst.runtime.sessions.plugins_ort import open_session
 
 __all__ = ["OrtGpuSession", "OrtSession"]
@@ -28,7 +28,7 @@ __all__ = ["OrtGpuSession", "OrtSession"]
 _CPU, _CUDA, _TENSORRT, _RTX = (f"{name}ExecutionProvider" for name in ("CPU", "CUDA", "Tensorrt", "NvTensorRTRTX"))
 
 
-class OrtSession:
+class OrtSession(HostSession):
     """One stage whose tensors are arrays.
 
     Args:
@@ -53,7 +53,7 @@ class OrtSession:
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         _share_arena()
         options.add_session_config_entry("session.use_env_allocators", "1")
-        self._name = name
+        self.name = name
         try:
             self._session = open_session(model, options, provider)
         except Exception as error:  # ONNX Runtime raises bare subclasses of Exception
@@ -62,17 +62,17 @@ class OrtSession:
             ) from error
 
     def run(self, inputs: Mapping[str, Array], outputs: Mapping[str, Array]) -> None:
-        """Run the stage once; see `Session.run`."""
+        """Run the stage once; see `HostSession.run`."""
         binding = self._session.io_binding()
         for name, array in inputs.items():
             binding.bind_input(name, "cpu", 0, array.dtype.type, array.shape, array.ctypes.data)
         for name, array in outputs.items():
             binding.bind_output(name, "cpu", 0, array.dtype.type, array.shape, array.ctypes.data)
-        _run(self._name, self._session, binding, None)
+        _run(self.name, self._session, binding, None)
 
 
 class OrtGpuSession:
-    """One stage on an execution provider of the GPU; see `StreamSession`.
+    """One stage on an execution provider of the GPU; see `Session`.
 
     A session runs on one CUDA stream for life. It gets one of its own, and events tie that to the caller's.
 
@@ -127,7 +127,7 @@ class OrtGpuSession:
             )
 
     def enqueue(self, inputs: Mapping[str, DeviceTensor], outputs: Mapping[str, DeviceTensor], stream: Stream) -> None:
-        """Append one run; see `StreamSession.enqueue`."""
+        """Append one run; see `Session.enqueue`."""
         binding = self._session.io_binding()
         for tensors, bind in ((inputs, binding.bind_input), (outputs, binding.bind_output)):
             for name, tensor in tensors.items():
@@ -143,7 +143,7 @@ class OrtGpuSession:
         stream.wait(self._stream.record())
 
     def close(self) -> None:
-        """Free the session; see `StreamSession.close`."""
+        """Free the session; see `Session.close`."""
         self._session = None
 
 

@@ -115,7 +115,7 @@ class TrtLibrary:
 
 
 class TrtSession:
-    """One engine on a GPU; see `StreamSession`.
+    """One engine on a GPU; see `Session`.
 
     Args:
         spec: the stage as the manifest states it.
@@ -157,7 +157,7 @@ class TrtSession:
         self._scratch: DeviceTensor | None = None
 
     def enqueue(self, inputs: Mapping[str, DeviceTensor], outputs: Mapping[str, DeviceTensor], stream: Stream) -> None:
-        """Append one run; see `StreamSession.enqueue`."""
+        """Append one run; see `Session.enqueue`."""
         tensors = {**inputs, **outputs}
         self._check(tensors)
         scratch = self._lane.scratch()
@@ -175,7 +175,7 @@ class TrtSession:
         return self._no_graphs or f"{count} graphs, launched {self._launches} times"
 
     def close(self) -> None:
-        """Free graphs, context and engine, and keep what was compiled; see `StreamSession.close`."""
+        """Free graphs, context and engine, and keep what was compiled; see `Session.close`."""
         if self._engine is None:
             return
         with self._library.device.current():

@@ -9,9 +9,10 @@ from collections.abc import Mapping
 import numpy as np
 
 from bsst.plan.manifest import Compiler, Manifest, StageSpec, TensorSpec
+from bsst.runtime.devices.base import Array
 from bsst.runtime.network.network import Frame
 from bsst.runtime.network.wiring import calls_of, clip_calls, clip_tensors
-from bsst.runtime.sessions.base import Array
+from bsst.runtime.sessions.base import HostSession
 
 __all__ = ["FakeStage", "fake_manifest", "fake_stages", "restore_alone"]
 
@@ -90,7 +91,7 @@ def fake_manifest(
     )
 
 
-class FakeStage:
+class FakeStage(HostSession):
     """Fills its outputs from a checksum of its inputs.
 
     Args:

@@ -21,9 +21,8 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from bsst.errors import BsstError
-from bsst.runtime.devices.base import DeviceTensor, Event
+from bsst.runtime.devices.base import Array, DeviceTensor, Event
 from bsst.runtime.devices.host import HostBuffer, host_view
-from bsst.runtime.sessions.base import Array
 
 __all__ = ["RecordingDevice", "Violation"]
 

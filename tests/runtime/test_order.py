@@ -17,7 +17,6 @@ from bsst.plan.manifest import Manifest
 from bsst.runtime.frames.frame import SourceFrame, TileDone
 from bsst.runtime.network.network import Network, host_network
 from bsst.runtime.restore import Tiling, deblur_frames, restored_windows
-from bsst.runtime.sessions.host import HostSession
 from tests.runtime.fake_stages import FakeStage, fake_manifest, fake_stages, restore_alone
 from tests.runtime.recording import RecordingDevice, Violation
 
@@ -32,8 +31,7 @@ def network_on(
     lanes: int = 1,
 ) -> Network:
     stages = stages or fake_stages(manifest)
-    sessions = {name: HostSession(name, stage) for name, stage in stages.items()}
-    return Network(manifest, device, sessions, in_flight=in_flight, lanes=lanes)
+    return Network(manifest, device, stages, in_flight=in_flight, lanes=lanes)
 
 
 class Alone:
@@ -258,7 +256,7 @@ def test_nothing_is_allocated_after_the_first_window() -> None:
 
 
 def test_a_session_that_refuses_is_named_with_the_frames_and_comes_after_the_windows_before() -> None:
-    class Refusing(HostSession):
+    class Refusing(FakeStage):
         calls = 0
 
         def enqueue(self, *arguments) -> None:
@@ -268,11 +266,11 @@ def test_a_session_that_refuses_is_named_with_the_frames_and_comes_after_the_win
             super().enqueue(*arguments)
 
     manifest = fake_manifest(3, ("forward_1",))
-    sessions = {name: HostSession(name, stage) for name, stage in fake_stages(manifest).items()}
+    sessions = fake_stages(manifest)
     source, got = video(9, 9, 12), []
     expected = list(deblur_frames(source, Alone(manifest), guard=False))
     for in_flight in (1, 2):
-        sessions["fuse"] = Refusing("fuse", FakeStage("fuse"))
+        sessions["fuse"] = Refusing("fuse")
         with Network(manifest, RecordingDevice(), sessions, in_flight=in_flight) as network:
             got = []
             with pytest.raises(ModelError, match="^frames 2 to 3, tile 1 of 2: stage fuse: refused"):

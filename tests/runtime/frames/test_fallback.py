@@ -23,12 +23,11 @@ from bsst.engines.inspect_plan import extract_plan, plan_table
 from bsst.errors import ModelError
 from bsst.plan.archive import Plan, open_plan, write_plan
 from bsst.plan.manifest import Manifest, StageSpec, TensorSpec
+from bsst.runtime.devices.base import Array
 from bsst.runtime.frames.frame import RestoredWindow, SourceFrame
 from bsst.runtime.network import network as network_module
 from bsst.runtime.network.network import Network, host_network, load_network
 from bsst.runtime.restore import deblur_frames, restored_windows
-from bsst.runtime.sessions.base import Array
-from bsst.runtime.sessions.host import HostSession
 from tests.media import Clip, decode
 from tests.networks import city
 from tests.runtime.fake_stages import FakeStage, fake_manifest, fake_stages
@@ -55,7 +54,7 @@ class Spoiled(FakeStage):
 
 
 def network_on(device: Any, manifest: Manifest, stages: dict[str, FakeStage], **options: Any) -> Network:
-    return Network(manifest, device, {name: HostSession(name, stage) for name, stage in stages.items()}, **options)
+    return Network(manifest, device, stages, **options)
 
 
 @given(

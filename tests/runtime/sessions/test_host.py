@@ -9,10 +9,8 @@ import pytest
 from onnx import TensorProto, helper
 
 from bsst.errors import ModelError
-from bsst.runtime.devices.base import DeviceTensor
+from bsst.runtime.devices.base import Array, DeviceTensor
 from bsst.runtime.devices.host import HostDevice, host_view
-from bsst.runtime.sessions.base import Array
-from bsst.runtime.sessions.host import HostSession
 from bsst.runtime.sessions.ort import OrtSession
 
 
@@ -35,7 +33,7 @@ def run(places: list[float]) -> Array:
         host_view(tensors["values"])[...] = [5, 6, 7, 8]
         stream = device.stream("test")
         inputs: Mapping[str, DeviceTensor] = {name: tensors[name] for name in ("places", "values")}
-        HostSession("lookup", lookup()).enqueue(inputs, {"found": tensors["found"]}, stream)
+        lookup().enqueue(inputs, {"found": tensors["found"]}, stream)
         stream.synchronize()
         return host_view(tensors["found"]).copy()
 
