@@ -1,13 +1,10 @@
-"""The TensorRT contract: lowered graphs, registration, launches; on NVIDIA's `tensorrt.plugin` and on a strict fake."""
+"""The TensorRT contract: lowered graphs, registration, launches; on NVIDIA's own `tensorrt.plugin`."""
 
 import dataclasses
-import importlib
-import inspect
 import re
 import types
 
 import numpy as np
-import numpy.typing as npt
 import onnx
 import onnx.helper
 import pytest
@@ -222,72 +219,6 @@ def test_content_key_covers_every_kernel_of_a_graph() -> None:
     assert node.op_type in first[0]
     assert b".target sm_80\n" in first[1]
     assert b".target sm_90a\n" in second[1]
-
-
-_ARRAY = npt.NDArray[np.int32]
-
-
-def _function(parameters: dict[str, object], result: object) -> object:
-    """Function with the given annotations."""
-
-    def made(*arguments: object) -> object:
-        raise AssertionError
-
-    kind = inspect.Parameter
-    made.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
-        [kind(name, kind.POSITIONAL_OR_KEYWORD, annotation=a) for name, a in parameters.items()],
-        return_annotation=result,
-    )
-    return made
-
-
-_T = "stands for the tensor description of the package"
-
-
-def _plugin(library: types.ModuleType) -> types.ModuleType:
-    return importlib.import_module(f"{library.__name__}.plugin")
-
-
-@pytest.mark.parametrize(
-    ("name", "parameters", "result"),
-    [
-        ("trt::p", {"x": _T}, _T),
-        ("a.b::p", {"x": _T}, _T),
-        ("bsst::p", {"x": inspect.Parameter.empty}, _T),
-        ("bsst::p", {"n": _ARRAY, "x": _T}, _T),
-        ("bsst::p", {"x": _T, "n": _ARRAY, "y": _T}, _T),
-        ("bsst::p", {"x": _T, "stream": int}, _T),
-        ("bsst::p", {"x": _T, "n": list}, _T),
-        ("bsst::p", {"x": _T}, int),
-    ],
-    ids=["reserved", "dot", "bare", "attribute-first", "interspersed", "stream", "list", "no-desc"],
-)
-def test_the_fake_refuses_what_tensorrt_refuses(name, parameters, result, tensorrt) -> None:
-    plugin = _plugin(tensorrt)
-    real = {key: plugin.TensorDesc if kind is _T else kind for key, kind in parameters.items()}
-    with pytest.raises((ValueError, TypeError)):
-        plugin.register(name)(_function(real, plugin.TensorDesc if result is _T else result))
-
-
-def test_the_fake_refuses_implementations_that_leave_an_argument_or_the_result_open(tensorrt) -> None:
-    plugin = _plugin(tensorrt)
-    described = plugin.TensorDesc
-    plugin.register("bsst::p")(_function({"x": described, "n": _ARRAY}, described))
-    outputs = {"outputs": types.GenericAlias(tuple, (described,))}
-    launch = types.GenericAlias(tuple, (str, str, plugin.KernelLaunchParams, plugin.SymIntExprs))
-    plugin.aot_impl("bsst::p")(_function({"x": described, "n": _ARRAY, **outputs, "tactic": int}, launch))
-    for parameters, returned in (
-        ({"x": described, "n": _ARRAY, **outputs}, launch),
-        ({"x": described, "n": int, **outputs, "tactic": int}, launch),
-        ({"x": described, "n": _ARRAY, **outputs, "tactic": int}, inspect.Parameter.empty),
-    ):
-        with pytest.raises(ValueError, match=r"aot_impl|annotation"):
-            plugin.aot_impl("bsst::p")(_function(parameters, returned))
-
-
-def test_symbolic_sizes_know_no_reflected_operators(tensorrt) -> None:
-    with pytest.raises(TypeError):
-        2 * _plugin(tensorrt).ShapeExpr(3)
 
 
 @pytest.mark.needs_tensorrt

@@ -20,8 +20,7 @@ from bsst.plan.manifest import Compiler, Target
 from tests.fakes.libcuda.library import load_library
 from tests.fakes.libcuda.simulated import reset
 
-HERE = Path(__file__).parent
-FAKES = (HERE.parent / "fakes", HERE / "fakes")
+FAKES = Path(__file__).parents[1] / "fakes"
 VERSIONS = {"tensorrt": "11.4.0.106", "tensorrt-rtx": "1.7.1.116"}
 
 
@@ -30,10 +29,9 @@ def simulated_gpu(**options: Any) -> Iterator[Any]:
     """A fresh GPU under the driver library, and `tensorrt` and `tensorrt_rtx` as fakes; nothing may be left behind."""
     load_library()
     with pytest.MonkeyPatch.context() as patch:
-        for folder in FAKES:
+        for folder in (FAKES, FAKES / "rtx"):
             patch.syspath_prepend(folder)
         patch.setenv("FAKE_TENSORRT_VERSION", VERSIONS["tensorrt"])
-        patch.setenv("FAKE_TENSORRT_PLUGIN", "strict")
         _forget()
         gpu = reset(**options)
         try:
@@ -90,5 +88,5 @@ def tensor(device: Any, array: np.ndarray) -> Any:
 
 def _forget() -> None:
     packages = {"tensorrt", "tensorrt_rtx"}
-    for name in [n for n in sys.modules if n.split(".")[0] in packages or n == "tests.fakes.strict_plugin"]:
+    for name in [n for n in sys.modules if n.split(".")[0] in packages]:
         del sys.modules[name]

@@ -1,13 +1,11 @@
 """Strict stand-in for TensorRT's library: any name or attribute not listed here fails.
 
-`tensorrt.plugin` on top of it is NVIDIA's own Python package where the wheel `tensorrt-cu13-bindings` (or -cu12-) is
-installed, and `tests/fakes/strict_plugin.py` elsewhere; FAKE_TENSORRT_PLUGIN=nvidia or strict chooses one.
+`tensorrt.plugin` on top of it is NVIDIA's own Python package, from the wheel `tensorrt-cu13-bindings` (or -cu12-).
 `build_serialized_network` returns a JSON record of everything it was told, as the "engine"; with FAKE_TENSORRT=runnable
 an engine that `runtime.py` executes. A record can be loaded and inspected, not executed.
 """
 
 import enum
-import importlib
 import importlib.util
 import json
 import os
@@ -156,15 +154,10 @@ class OnnxParser:
         return not errors
 
 
-def _choose_plugin_package() -> None:
+def _find_plugin_package() -> None:
     wheel = importlib.util.find_spec("tensorrt_bindings")
-    choice = os.environ.get("FAKE_TENSORRT_PLUGIN", "strict" if wheel is None else "nvidia")
-    if choice == "nvidia":
-        if wheel is None or not wheel.submodule_search_locations:
-            raise ImportError("tensorrt-cu13-bindings is not installed")
+    if wheel is not None and wheel.submodule_search_locations:
         sys.modules[__name__].__path__.insert(0, wheel.submodule_search_locations[0])
-    else:
-        sys.modules[f"{__name__}.plugin"] = importlib.import_module("tests.fakes.strict_plugin")
 
 
-_choose_plugin_package()
+_find_plugin_package()

@@ -5,8 +5,6 @@ read); without it a built-in operator of the same name wins over everything, the
 namespace is the domain.
 """
 
-import sys
-
 import numpy as np
 import onnx
 import onnx.defs
@@ -77,9 +75,6 @@ def parse(model):
 
 def play(plugin_id, inputs, fields, *, request="STRICT_AOT"):
     """What the builder asks of one plugin: output types, shapes, combinations, launch, kernel."""
-    plugin_module = sys.modules["tensorrt.plugin"]
-    if hasattr(plugin_module, "play"):
-        return plugin_module.play(plugin_id, inputs, fields)
     namespace, name = plugin_id.split("::")
     creator = get_plugin_registry().get_creator(name, "1", namespace)
     known = {field.name: field for field in creator.field_names}
