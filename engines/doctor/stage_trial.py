@@ -17,9 +17,9 @@ import numpy as np
 
 from bsst.engines.child import run_limited
 from bsst.plan.archive import Plan
+from bsst.runtime.devices.base import Array
 from bsst.runtime.network.network import host_network
 from bsst.runtime.one_clip import moving_texture, psnr, restore_clip
-from bsst.runtime.devices.base import Array
 from bsst.runtime.sessions.base import HostSession
 from bsst.runtime.sessions.ort import OrtSession
 

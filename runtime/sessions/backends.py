@@ -110,9 +110,7 @@ def _onnx_runtime(plan: Plan, *, threads: int, lanes: int, trace: Trace | None) 
     lanes = min(lanes, cores) if provider == _CPU else 1
     device = HostDevice(at_once=lanes, trace=trace)
     stages = [stage.name for stage in plan.manifest.stages]
-    sessions = {
-        name: OrtSession(name, plan.member(name), threads=cores // lanes, provider=provider) for name in stages
-    }
+    sessions = {name: OrtSession(name, plan.member(name), threads=cores // lanes, provider=provider) for name in stages}
     return Backend(device=device, sessions=sessions, line=line, lanes=lanes)
 
 
