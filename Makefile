@@ -83,6 +83,7 @@ nightly: $(DEV_VENV)/.installed test-webgpu  ## Build every stage for every GPU 
 	$(DEV) benchmarks/build_plans.py --table
 	$(DEV) benchmarks/cpu_clip.py --config edge --plan runtime/data/edge.plan --threads 1 --check
 	$(DEV) benchmarks/edge_cost.py --check
+	$(DEV) -m pytest -m nightly
 
 plan: $(DEV_VENV)/.installed  ## Rebuild the packaged plan from the packaged weights.
 	$(DEV_VENV)/bin/bsst-export --tile 256x256 --tile 192x320 --tile 384x448 --flow-size 256x256 -o runtime/data/edge.plan

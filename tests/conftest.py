@@ -28,11 +28,15 @@ NEEDS = {
 }
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Skip what this machine lacks; with BSST_REQUIRE_GPU=1 run it, so that it fails instead.
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out what `make nightly` runs. Skip what this machine lacks; with BSST_REQUIRE_GPU=1 run and fail it.
 
     What asks FFmpeg for a driver comes first: FFmpeg would find the driver library of ours, once a test loaded it.
     """
+    if "nightly" not in (config.getoption("markexpr") or ""):
+        nightly = [item for item in items if item.get_closest_marker("nightly")]
+        items[:] = [item for item in items if not item.get_closest_marker("nightly")]
+        config.hook.pytest_deselected(items=nightly)
     items.sort(key=lambda item: item.path.name not in ASK_FOR_A_DRIVER)
     required = os.environ.get("BSST_REQUIRE_GPU") == "1"
     for marker, present in NEEDS.items():

@@ -17,10 +17,11 @@ from bsst.runtime.network.device_memory import device_memory
 from bsst.runtime.network.network import DEFAULT_PLAN
 from tests.release_plan import release_plan
 
-pytestmark = [pytest.mark.needs_rtx, pytest.mark.slow, pytest.mark.timeout(1500)]
+pytestmark = [pytest.mark.needs_rtx, pytest.mark.timeout(1500)]
 
 
-@pytest.mark.parametrize("capability", ["7.5", "8.9"])
+@pytest.mark.slow
+@pytest.mark.parametrize("capability", [pytest.param("7.5", marks=pytest.mark.nightly), "8.9"])
 def test_the_packaged_plan_builds_whole_and_stays_small(capability: str, tmp_path: Path) -> None:
     manifest = rebuild_plan(
         DEFAULT_PLAN,
@@ -41,6 +42,7 @@ def test_the_packaged_plan_builds_whole_and_stays_small(capability: str, tmp_pat
     assert total < 0.3e9
 
 
+@pytest.mark.nightly
 @pytest.mark.parametrize(
     ("stage", "capability"),
     [("flow", "8.9"), ("refine", "8.9"), ("decode", "8.9"), ("attend", "8.9"), ("decode", "7.5")],
@@ -56,6 +58,7 @@ def test_the_hardest_stages_of_release_build(stage: str, capability: str, tmp_pa
     assert built.facts["weight_bytes"] < 60e6
 
 
+@pytest.mark.slow
 def test_attention_builds_in_bfloat16_with_its_transposed_convolution_in_float32() -> None:
     model = onnx.load_from_string(open_plan(DEFAULT_PLAN).member("attend"))
     graph = prepare_stage(model, "tensorrt-rtx", "bf16", compute_capabilities=("8.9",))

@@ -19,7 +19,7 @@ from bsst.runtime.sessions.ort import OrtSession
 from tests.networks import city
 from tests.release_plan import release_plan
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]
+pytestmark = pytest.mark.timeout(1500)
 
 
 def restored(plan: Plan, clip: np.ndarray, *, half: bool) -> np.ndarray:
@@ -42,6 +42,7 @@ def figure(path: Path) -> float:
     return decibels
 
 
+@pytest.mark.slow
 def test_float16_keeps_fifty_decibels_on_a_real_clip_for_edge(record_property: Callable[[str, object], None]) -> None:
     decibels = figure(DEFAULT_PLAN)
     record_property("fp16_psnr_db", decibels)
@@ -49,6 +50,7 @@ def test_float16_keeps_fifty_decibels_on_a_real_clip_for_edge(record_property: C
     assert MINIMUM_FP16_PSNR <= decibels < 150
 
 
+@pytest.mark.nightly
 def test_float16_keeps_fifty_decibels_on_a_real_clip_for_release(
     record_property: Callable[[str, object], None],
 ) -> None:

@@ -45,7 +45,7 @@ def test_packaged_plan_agrees_with_the_packaged_weights_on_real_frames() -> None
     assert clip >= 80
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_release_plan_agrees_with_the_reference_on_real_frames() -> None:
     stages, clip = agreement(release_plan(), seeded("release"))
     assert set(stages) >= {"flow", "propagate_backward_1", "propagate_forward_2", "attend", "restore"}

@@ -74,13 +74,25 @@ def test_odd_sizes_become_444_in_h264(tmp_path: Path) -> None:
         np.testing.assert_array_equal(a[1][::2, ::2], b[1])
 
 
-@pytest.mark.parametrize("tagged", [True, False], ids=["tagged", "untagged"])
-@pytest.mark.parametrize("full", [True, False], ids=["full", "limited"])
-@pytest.mark.parametrize("size", [(96, 128), (720, 64)], ids=["sd", "hd"])
-@pytest.mark.parametrize("pixel_format", ["yuv420p", "yuv422p", "yuv444p", "yuv420p10le", "yuv444p10le"])
+# Every pair of format, size, range and tag: two complementary cases for each format.
+COLOURS = [
+    (pixel_format, *(choice ^ flip for choice in choices))
+    for pixel_format, choices in {
+        "yuv420p": (0, 0, 0),
+        "yuv422p": (0, 0, 1),
+        "yuv444p": (0, 1, 0),
+        "yuv420p10le": (0, 1, 1),
+        "yuv444p10le": (0, 0, 0),
+    }.items()
+    for flip in (0, 1)
+]
+
+
+@pytest.mark.parametrize(("pixel_format", "large", "full", "tagged"), COLOURS)
 def test_colour_tags_depth_and_pixels_survive(
-    tmp_path: Path, pixel_format: str, size: tuple[int, int], full: bool, tagged: bool
+    tmp_path: Path, pixel_format: str, large: int, full: int, tagged: int
 ) -> None:
+    size = (720, 64) if large else (96, 128)
     source = Clip(
         pixel_format=pixel_format,
         size=size,
