@@ -287,3 +287,20 @@ def test_a_trace_that_cannot_be_written_costs_a_warning_and_not_the_job(clip: Pa
 def test_the_choices_of_audio_are_those_of_the_job() -> None:
     (option,) = (option for option in cli.run.params if option.name == "audio")
     assert tuple(option.type.choices) == AUDIO_CHOICES  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--segment", "0/3"], "expected --segment K/N with K from 1 to N"),
+        (["--segment", "half"], "expected --segment K/N with K from 1 to N"),
+        (["--segment", "1/2", "--no-resume"], "expected share k of n"),
+        (["--workers", 2, "--devices", "cpu"], "expected one of --devices, --workers and --ray"),
+    ],
+)
+def test_divisions_of_a_job_that_make_no_sense_are_refused(
+    clip: Path, loads: Loads, options: list[object], message: str
+) -> None:
+    result = invoke(clip, *options)
+    assert result.exit_code == 2
+    assert message in result.stderr

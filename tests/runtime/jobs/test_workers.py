@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 import multiprocessing
+import os
 import pickle
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -151,3 +154,38 @@ def test_work_of_another_version_is_refused_with_both_named(clip: Path) -> None:
         deblur(clip, plan=Steady())
     assert sorted(path.name for path in work.glob("*.nut")) == segments
     assert deblur(clip, plan=Steady(), resume=False).frames == 30
+
+
+FULL = """
+import resource, signal, sys
+from pathlib import Path
+from bsst.runtime import job
+from tests.runtime.jobs.test_resume import Steady
+job.segment_length = lambda height, width: 5
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+class Filling(Steady):
+    def restore(self, *arguments):
+        if self.clips == 8:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (900, resource.RLIM_INFINITY))
+        return super().restore(*arguments)
+try:
+    job.deblur(Path(sys.argv[1]), Path(sys.argv[2]), Filling(), lossless=True)
+except Exception as error:
+    print(type(error).__name__, error)
+"""
+
+
+def test_a_full_disk_in_a_segment_is_one_error_and_keeps_the_segments_before(clip: Path) -> None:
+    out, root = clip.with_name("out.mkv"), Path(__file__).parents[3]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(root), os.environ.get("PYTHONPATH", "")])}
+    done = subprocess.run(
+        [sys.executable, "-c", FULL, str(clip), str(out)],
+        cwd=root, env=environment, capture_output=True, text=True, timeout=120, check=True,
+    )  # fmt: skip
+    assert done.stdout.startswith("OutputError expected to write")
+    assert done.stdout.count("\n") == 1
+    (work,) = work_folders(clip.parent)
+    assert list(work.glob("*.nut"))
+    assert not list(work.glob("*.tmp"))
+    whole = deblur(clip, clip.with_name("whole.mkv"), Steady(), lossless=True)
+    assert digests(deblur(clip, out, Steady(), lossless=True).output) == digests(whole.output)
