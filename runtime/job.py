@@ -8,11 +8,13 @@ were joined, read back, and match the source in number of frames and timestamps.
 from __future__ import annotations
 
 import secrets
+import shutil
 import sys
 from array import array
 from collections.abc import Generator, Iterator
 from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
+from fractions import Fraction
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -23,8 +25,9 @@ from bsst.runtime.estimate import plan_workload, require_memory
 from bsst.runtime.frames.fit import fitting_plan
 from bsst.runtime.frames.restorer import Restorer
 from bsst.runtime.jobs.cluster_ray import restore_on_cluster
-from bsst.runtime.jobs.output import container_of, default_output
+from bsst.runtime.jobs.output import PICTURE_FILES, Output, default_output, output_of
 from bsst.runtime.jobs.part import Part
+from bsst.runtime.jobs.piped import restore_piped
 from bsst.runtime.jobs.processes import restore_in_processes
 from bsst.runtime.jobs.report import Meter, Observer, Result
 from bsst.runtime.jobs.run import Task, restore_run
@@ -36,13 +39,14 @@ from bsst.runtime.network.network import DEFAULT_PLAN, Network, load_network
 from bsst.runtime.network.planned import Planned
 from bsst.runtime.restore import Tiling
 from bsst.runtime.trace import Trace
-from bsst.runtime.video.cut import Cut
 from bsst.runtime.video.encoder import Target, choose_encoder
+from bsst.runtime.video.pictures import are_pictures
+from bsst.runtime.video.pipes import PIPE, PipeFormat
 from bsst.runtime.video.publish import publish
 from bsst.runtime.video.quality import DEFAULT_CRF
-from bsst.runtime.video.reader import HWAccelChoice, VideoReader
+from bsst.runtime.video.reader import HWAccelChoice
 from bsst.runtime.video.sound import AUDIO_CHOICES, Audio
-from bsst.runtime.video.writer import VideoWriter
+from bsst.runtime.video.sources import Reader, open_reader, pictures_key
 from bsst.system import memory_bytes, usable_cores
 
 __all__ = ["Execution", "deblur"]
@@ -75,6 +79,8 @@ def deblur(
     lossless: bool = False,
     crf: int = DEFAULT_CRF,
     part: Part | None = None,
+    rate: Fraction | None = None,
+    pipe_format: PipeFormat | None = None,
     audio: Audio = "copy",
     share: tuple[int, int] | None = None,
     tiling: Tiling | None = None,
@@ -82,12 +88,13 @@ def deblur(
     trace: Trace | None = None,
     observer: Observer | None = None,
 ) -> Result:
-    """Deblur a video file.
+    """Deblur a video file, pictures, or a pipe.
 
     Args:
-        video: file to read.
-        out: file to write, ending in .mp4, .m4v, .mov, .mkv or .webm; `<stem>.deblurred<suffix>` beside the video by
-            default, in Matroska when the source's container cannot be written.
+        video: file to read; folder of pictures, or pattern such as `%06d.png`; "-" for standard input.
+        out: file to write, ending in .mp4, .m4v, .mov, .mkv or .webm; folder or pattern of pictures; "-" for standard
+            output. `<stem>.deblurred<suffix>` beside the video by default, in Matroska when the source's container
+            cannot be written.
         plan: plan file, or an opened plan, which stays open; the packaged plan by default.
         overwrite: replace an existing output.
         resume: go on where the same job was interrupted; otherwise what it finished is thrown away.
@@ -95,6 +102,8 @@ def deblur(
         lossless: keep the restored frames exactly (FFV1 in .mkv, lossless H.264 in .mp4).
         crf: quality of the encoder, 0 (best) to 51.
         part: what of the video is restored, with its sound; it starts at zero in the result. All by default.
+        rate: pictures a second, where pictures are read; 25 by default.
+        pipe_format: what goes to standard output; what came from standard input by default, or NUT.
         audio: "copy" sound and convert what cannot be copied, "convert" all of it, or "none".
         share: (k, n): restore share k of n, k from 1 to n, into the work folder and stop. Other processes that see the
             folder may restore the other shares meanwhile; the same job without a share joins them.
@@ -112,24 +121,50 @@ def deblur(
         OutOfMemoryError: the window does not fit into memory.
     """
     video = Path(video)
+    if out is None and video == PIPE:
+        raise UsageError("expected an output beside a video from a pipe; name a file with -o, or -o - for a pipe")
     out = default_output(video) if out is None else Path(out)
-    remove_leftovers(out)
-    container = container_of(video, out, overwrite=overwrite, crf=crf)
+    if out == PIPE:
+        output = Output(path=out, container="", overwrite=False)
+    else:
+        output = output_of(video, out, overwrite=overwrite, crf=crf)
+        remove_leftovers(output.place)
     if audio not in AUDIO_CHOICES:
         raise UsageError(f"expected audio to be one of {', '.join(AUDIO_CHOICES)}, got {audio}")
     execution, tiling = execution or Execution(), tiling or Tiling()
     if share is not None and not (1 <= share[0] <= share[1] and resume):
         raise UsageError(f"expected share k of n with k from 1 to n, and resuming, got {share}, resume={resume}")
-    with VideoReader(video) as reader, ExitStack() as stack:
+    with open_reader(video, rate=rate) as reader, ExitStack() as stack:
         meter = Meter(reader.info.frames or None, observer or Observer())
         restorer = _opened(plan, reader, tiling, execution, trace, stack)
         meter.warn(_memory_warnings(restorer, reader, tiling))
         hwaccel = "none" if execution.hwaccel == "auto" and not restorer.on_gpu else execution.hwaccel
         reader.accelerate(hwaccel)
+        if PIPE in (video, out):
+            if isinstance(restorer, Planned) or share is not None:
+                raise UsageError("expected one process for a pipe, got workers or a share; save it as a file first")
+            with _enough_memory(restorer, reader):
+                restore_piped(
+                    video,
+                    reader,
+                    output,
+                    restorer,
+                    tiling,
+                    meter,
+                    again=lambda: open_reader(video, rate=rate),
+                    lossless=lossless,
+                    crf=crf,
+                    audio=audio,
+                    hwaccel=hwaccel,
+                    part=part,
+                    pipe_format=pipe_format,
+                    trace=trace,
+                )
+            return meter.result(out)
         options = {"lossless": lossless, "crf": crf, "hwaccel": hwaccel, **asdict(tiling)}
-        if part is not None:
-            options["part"] = str(part)
-        work = stack.enter_context(WorkFolder(out, _key(video, restorer, options), resume=resume, share=share))
+        options |= {"part": str(part)} if part is not None else {}
+        options |= {"rate": str(rate)} if rate is not None else {}
+        work = stack.enter_context(WorkFolder(output.place, _key(video, restorer, options), resume=resume, share=share))
         unfinished = work.path / "result.tmp"  # on the output's file system, so that the rename is atomic
         surveyed = None
 
@@ -160,6 +195,7 @@ def deblur(
                 tiling=tiling,
                 target=target,
                 hwaccel=hwaccel,
+                rate=rate,
             )
             if isinstance(restorer, Planned):
                 lines = _elsewhere(task, plan, restorer, execution)
@@ -175,23 +211,19 @@ def deblur(
             cut = None
             if part is not None:  # where sound is cut must be known before the header is written
                 surveyed = _surveyed(work, reader, tiling, part, further=restorer.frames)
-                cut = _cut(part, surveyed, reader)
+                cut = part.cut(surveyed.times, reader.info.time_base)
             if share is not None:
-                target, encoder = choose_encoder(container, reader.info, lossless=lossless, crf=crf, hwaccel=hwaccel)
+                if output.container == PICTURE_FILES:
+                    raise UsageError(f"expected a video file for a share of a job, got {out}; name one with -o")
+                target, encoder = choose_encoder(
+                    output.container, reader.info, lossless=lossless, crf=crf, hwaccel=hwaccel
+                )
                 restore(target, encoder, [])
                 meter.info(f"share {share[0]} of {share[1]} is in {work.path}; the same command without it joins all")
                 return meter.result(work.path)
             try:
-                with VideoWriter(
-                    unfinished,
-                    container,
-                    reader.info,
-                    source=video,
-                    lossless=lossless,
-                    crf=crf,
-                    hwaccel=hwaccel,
-                    cut=cut,
-                    audio=audio,
+                with output.writer(
+                    unfinished, reader, source=video, lossless=lossless, crf=crf, hwaccel=hwaccel, audio=audio, cut=cut
                 ) as writer:
                     survey, kept, segments = restore(writer.target, writer.encoder, writer.warnings)
                     paths = [work.segment_path(segment) for segment in segments]
@@ -201,8 +233,8 @@ def deblur(
                 try:
                     publish(
                         unfinished,
-                        out,
-                        overwrite=overwrite,
+                        output.place,
+                        overwrite=output.overwrite,
                         times=times,
                         time_base=reader.info.time_base,
                         earliest=writer.earliest,
@@ -212,14 +244,14 @@ def deblur(
                         work.finished.clear()
             finally:
                 with suppress(OSError):  # of a read-only folder, which has been reported
-                    unfinished.unlink(missing_ok=True)
+                    shutil.rmtree(unfinished) if unfinished.is_dir() else unfinished.unlink(missing_ok=True)
     meter.warn(reader.warnings + writer.warnings)
     return meter.result(out)
 
 
 def _opened(
     plan: str | Path | Restorer | None,
-    reader: VideoReader,
+    reader: Reader,
     tiling: Tiling,
     execution: Execution,
     trace: Trace | None,
@@ -244,13 +276,13 @@ def _opened(
     return stack.enter_context(closing(network))
 
 
-def _fitting(plan: str | Path | None, reader: VideoReader, tiling: Tiling) -> Plan:
+def _fitting(plan: str | Path | None, reader: Reader, tiling: Tiling) -> Plan:
     """A plan file in the shape of tiles that suits the video."""
     opened = open_plan(DEFAULT_PLAN if plan is None else Path(plan))
     return fitting_plan(opened, reader.info.height, reader.info.width, overlap=tiling.tile_overlap)
 
 
-def _clips(plan: Plan, reader: VideoReader, tiling: Tiling) -> int:
+def _clips(plan: Plan, reader: Reader, tiling: Tiling) -> int:
     """Clips of a video at least, as far as its header tells: more than that cannot run side by side."""
     info = reader.info
     work = plan_workload(
@@ -264,7 +296,7 @@ def _clips(plan: Plan, reader: VideoReader, tiling: Tiling) -> int:
     return sys.maxsize if work.windows is None else work.windows * work.tiles
 
 
-def _memory_warnings(restorer: Restorer | Planned, reader: VideoReader, tiling: Tiling) -> list[str]:
+def _memory_warnings(restorer: Restorer | Planned, reader: Reader, tiling: Tiling) -> list[str]:
     """What is known of memory before the work begins; of restorers without a plan nothing is."""
     if not isinstance(restorer, Network):
         return []
@@ -293,7 +325,8 @@ def _memory_warnings(restorer: Restorer | Planned, reader: VideoReader, tiling: 
 def _key(video: Path, restorer: Restorer | Planned, options: dict[str, Any]) -> dict[str, Any]:
     """What a job's segments depend on; a restorer without a plan is like no other."""
     plan = getattr(restorer, "plan_key", "") or f"opened {secrets.token_hex(8)}"
-    return {"source": source_key(video), "plan": plan, **options, "version": metadata.version("bsst")}
+    source = pictures_key(video) if are_pictures(video) else source_key(video)
+    return {"source": source, "plan": plan, **options, "version": metadata.version("bsst")}
 
 
 @contextmanager
@@ -314,7 +347,7 @@ def _kept_or_removed(work: WorkFolder, meter: Meter, *, keep: bool) -> Iterator[
 
 
 @contextmanager
-def _enough_memory(restorer: Restorer | Planned, reader: VideoReader) -> Iterator[None]:
+def _enough_memory(restorer: Restorer | Planned, reader: Reader) -> Iterator[None]:
     try:
         yield
     except MemoryError as error:
@@ -325,7 +358,7 @@ def _enough_memory(restorer: Restorer | Planned, reader: VideoReader) -> Iterato
 
 
 def _surveyed(
-    work: WorkFolder, reader: VideoReader, tiling: Tiling, part: Part | None = None, *, further: int = 0
+    work: WorkFolder, reader: Reader, tiling: Tiling, part: Part | None = None, *, further: int = 0
 ) -> Survey:
     """Times and scenes of the video, as far as the part needs them: read now, or when the job began."""
     survey = work.survey()
@@ -335,13 +368,6 @@ def _surveyed(
         survey = replace(survey, warnings=tuple(reader.warnings))
         work.keep_survey(survey)
     return survey
-
-
-def _cut(part: Part, survey: Survey, reader: VideoReader) -> Cut:
-    """Where the first frame of a part is shown, and where the first one after it."""
-    kept = part.frames(survey.times, reader.info.time_base)
-    end = None if kept.stop == len(survey.times) else survey.times[kept.stop] * reader.info.time_base
-    return Cut(start=survey.times[kept.start] * reader.info.time_base, end=end)
 
 
 def _missing(segments: list[Segment], work: WorkFolder, meter: Meter) -> list[Segment]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from fractions import Fraction
 from pathlib import Path
 
 from bsst.cli.progress import clock
@@ -13,7 +14,7 @@ from bsst.runtime.estimate import Measured, Workload, choose_in_flight, job_byte
 from bsst.runtime.frames.fit import fitting_plan
 from bsst.runtime.jobs.part import Part
 from bsst.runtime.network.network import DEFAULT_PLAN, load_network
-from bsst.runtime.video.reader import VideoReader
+from bsst.runtime.video.sources import open_reader
 
 __all__ = ["Job", "parse_bytes"]
 
@@ -31,6 +32,7 @@ class Job:
         window_overlap: see `deblur_frames`.
         tile_overlap: see `deblur_frames`.
         part: what of the video is restored; all by default.
+        rate: pictures a second, where pictures are read.
     """
 
     def __init__(
@@ -43,8 +45,11 @@ class Job:
         window_overlap: int | None,
         tile_overlap: int | None,
         part: Part | None = None,
+        rate: Fraction | None = None,
     ) -> None:
-        with VideoReader(video) as reader:
+        if str(video) == "-":
+            raise UsageError("expected a file to look at before a job, got a pipe, which is read once; save it first")
+        with open_reader(video, rate=rate) as reader:
             info = reader.info
         fitting = fitting_plan(open_plan(plan or DEFAULT_PLAN), info.height, info.width, overlap=tile_overlap)
         self.manifest: Manifest = fitting.manifest

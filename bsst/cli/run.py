@@ -17,6 +17,7 @@ from bsst.runtime.video.quality import DEFAULT_CRF
 if TYPE_CHECKING:
     from bsst.cli import progress
     from bsst.runtime.trace import Trace
+    from bsst.runtime.video.pipes import PipeFormat
     from bsst.runtime.video.reader import HWAccelChoice
     from bsst.runtime.video.sound import Audio
 
@@ -28,6 +29,8 @@ Examples:
   bsst-run holiday.mp4 -o sharp.mkv --lossless
   bsst-run release.plan holiday.mp4           another plan than the packaged one
   bsst-run holiday.mp4 --start 1:30 --duration 10
+  bsst-run frames/ --rate 24 -o sharp.mp4     a folder of pictures, or frames/%06d.png; out too
+  ffmpeg -i a.mov -f yuv4mpegpipe - | bsst-run - -o - | ffmpeg -i - sharp.mov
   bsst-run --log-json holiday.mp4 > log.jsonl
 
 """
@@ -36,11 +39,15 @@ Examples:
 @click.command(cls=Command, imports="bsst.runtime.job", epilog=RUN_EXAMPLES + EXIT_STATUS)
 @click.argument("files", metavar="[PLAN] VIDEO", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option("-o", "--output", metavar="FILE", type=click.Path(path_type=Path),
-              help="File to write: .mp4, .m4v, .mov, .mkv or .webm.  [default: VIDEO.deblurred.SUFFIX]")  # fmt: skip
+              help="What to write: a file (.mp4, .m4v, .mov, .mkv or .webm), pictures such as out/%06d.png, or - for "
+                   "standard output.  [default: VIDEO.deblurred.SUFFIX]")  # fmt: skip
 @click.option("-y", "--overwrite", is_flag=True, help="Replace an existing output.")
 @click.option("--resume/--no-resume", default=True, show_default=True,
               help="Go on where the same job was interrupted, or throw its work away.")  # fmt: skip
 @click.option("--keep-work", is_flag=True, help="Leave the hidden folder with the encoded segments beside the output.")
+@click.option("--rate", metavar="FPS", help="Pictures a second, where pictures are read.  [default: 25]")
+@click.option("--format", "pipe_format", type=click.Choice(["y4m", "nut", "mkv"]),
+              help="What goes to standard output with -o -.  [default: as from standard input, or nut]")  # fmt: skip
 @click.option("--start", metavar="TIME", help="Restore from here on: seconds, or 1:30, or 0:01:30.5.")
 @click.option("--end", metavar="TIME", help="Restore up to here.")
 @click.option("--duration", metavar="TIME", help="Restore so much from --start on.")
@@ -89,6 +96,8 @@ def run(
     overwrite: bool,
     resume: bool,
     keep_work: bool,
+    rate: str | None,
+    pipe_format: PipeFormat | None,
     start: str | None,
     end: str | None,
     duration: str | None,
@@ -126,13 +135,14 @@ def run(
     from bsst.cli import progress
     from bsst.runtime.job import Execution, deblur
     from bsst.runtime.jobs.output import default_output
-    from bsst.runtime.jobs.part import Part
+    from bsst.runtime.jobs.part import Part, parse_rate
     from bsst.runtime.jobs.report import Observer
     from bsst.runtime.restore import Tiling
     from bsst.runtime.trace import Trace
 
     timed = (start, end, duration) != (None, None, None)
     part = Part.of(start=start, end=end, duration=duration) if timed else None
+    pictures = None if rate is None else parse_rate(rate)
     require_output(trace, others=[plan, video, output or default_output(video)])
     if dry_run or max_memory is not None:
         from bsst.cli.dry_run import Job, parse_bytes
@@ -146,6 +156,7 @@ def run(
             window_overlap=window_overlap,
             tile_overlap=tile_overlap,
             part=part,
+            rate=pictures,
         )
         in_flight = in_flight if limit is None else job.in_flight(limit, in_flight)
         if dry_run:
@@ -154,7 +165,7 @@ def run(
     recorded = None if trace is None else Trace()
     display: progress.Quiet
     if log_json:
-        display = progress.JsonLines()
+        display = progress.JsonLines(sys.stderr if output == Path("-") else None)
     elif quiet:
         display = progress.Quiet()
     else:
@@ -172,6 +183,8 @@ def run(
             lossless=lossless,
             crf=crf,
             part=part,
+            rate=pictures,
+            pipe_format=pipe_format,
             audio=audio,
             share=_share(segment),
             tiling=Tiling(

@@ -2,19 +2,106 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 
 from bsst.errors import OutputError, UsageError
 from bsst.files import what_is_at
-from bsst.runtime.video.writer import CONTAINERS
+from bsst.runtime.video.cut import Cut
+from bsst.runtime.video.pictures import (
+    PICTURES,
+    PictureReader,
+    PictureWriter,
+    are_pictures,
+    is_pattern,
+    picture_names,
+)
+from bsst.runtime.video.reader import HWAccelChoice
+from bsst.runtime.video.sound import Audio
+from bsst.runtime.video.sources import Reader, other_streams
+from bsst.runtime.video.writer import CONTAINERS, VideoWriter
 
-__all__ = ["container_of", "default_output"]
+__all__ = ["PICTURE_FILES", "Output", "Writer", "default_output", "output_of"]
+
+
+PICTURE_FILES = "pictures"
+Writer = VideoWriter | PictureWriter
+
+
+@dataclass(frozen=True, kw_only=True)
+class Output:
+    """What a job writes: a video file, or a folder of pictures."""
+
+    path: Path
+    """What was asked for: a file, a folder, or a pattern of pictures in a folder."""
+    container: str
+    """FFmpeg's name of it, or `PICTURE_FILES`."""
+    overwrite: bool
+
+    @property
+    def place(self) -> Path:
+        """The file or folder that appears when all is done."""
+        return self.path.parent if is_pattern(self.path) else self.path
+
+    def writer(
+        self, unfinished: Path, reader: Reader, *, source: Path, lossless: bool, crf: int, hwaccel: HWAccelChoice,
+        audio: Audio, cut: Cut | None = None,
+    ) -> Writer:  # fmt: skip
+        """Open it under another name; see `VideoWriter` and `PictureWriter`."""
+        if self.container == PICTURE_FILES:
+            origin = 0 if cut is None else round(cut.start / reader.info.time_base)
+            paths = reader.paths if isinstance(reader, PictureReader) else ()
+            names, suffix = picture_names(self.path, paths)
+            return PictureWriter(unfinished, names, suffix, reader.info, origin=origin)
+        return VideoWriter(
+            unfinished,
+            self.container,
+            reader.info,
+            source=other_streams(source),
+            lossless=lossless,
+            crf=crf,
+            hwaccel=hwaccel,
+            cut=cut,
+            audio=audio,
+        )
 
 
 def default_output(video: Path) -> Path:
-    """`clip.mp4` -> `clip.deblurred.mp4`; containers that cannot be written become Matroska."""
+    """`clip.mp4` -> `clip.deblurred.mp4`; containers that cannot be written become Matroska; pictures stay pictures."""
+    if is_pattern(video):
+        return video.parent.with_name(f"{video.parent.name}.deblurred") / video.name
+    if are_pictures(video):
+        return video.with_name(f"{video.resolve().name}.deblurred")
     suffix = video.suffix if video.suffix.lower() in CONTAINERS else ".mkv"
     return video.with_name(f"{video.stem}.deblurred{suffix}")
+
+
+def output_of(video: Path, out: Path, *, overwrite: bool, crf: int) -> Output:
+    """Check what can be checked before any work.
+
+    Raises:
+        UsageError: the name says nothing that can be written, or is that of the source.
+        OutputError: the output exists or its folder does not.
+    """
+    if not is_pattern(out) and (out.suffix.lower() in CONTAINERS or not are_pictures(video)):
+        return Output(path=out, container=container_of(video, out, overwrite=overwrite, crf=crf), overwrite=overwrite)
+    output = Output(path=out, container=PICTURE_FILES, overwrite=False)
+    if is_pattern(out) and out.suffix.lower() not in PICTURES:
+        raise UsageError(f"expected pictures that end in {', '.join(PICTURES)}, got {out.name}; choose one of these")
+    place = output.place
+    if not place.absolute().parent.is_dir():
+        raise OutputError(
+            f"expected an existing folder for {place}, found none; create {place.absolute().parent} first"
+        )
+    _require_empty(place)
+    return output
+
+
+def _require_empty(place: Path) -> None:
+    found = what_is_at(place)
+    if found not in ("nothing", "a folder") or (found == "a folder" and any(place.iterdir())):
+        found = f"{found} with something in it" if found == "a folder" else found
+        raise OutputError(f"expected nothing or an empty folder at {place}, found {found}; choose another name with -o")
 
 
 def container_of(video: Path, out: Path, *, overwrite: bool, crf: int) -> str:

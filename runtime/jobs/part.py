@@ -14,9 +14,11 @@ from dataclasses import dataclass
 from fractions import Fraction
 
 from bsst.errors import UsageError
+from bsst.runtime.video.cut import Cut
+from bsst.runtime.video.facts import MOST_FRAMES_PER_SECOND
 from bsst.runtime.video.reader import Frame
 
-__all__ = ["Part", "parse_time"]
+__all__ = ["Part", "parse_rate", "parse_time"]
 
 NEAREST = Fraction(1, 2000)
 Time = str | float | Fraction
@@ -68,6 +70,12 @@ class Part:
             )
         return range(first, last)
 
+    def cut(self, times: Sequence[int], time_base: Fraction) -> Cut:
+        """Where its first frame is shown, and where the first one after it."""
+        kept = self.frames(times, time_base)
+        end = None if kept.stop == len(times) else times[kept.stop] * time_base
+        return Cut(start=times[kept.start] * time_base, end=end)
+
     def read(self, frames: Iterable[Frame], time_base: Fraction, *, further: int) -> Iterator[Frame]:
         """Frames from the first one to `further` frames after the end: more do not change how the part is restored."""
         begin: int | None = None
@@ -91,6 +99,21 @@ class Part:
 
 def _decimal(seconds: Fraction) -> str:
     return f"{float(seconds):.6f}".rstrip("0").rstrip(".") + " s"
+
+
+def parse_rate(text: str) -> Fraction:
+    """Frames a second: "24", "23.976", "30000/1001".
+
+    Raises:
+        UsageError: it is none.
+    """
+    try:
+        rate = Fraction(text)
+    except (ValueError, ZeroDivisionError):
+        rate = Fraction(0)
+    if not 0 < rate <= MOST_FRAMES_PER_SECOND:
+        raise UsageError(f"expected a rate such as 25, 23.976 or 30000/1001, got {text}")
+    return rate.limit_denominator(1_000_000)
 
 
 def parse_time(time: Time) -> Fraction:

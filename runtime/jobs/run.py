@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Generator, Iterator
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
+from fractions import Fraction
 from pathlib import Path
 
 from bsst.runtime.frames.frame import SourceFrame, TileDone
@@ -17,7 +18,8 @@ from bsst.runtime.jobs.work import Finished, segment_path
 from bsst.runtime.restore import Tiling, restored_windows
 from bsst.runtime.trace import Trace, span
 from bsst.runtime.video.encoder import Target
-from bsst.runtime.video.reader import HWAccelChoice, VideoReader
+from bsst.runtime.video.reader import HWAccelChoice
+from bsst.runtime.video.sources import Reader, open_reader
 from bsst.system import processor_name
 
 __all__ = ["Task", "restore_run"]
@@ -39,6 +41,8 @@ class Task:
     target: Target
     """How frames are encoded."""
     hwaccel: HWAccelChoice
+    rate: Fraction | None = None
+    """Pictures a second, see `open_reader`."""
 
 
 def restore_run(
@@ -64,7 +68,7 @@ def restore_run(
     run = task.run
     first, last, starts = run[0].first, run[-1].last, set(survey.scenes)
 
-    def sources(reader: VideoReader) -> Iterator[SourceFrame]:
+    def sources(reader: Reader) -> Iterator[SourceFrame]:
         frames = frames_between(reader, survey, first, last)
         for index in range(first, last):
             with span(trace, "decode", "frame"):
@@ -80,7 +84,7 @@ def restore_run(
     fallback, guarded, repaired = 0, 0, list[int]()
     tiling = replace(task.tiling, scene_cuts=False)
     with (
-        VideoReader(task.video, scan=survey.scan) as reader,
+        open_reader(task.video, rate=task.rate, scan=survey.scan) as reader,
         closing(restored_windows(sources(reader), restorer, tiling)) as results,
         ExitStack() as opened,
     ):

@@ -15,7 +15,8 @@ import av.error
 
 from bsst.errors import InputError
 from bsst.runtime.jobs.survey import Survey
-from bsst.runtime.video.reader import Frame, VideoReader
+from bsst.runtime.video.reader import Frame
+from bsst.runtime.video.sources import Reader
 
 __all__ = ["frames_between"]
 
@@ -24,7 +25,7 @@ EARLIER = (16, 256)
 and then more than most gradual refreshes take."""
 
 
-def frames_between(reader: VideoReader, survey: Survey, first: int, last: int) -> Iterator[Frame]:
+def frames_between(reader: Reader, survey: Survey, first: int, last: int) -> Iterator[Frame]:
     """Frames `first` to `last` - 1 of a video, equal to those of a reader that is iterated from the start.
 
     Args:
@@ -50,7 +51,7 @@ def frames_between(reader: VideoReader, survey: Survey, first: int, last: int) -
         yield from islice(reader, done, last)
 
 
-def _from_key_frame(reader: VideoReader, survey: Survey, time: int, first: int, last: int) -> Iterator[Frame]:
+def _from_key_frame(reader: Reader, survey: Survey, time: int, first: int, last: int) -> Iterator[Frame]:
     """The frames that are wanted, up to the first that does not match."""
     try:
         for frame in reader.seek(time):

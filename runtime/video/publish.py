@@ -57,6 +57,11 @@ def publish(
 
 def _verify(path: Path, expected: array[int], time_base: Fraction, *, earliest: Fraction) -> None:
     """As many frames, at the same times, or all later by what began before zero."""
+    if path.is_dir():
+        pictures = sum(1 for entry in os.scandir(path) if entry.stat().st_size)
+        if pictures != len(expected):
+            raise VerificationError(f"expected {len(expected)} pictures, found {pictures}; check the disk")
+        return
     times, ticks = packet_times(path)
     if len(times) != len(expected):
         raise VerificationError(
@@ -76,6 +81,10 @@ def _verify(path: Path, expected: array[int], time_base: Fraction, *, earliest: 
 
 
 def _sync(path: Path) -> None:
+    if path.is_dir():
+        for picture in path.iterdir():
+            _sync(picture)
+        return
     with path.open("r+b") as file:  # Windows syncs only what may be written
         os.fsync(file.fileno())
 
@@ -87,7 +96,14 @@ def _name(unfinished: Path, out: Path, *, overwrite: bool) -> None:
         FileExistsError: there is one.
         OSError: the name cannot be written.
     """
-    if overwrite or os.name == "nt":  # Windows renames over nothing unless told
+    if unfinished.is_dir():
+        if out.exists():
+            try:
+                out.rmdir()  # empty, or somebody's
+            except OSError as error:
+                raise FileExistsError(str(error)) from error
+        os.rename(unfinished, out)
+    elif overwrite or os.name == "nt":  # Windows renames over nothing unless told
         (os.replace if overwrite else os.rename)(unfinished, out)
     else:
         try:

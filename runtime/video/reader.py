@@ -117,8 +117,7 @@ class VideoReader:
     def __init__(self, path: Path, *, scan: Scan | None = None) -> None:
         self.path = path
         self.warnings: list[str] = []
-        require_video_file(path)
-        self.scan = scan or scan_file(path)
+        self.scan = scan or self._look()
         self.warnings += self.scan.warnings
         self._on_gpu = False
         self._start()
@@ -245,6 +244,11 @@ class VideoReader:
 
     def _look_for_losses(self, frame: VideoFrame) -> None:
         self._warn(*lost_with_frame(frame, side_data(frame)))
+
+    def _look(self) -> Scan:
+        """What there is, before anything is decoded."""
+        require_video_file(self.path)
+        return scan_file(self.path)
 
     def _start(self) -> None:
         try:

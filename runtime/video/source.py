@@ -37,15 +37,16 @@ HEAD_BYTES = 256
 METADATA: dict[str, Any] = {"metadata_errors": "replace"} if int(av.__version__.split(".")[0]) < 19 else {}
 
 
-def open_source(path: Path, *, hwaccel: HWAccel | None = None) -> InputContainer:
-    """Open a file to read.
+def open_source(path: Path | Any, *, hwaccel: HWAccel | None = None) -> InputContainer:
+    """Open a file to read, or an object that reads bytes.
 
     Raises:
         FFmpegError: it is no media file, or of a format that names other files.
         OSError: it cannot be read.
     """
     options = {"format_whitelist": _direct_formats(), "pattern_type": "none"}
-    return av.open(file_url(path), "r", options=options, hwaccel=hwaccel, **METADATA)
+    file = file_url(path) if isinstance(path, Path) else path
+    return av.open(file, "r", options=options, hwaccel=hwaccel, **METADATA)
 
 
 def require_video_file(path: Path) -> None:

@@ -11,7 +11,7 @@ import math
 from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
-from types import TracebackType
+from types import SimpleNamespace, TracebackType
 from typing import Any, Self
 
 import av
@@ -57,6 +57,13 @@ OF_A_PHONE = ("com.apple.quicktime.", "com.android.", "com.samsung.")
 LARGEST_TIMESCALE = 2**31 - 1
 
 
+NO_STREAM = SimpleNamespace(index=-1, metadata={}, disposition=av.stream.Disposition.default)
+NO_SOURCE = SimpleNamespace(
+    streams=type("NoStreams", (tuple,), {"audio": ()})(), metadata={}, chapters=list, close=lambda: None
+)
+"""In place of the file that pictures and pipes have not."""
+
+
 class VideoWriter:
     """Writes one video file. Use as a context manager: leaving it without an error finishes the file.
 
@@ -64,7 +71,7 @@ class VideoWriter:
         path: file to write; overwritten.
         container: FFmpeg name of the container, a value of `CONTAINERS`.
         info: what the reader found.
-        source: file whose other streams and metadata are copied.
+        source: file whose other streams and metadata are copied; None for no file.
         lossless: FFV1 in Matroska, else the lossless mode of the default encoder.
         crf: constant rate factor of the default encoder; lower is better and larger.
         hwaccel: which encoder.
@@ -95,7 +102,7 @@ class VideoWriter:
         container: str,
         info: VideoInfo,
         *,
-        source: Path,
+        source: Path | None = None,
         lossless: bool = False,
         crf: int = DEFAULT_CRF,
         hwaccel: HWAccelChoice = "none",
@@ -115,7 +122,7 @@ class VideoWriter:
                                  f"{info.encoding.bits} bits per colour; --lossless to .mkv keeps them")  # fmt: skip
         if self.target.lost:
             self.warnings.append(self.target.lost)
-        self._source = open_source(source)
+        self._source: Any = NO_SOURCE if source is None else open_source(source)
         aspect = info.sample_aspect_ratio
         if aspect and aspect != 1 and container in ("matroska", "webm"):  # PyAV cannot set the container's own field
             self._warn(f"pixel aspect ratio {aspect.numerator}:{aspect.denominator} is kept in the video stream only; "
@@ -209,7 +216,9 @@ class VideoWriter:
         }
         self._container.start_encoding()
 
-    def _main_stream(self) -> Stream:
+    def _main_stream(self) -> Any:
+        if self._source is NO_SOURCE:
+            return NO_STREAM
         if self._info.stream is None:
             return main_video_stream(self._source)
         return next(stream for stream in self._source.streams if stream.index == self._info.stream)

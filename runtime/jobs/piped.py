@@ -1,0 +1,126 @@
+"""A job with a pipe at either end: nothing can be resumed, and frames leave as soon as they are restored."""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from bsst.errors import InputError, OutputError, UsageError
+from bsst.runtime.frames.restorer import Restorer
+from bsst.runtime.jobs.output import Output, Writer
+from bsst.runtime.jobs.part import Part
+from bsst.runtime.jobs.report import Meter
+from bsst.runtime.jobs.segment import plan_segments, segment_length
+from bsst.runtime.jobs.stream import restore_stream
+from bsst.runtime.jobs.survey import take_survey
+from bsst.runtime.restore import Tiling
+from bsst.runtime.trace import Trace
+from bsst.runtime.video.pipes import PIPE, PipeFormat, PipeReader, PipeWriter, standard_output
+from bsst.runtime.video.publish import publish
+from bsst.runtime.video.reader import HWAccelChoice
+from bsst.runtime.video.sound import Audio
+from bsst.runtime.video.sources import Reader
+
+__all__ = ["restore_piped"]
+
+
+def restore_piped(
+    source: Path,
+    reader: Reader,
+    output: Output,
+    restorer: Restorer,
+    tiling: Tiling,
+    meter: Meter,
+    *,
+    again: Callable[[], Reader],
+    lossless: bool,
+    crf: int,
+    hwaccel: HWAccelChoice,
+    audio: Audio,
+    part: Part | None,
+    pipe_format: PipeFormat | None,
+    trace: Trace | None,
+) -> None:
+    """Restore from a pipe, to one, or both.
+
+    Args:
+        source: "-", or what can be read twice.
+        reader: of it, not iterated yet.
+        output: of the path "-", or of a file.
+        restorer: an opened plan.
+        tiling: how the video is cut up.
+        meter: told how it goes.
+        again: opens another reader of what can be read twice.
+        lossless: of a file, see `deblur`.
+        crf: of a file, see `deblur`.
+        hwaccel: of a file, see `deblur`.
+        audio: of a file, see `deblur`.
+        part: what is restored.
+        pipe_format: of standard output; that of standard input by default, or NUT.
+        trace: records what happens when.
+
+    Raises:
+        UsageError: a part of a pipe.
+        OutputError: the output cannot be written.
+        VerificationError: the finished file has other frames.
+    """
+    survey, segments, cut = None, None, None
+    with ExitStack() as stack:
+        if part is not None:
+            if isinstance(reader, PipeReader):
+                raise UsageError("expected a file for --start, --end and --duration, got a pipe; cut it before: "
+                                 "ffmpeg -ss START -t DURATION -i VIDEO -f nut - | bsst-run -")  # fmt: skip
+            info = reader.info
+            survey = take_survey(part.read(reader, info.time_base, further=restorer.frames),
+                                 scene_cuts=tiling.scene_cuts, scan=reader.scan)  # fmt: skip
+            segments = plan_segments(
+                survey.scenes,
+                len(survey.times),
+                length=restorer.frames,
+                overlap=restorer.window_overlap if tiling.window_overlap is None else tiling.window_overlap,
+                wanted=segment_length(info.height, info.width),
+                kept=part.frames(survey.times, info.time_base),
+            )
+            cut = part.cut(survey.times, info.time_base)
+            reader = again()
+            stack.push(reader)
+            reader.accelerate(hwaccel)
+        origin = 0 if cut is None else round(cut.start / reader.info.time_base)
+
+        def run(sink: PipeWriter | Writer) -> array[int]:
+            if restorer.line:
+                meter.info(restorer.line)
+            meter.info(f"decoder {reader.decoder}, encoder {sink.encoder}")
+            meter.warn(reader.warnings + sink.warnings)
+            return restore_stream(reader, restorer, tiling, sink, meter, survey=survey, segments=segments, trace=trace)
+
+        if output.path == PIPE:
+            name = pipe_format or (reader.format if isinstance(reader, PipeReader) else "nut")
+            file = stack.enter_context(standard_output())
+            with PipeWriter(file, name, reader.info, origin=origin) as writer:
+                run(writer)
+            meter.warn(reader.warnings + writer.warnings)
+            return
+        folder = stack.enter_context(_beside(output.place))
+        with output.writer(folder / "result.tmp", reader, source=source, lossless=lossless, crf=crf, hwaccel=hwaccel,
+                           audio=audio, cut=cut) as written:  # fmt: skip
+            times = run(written)
+        expected = array("q", (time - origin for time in times))
+        if not expected:
+            raise InputError(f"expected frames from {reader.path}, got none; is it complete?")
+        publish(folder / "result.tmp", output.place, overwrite=output.overwrite, times=expected,
+                time_base=reader.info.time_base, earliest=written.earliest)  # fmt: skip
+        meter.warn(reader.warnings + written.warnings)
+
+
+@contextmanager
+def _beside(place: Path) -> Iterator[Path]:
+    """A folder on the file system of the output, gone in the end."""
+    try:
+        with TemporaryDirectory(prefix=".bsst-", dir=place.absolute().parent) as folder:
+            yield Path(folder)
+    except PermissionError as error:
+        raise OutputError(f"expected to write {place}, could not: {error.strerror}; choose another place") from error
