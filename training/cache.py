@@ -1,6 +1,7 @@
 """Cached training clips: one uncompressed .npz per clip, written once, so that rendering leaves the training loop.
 
     python -m bsst.training.cache --data DIR --split train --first 0 --count 1500
+    python -m bsst.training.cache --data DIR --split train --first 100000 --count 600   # enlarged photographs
 
 Clip number i of a split is the same whenever it is rendered; numbers ending in the same digit share a kind.
 """
@@ -15,12 +16,14 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from bsst.training.simulate import Clip, Kind, linear_light, simulate
+from bsst.training.simulate import SPEED, WIDER_SPEED, Clip, Kind, linear_light, simulate
 
-__all__ = ["kind_of", "load", "save", "write_simulated"]
+__all__ = ["ENLARGED_FROM", "kind_of", "load", "save", "write_simulated"]
 
 FRAMES, SIZE = 8, 128
 KINDS: tuple[Kind, ...] = ("heavy", "mild", "heavy", "sharp", "heavy", "mild", "heavy", "heavy", "mild", "sharp")
+ENLARGED_FROM, ENLARGED = 100_000, (1.5, 9.0)
+"""Clips from this number on show photographs enlarged by such a factor: smooth pictures that no motion has blurred."""
 SEEDS = {"train": 0, "validation": 500_000_003, "held": 1_000_000_007}
 
 
@@ -50,7 +53,10 @@ def write_simulated(data: Path, split: str, first: int, count: int) -> None:
         path = data / "sim" / split / f"{number:06d}.npz"
         if not path.exists():
             rng = np.random.default_rng(number + SEEDS[split])
-            save(simulate(pictures, rng, kind_of(number), frames=FRAMES, size=SIZE), path)
+            speeds = WIDER_SPEED if split == "train" else SPEED
+            factor = float(np.exp(rng.uniform(*np.log(ENLARGED)))) if number >= ENLARGED_FROM else 1.0
+            clip = simulate(pictures, rng, kind_of(number), frames=FRAMES, size=SIZE, speeds=speeds, enlarged=factor)
+            save(clip, path)
 
 
 def _pictures(folder: Path) -> list[Tensor]:
