@@ -23,7 +23,7 @@ from bsst.reference.raft import RAFT
 from bsst.training.batches import Pool
 from bsst.training.evaluate import Example, example, gain, gain_alone, psnr
 from bsst.training.flows import frames_of
-from bsst.training.real import HELD_CLIPS, VALIDATION_CLIPS, fixed_clip
+from bsst.training.real import FRESH_CLIPS, HELD_CLIPS, VALIDATION_CLIPS, fixed_clip
 
 DEFAULT_WEIGHTS = Path(__file__).parents[1] / "reference" / "weights" / "edge.safetensors"
 
@@ -37,7 +37,7 @@ def load_networks(weights: Path) -> tuple[BSSTNet, RAFT]:
 
 
 def real_examples(data: Path, raft: RAFT, *, split: str) -> list[Example]:
-    clips = HELD_CLIPS if split == "held" else VALIDATION_CLIPS
+    clips = {"held": HELD_CLIPS, "fresh": FRESH_CLIPS, "validation": VALIDATION_CLIPS}[split]
     return [example(name, *map(frames_of, fixed_clip(data, clip)), raft) for name, clip in clips.items()]
 
 
@@ -69,7 +69,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--weights", type=Path, default=DEFAULT_WEIGHTS)
-    parser.add_argument("--split", choices=("held", "validation"), default="held")
+    parser.add_argument("--split", choices=("held", "fresh", "validation"), default="held")
     parser.add_argument("--json", type=Path)
     parser.add_argument("--threads", type=int, default=2)
     arguments = parser.parse_args()

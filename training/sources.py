@@ -56,6 +56,8 @@ VIDEOS = (
     "trailer_bbb.mp4",
     "box.mp4.gz",
     "cup.mp4.gz",
+    "vtest.avi",
+    "Megamind.avi",
 )
 WIDEST = 1000
 
