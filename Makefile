@@ -86,7 +86,7 @@ nightly: $(DEV_VENV)/.installed test-webgpu  ## Build every stage for every GPU 
 	$(DEV) -m pytest -m nightly
 
 plan: $(DEV_VENV)/.installed  ## Rebuild the packaged plan from the packaged weights.
-	$(DEV_VENV)/bin/bsst-export --tile 256x256 --tile 192x320 --tile 384x448 --flow-size 256x256 -o runtime/data/edge.plan
+	$(DEV_VENV)/bin/bsst-export -o runtime/data/edge.plan
 
 # Needs Debian's ffmpeg, about 6 GB in DATA, and hours; every step keeps what exists and resumes.
 DATA ?= out/training/data
@@ -105,6 +105,10 @@ train-edge: $(DEV_VENV)/.installed  ## Train the edge network again; see trainin
 	$(DEV) -m bsst.training.train --data $(DATA) --run $(RUN_DIR) --flow $(RUN_DIR)/flow.safetensors --minutes $(MINUTES) \
 		--start $(RUN_DIR)/first/deblur.pt --phase-ends 0 0.8 --learning-rate 4e-4 --half-precision
 	$(DEV) -m bsst.training.pack --data $(DATA) --run $(RUN_DIR) --flow $(RUN_DIR)/flow.safetensors
+	$(DEV) -m bsst.training.cache --data $(DATA) --split train --first 100000 --count 300
+	$(DEV) -m bsst.training.outputs --data $(DATA)
+	$(DEV) -m bsst.training.train_restraint --data $(DATA) --run $(RUN_DIR) --minutes 70
+	$(DEV) -m bsst.training.pack --restraint $(RUN_DIR)/restraint.safetensors --strength 1.15
 	$(DEV) benchmarks/edge_quality.py --data $(DATA)
 
 clean:

@@ -110,6 +110,12 @@ class NetworkConfig:
     still_motion: tuple[float, float] | None = None
     """Motion in pixels at 1/4 scale up to which a place is left alone, and from which it is changed in full: what does
     not move is not blurred by motion."""
+    fast_motion: tuple[float, float] | None = None
+    """Motion in the same unit up to which a place is changed in full, and from which it is left alone: faster than
+    anything in training. It needs `still_motion`."""
+    restraint_channels: int = 0
+    """Channels of the network that says how far the change is trusted at each place; 0 leaves it out. It needs
+    `still_motion`."""
     blur_threshold: float = 0.3
     """A window attends sparsely where its mean blur exceeds this."""
     tie_rule: TieRule = "lowest"
@@ -193,6 +199,8 @@ EDGE = NetworkConfig(
     state_limit=8.0,
     residual_limit=0.4,
     still_motion=(0.2, 0.8),
+    fast_motion=(10.0, 16.0),
+    restraint_channels=24,
     raft=RaftConfig(
         stage_channels=(16, 24, 32),
         blocks_per_stage=1,

@@ -38,13 +38,16 @@ def blur_map(backward: Tensor, forward: Tensor) -> Tensor:
     return torch.where(flat, 0.0, (magnitude - low) / torch.where(flat, 1.0, extent))
 
 
-def moving_map(backward: Tensor, forward: Tensor, still: tuple[float, float]) -> Tensor:
-    """0 where a frame does not move, 1 where it does.
+def moving_map(
+    backward: Tensor, forward: Tensor, still: tuple[float, float], fast: tuple[float, float] | None = None
+) -> Tensor:
+    """0 where a frame does not move, or moves faster than can be followed, 1 in between.
 
     Args:
         backward: flow of frame t to t + 1, (N, T-1, 2, H, W), pixels at this scale.
         forward: flow of frame t + 1 to t, same shape.
         still: motion up to which the map is 0, and from which it is 1, linear in between.
+        fast: motion up to which the map is 1, and from which it is 0 again.
 
     Returns:
         (N, T, 1, H, W) in [0, 1]; each place counts the fastest motion within two pixels, to and from both neighbours.
@@ -53,7 +56,8 @@ def moving_map(backward: Tensor, forward: Tensor, still: tuple[float, float]) ->
     inner = torch.maximum(to_next[:, 1:], to_previous[:, :-1])
     motion = torch.cat((to_next[:, :1], inner, to_previous[:, -1:]), 1)
     near = F.max_pool2d(motion.flatten(0, 1), 5, 1, 2).unflatten(0, motion.shape[:2])
-    return ((near - still[0]) / (still[1] - still[0])).clamp(0, 1)
+    moving = ((near - still[0]) / (still[1] - still[0])).clamp(0, 1)
+    return moving if fast is None else moving * ((fast[1] - near) / (fast[1] - fast[0])).clamp(0, 1)
 
 
 def flow_validity(flow: Tensor, check: Tensor, limit: float | None = None) -> Tensor:

@@ -17,6 +17,7 @@ from bsst.reference.layers import ChannelAttentionBlock, GatedBlock, GatedFusion
 from bsst.reference.propagation import DeformableAlignment, make_backbone, propagation_step
 from bsst.reference.reconstruction import Reconstruction
 from bsst.reference.refinement import FlowRefinement, refine_flows
+from bsst.reference.restraint import MOTION_LIMIT, Restraint
 from bsst.reference.selection import Selection, legal_frames, select
 from bsst.reference.transformer import SoftComposition, SoftSplit, SparseTransformer
 
@@ -68,6 +69,8 @@ class BSSTNet(nn.Module):
         self.skip_conv = ChannelAttentionBlock(full)
         self.out_conv = ChannelAttentionBlock(full)
         self.last_conv = conv3x3(full, 3, bias=False)
+        if config.restraint_channels:
+            self.restraint = Restraint(config.restraint_channels, half)
 
     def forward(self, frames: Tensor, backward: Tensor, forward: Tensor) -> Tensor:
         """Deblur clips.
@@ -134,9 +137,19 @@ class BSSTNet(nn.Module):
         ]
 
     def moving(self, backward: Tensor, forward: Tensor) -> Tensor | None:
-        """Refined flows -> what `restore` needs to leave still places alone, (N, T, 1, H/4, W/4), if it does."""
-        still = self.config.still_motion
-        return None if still is None else moving_map(backward, forward, still)
+        """Refined flows -> what `restore` needs to know of motion, if anything, (N, T, 1 or 5, H/4, W/4).
+
+        Its channels are the share of the change that each place gets and, for the restraint, the flows to the previous
+        and to the next frame.
+        """
+        if self.config.still_motion is None:
+            return None
+        moving = moving_map(backward, forward, self.config.still_motion, self.config.fast_motion)
+        if not self.config.restraint_channels:
+            return moving
+        none = torch.zeros_like(forward[:, :1])
+        to_previous, to_next = torch.cat((none, forward), 1), torch.cat((backward, none), 1)
+        return torch.cat((moving, torch.cat((to_previous, to_next), 2).clamp(-MOTION_LIMIT, MOTION_LIMIT)), 2)
 
     def propagate(self, branch: str, features: list[Tensor], motion: Tensor) -> Tensor:
         """Run one branch over the clip: features (N, T, C, h, w) each, motion (N, T, 10, h, w) -> (N, T, C, h, w)."""
@@ -173,15 +186,21 @@ class BSSTNet(nn.Module):
     def restore(self, decoded: Tensor, full: Tensor, frames: Tensor, moving: Tensor | None = None) -> Tensor:
         """Decoder features (B, D, H/2, W/2), skip (B, F, H, W), frames (B, 3, H, W) -> sharp frames (B, 3, H, W).
 
-        `moving`: (B, 1, H/4, W/4), the share of the change that each place gets; all of it by default.
+        `moving`: (B, 1 or 5, H/4, W/4), see the method of that name; every place gets all of the change by default.
         """
         x = self.conv_hr0(F.leaky_relu(self.upsample0(decoded), 0.1)) + self.skip_conv(full)
         residual: Tensor = self.last_conv(self.out_conv(x))
         if self.config.residual_limit is not None:
             residual = residual.clamp(-self.config.residual_limit, self.config.residual_limit)
-        if moving is not None:
-            residual = residual * F.interpolate(moving, scale_factor=4, mode="bilinear", align_corners=False)
-        return residual + frames
+        return frames + (residual if moving is None else self.restrain(residual, decoded, frames, moving))
+
+    def restrain(self, residual: Tensor, decoded: Tensor, frames: Tensor, moving: Tensor) -> Tensor:
+        """Change of frames (B, 3, H, W) that `restore` found -> the change that is made; the rest is as there."""
+        if self.config.restraint_channels:
+            residual = self.restraint(frames, residual, decoded, moving[:, 1:])
+            if self.config.residual_limit is not None:
+                residual = residual.clamp(-self.config.residual_limit, self.config.residual_limit)
+        return residual * F.interpolate(moving[:, :1], scale_factor=4, mode="bilinear", align_corners=False)
 
     def _repeat(self, name: str, count: int, x: Tensor) -> Tensor:
         for index in range(count):

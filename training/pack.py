@@ -1,6 +1,7 @@
 """Write the packaged weights: averaged network, flow network, and the residual's scale chosen on validation clips.
 
     python -m bsst.training.pack --data DIR --run RUN --flow RUN/flow.safetensors
+    python -m bsst.training.pack --restraint RUN/restraint.safetensors --strength 1.15      # into the weights at --out; the rest stays
 
 The last convolution is linear and has no bias, so the scale is folded into its weights. Held-out clips play no part.
 """
@@ -13,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from bsst.config import EDGE
@@ -22,7 +24,7 @@ from bsst.training.evaluate import Example, example, psnr
 from bsst.training.flows import flow_network, frames_of
 from bsst.training.real import VALIDATION_CLIPS, fixed_clip
 
-__all__ = ["choose_scale", "pack"]
+__all__ = ["add_restraint", "choose_scale", "pack"]
 
 SCALES = (0.25, 0.4, 0.55, 0.7, 0.85, 1.0, 1.15)
 TOLERATED = -0.03
@@ -82,6 +84,26 @@ def pack(data: Path, run: Path, flow: Path, out: Path) -> None:
     }
     tensors = {name: tensor.contiguous() for name, tensor in net.state_dict().items()}
     tensors |= {f"raft.{name}": tensor.contiguous() for name, tensor in raft.state_dict().items()}
+    _write(tensors, metadata, out)
+
+
+def add_restraint(restraint: Path, out: Path, strength: float = 1.0) -> None:
+    """Put the tensors of a trained restraint into the weights at `out`, in place of those that they have.
+
+    Args:
+        restraint: what `train_restraint` wrote.
+        out: weights of the whole network.
+        strength: factor on all that the restraint lets through.
+    """
+    with safe_open(out, "pt") as known:
+        metadata = {**known.metadata(), "config": json.dumps(EDGE.to_json())}
+    tensors = {name: tensor for name, tensor in load_file(out).items() if not name.startswith("restraint.")}
+    tensors |= load_file(restraint)
+    tensors["restraint.strength"] = torch.tensor(strength)
+    _write(tensors, {**metadata, "restraint_strength": str(strength)}, out)
+
+
+def _write(tensors: dict[str, torch.Tensor], metadata: dict[str, str], out: Path) -> None:
     out.parent.mkdir(parents=True, exist_ok=True)
     temporary = out.with_suffix(".tmp")
     save_file(tensors, temporary, metadata)
@@ -91,10 +113,17 @@ def pack(data: Path, run: Path, flow: Path, out: Path) -> None:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--data", type=Path, required=True)
-    parser.add_argument("--run", type=Path, required=True)
-    parser.add_argument("--flow", type=Path, required=True)
+    parser.add_argument("--data", type=Path)
+    parser.add_argument("--run", type=Path)
+    parser.add_argument("--flow", type=Path)
+    parser.add_argument("--restraint", type=Path, help="only put this restraint into the weights")
+    parser.add_argument("--strength", type=float, default=1.0, help="factor on what it lets through")
     parser.add_argument("--out", type=Path, default=Path("reference/weights/edge.safetensors"))
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    pack(arguments.data, arguments.run, arguments.flow, arguments.out)
+    if arguments.restraint is not None:
+        add_restraint(arguments.restraint, arguments.out, arguments.strength)
+    elif None in (arguments.data, arguments.run, arguments.flow):
+        parser.error("expected --data, --run and --flow, or --restraint")
+    else:
+        pack(arguments.data, arguments.run, arguments.flow, arguments.out)

@@ -9,7 +9,7 @@ frames robbed of their detail, so that only aligned neighbours can bring it back
 sparse attention nor shift blocks. Full: every stage; what was left out starts as the identity, so nothing jumps.
 On a CPU, two single-threaded workers beat two threads on layers this small; they average their weights every few steps.
 A GPU takes one worker and samples as many times larger as `--scale` says.
-`--start` takes up the state of an earlier run under a new clock and schedule.
+`--start` takes up the state of an earlier run, or packaged weights, under a new clock and schedule.
 Writes RUN/deblur.pt (state, every checkpoint), RUN/deblur.jsonl (log) and RUN/deblur.safetensors (averaged weights).
 """
 
@@ -29,11 +29,12 @@ from typing import Any, TypeVar
 import numpy as np
 import torch
 import torch.nn.functional as F
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor, distributed, multiprocessing, nn
 
 from bsst.config import EDGE
 from bsst.reference.bsstnet import BSSTNet
+from bsst.reference.checkpoint import RAFT_PREFIX
 from bsst.training.batches import Batch, Pool, draw
 from bsst.training.checks import check, check_heads, gradient_norms, validation
 from bsst.training.evaluate import Example
@@ -81,7 +82,7 @@ class TrainOptions:
     phase_ends: tuple[float, float] = PHASE_ENDS
     """Ends of the align and the lean phase, as shares of the run."""
     start: Path | None = None
-    """State of another run to begin with."""
+    """State (.pt) or weights (.safetensors) of another run to begin with."""
     learning_rate: float = 8e-4
     """Of AdamW, before its cosine decay."""
     workers: int = 2
@@ -126,7 +127,11 @@ def _work(rank: int, workers: int, address: str, options: TrainOptions) -> None:
     step, seconds = 0, 0.0
     state = options.run / "deblur.pt"
     known = state if state.exists() else options.start
-    if known is not None:
+    if known is not None and known.suffix == ".safetensors":
+        weights = {k: v for k, v in load_file(known).items() if not k.startswith(RAFT_PREFIX)}
+        net.load_state_dict(weights)
+        average.load_state_dict(weights)
+    elif known is not None:
         saved = torch.load(known, weights_only=True, map_location=options.device)
         for name, module in modules.items():
             module.load_state_dict(saved[name])
@@ -252,7 +257,7 @@ if __name__ == "__main__":
     parser.add_argument("--flow", type=Path, required=True)
     parser.add_argument("--minutes", type=float, default=75)
     parser.add_argument("--phase-ends", type=float, nargs=2, default=PHASE_ENDS)
-    parser.add_argument("--start", type=Path, help="state of an earlier run to begin with")
+    parser.add_argument("--start", type=Path, help="state or weights of an earlier run to begin with")
     parser.add_argument("--learning-rate", type=float, default=8e-4)
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--seed", type=int, default=1)

@@ -14,7 +14,8 @@ __all__ = ["restore_stage"]
 def restore_stage(network: BSSTNet, geometry: Geometry) -> Stage:
     """Build the stage for one frame of a tile."""
     config = network.config
-    moving = {} if config.still_motion is None else {"moving": ((1, 1, *geometry.at(4)), torch.float32)}
+    channels = 5 if config.restraint_channels else 1
+    moving = {} if config.still_motion is None else {"moving": ((1, channels, *geometry.at(4)), torch.float32)}
     return Stage(
         name="restore",
         module=_Restore(network),
