@@ -52,6 +52,8 @@ def initialise(net: BSSTNet) -> None:
         first.weight[:, -channels:].mul_(0.6)
     nn.init.zeros_(net.softcomp.bias_conv.weight)
     nn.init.zeros_(net.last_conv.weight)
+    if net.config.restraint_channels:
+        nn.init.zeros_(net.restraint.last.weight)
 
 
 def _start_as_warp(align: DeformableAlignment) -> None:

@@ -128,7 +128,7 @@ def test_a_read_only_folder_is_one_error(clip: Path, monkeypatch: pytest.MonkeyP
 
 def test_overwriting_stops_at_folders(clip: Path) -> None:
     (clip.parent / "out.mp4").mkdir()
-    with pytest.raises(OutputError, match="found a folder"):
+    with pytest.raises(OutputError, match="expected pictures"):
         deblur(clip, clip.parent / "out.mp4", plan=Identity(), overwrite=True)
 
 
@@ -195,7 +195,7 @@ def test_files_without_video_are_refused(tmp_path: Path) -> None:
     for path, message in ((text, "cannot open"), (sound, "found audio"), (tmp_path / "none.mp4", "found nothing")):
         with pytest.raises(InputError, match=message):
             deblur(path, tmp_path / "out.mp4", plan=Identity())
-    with pytest.raises(InputError, match="found a folder"):
+    with pytest.raises(InputError, match="expected pictures"):
         deblur(tmp_path, tmp_path / "out.mp4", plan=Identity())
     assert not (tmp_path / "out.mp4").exists()
 
