@@ -1,8 +1,9 @@
 """Write the packaged weights: averaged network, flow network, and the residual's scale chosen on validation clips.
 
     python -m bsst.training.pack --data DIR --run RUN --flow RUN/flow.safetensors
-    python -m bsst.training.pack --restraint RUN/restraint.safetensors --strength 1.15      # into the weights at --out; the rest stays
+    python -m bsst.training.pack --restraint RUN/restraint.safetensors --strength 1.15
 
+The second puts a restraint into the weights at --out; the rest stays.
 The last convolution is linear and has no bias, so the scale is folded into its weights. Held-out clips play no part.
 """
 

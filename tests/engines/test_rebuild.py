@@ -250,7 +250,10 @@ def test_half_precision_that_costs_too_much_is_refused(
             {"target": "tensorrt-rtx", "precision": "bf16", "options": BuildOptions(compute_capabilities=("7.5",))},
             "--bf16 with --sm 80 or later, got 7.5",
         ),
-        ({"target": "tpu"}, "expected --target cpu, ort-cuda, ort-tensorrt, ort-webgpu, tensorrt, tensorrt-rtx, got tpu"),
+        (
+            {"target": "tpu"},
+            "expected --target cpu, ort-cuda, ort-tensorrt, ort-webgpu, tensorrt, tensorrt-rtx, got tpu",
+        ),
     ],
 )
 def test_requests_that_do_not_fit_are_refused_first(tmp_path: Path, arguments: Any, message: str) -> None:
