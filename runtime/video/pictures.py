@@ -60,7 +60,8 @@ PATTERN = re.compile(r"%0?(\d*)d")
 
 def is_pattern(path: Path) -> bool:
     """Whether a name stands for numbered files, such as `%06d.png`."""
-    return PATTERN.search(path.name) is not None and what_is_at(path) == "nothing"
+    numbered = PATTERN.search(path.name) is not None and path.suffix.lower() in PICTURES
+    return numbered and what_is_at(path) == "nothing"
 
 
 def are_pictures(path: Path) -> bool:
