@@ -108,7 +108,7 @@ def _seeded(name: str) -> tuple[BSSTNet, RAFT]:
     config = CONFIGS[name]
     network, raft = BSSTNet(config).eval(), RAFT(config.raft).eval()
     for module, prefix in ((network, ""), (raft, "raft.")):
-        state = {k: torch.from_numpy(weight(f"{prefix}{k}", tuple(v.shape))) for k, v in module.state_dict().items()}
+        state = {k: torch.as_tensor(weight(f"{prefix}{k}", tuple(v.shape))) for k, v in module.state_dict().items()}
         module.load_state_dict(state)
     return network.to(_device()).requires_grad_(False), raft.to(_device()).requires_grad_(False)
 

@@ -16,15 +16,13 @@ MOTION_LIMIT = 40.0
 """Flows are clamped to it, in pixels at 1/4 scale."""
 DILATIONS = (1, 2, 4, 2, 1)
 FRAME, RESIDUAL, DECODED, MOTION = 2.0, 20.0, 2.37, 0.3
-"""Factors that bring each input near a standard deviation of 1."""
+"""Factors on the first weights: inputs times these have a standard deviation near 1."""
 LARGEST_SHARE = 2.0
 CORRECTION = 0.1
 
 
 class Restraint(nn.Module):
     """Weighs and corrects a residual; leaves it alone until trained."""
-
-    scales: Tensor
 
     def __init__(self, channels: int, decoded: int) -> None:
         super().__init__()
@@ -36,7 +34,8 @@ class Restraint(nn.Module):
         nn.init.zeros_(self.last.bias)
         self.strength = nn.Parameter(torch.ones(()))
         scales = [FRAME] * 12 + [RESIDUAL] * 12 + [DECODED] * decoded + [MOTION] * 4
-        self.register_buffer("scales", torch.tensor(scales)[None, :, None, None], persistent=False)
+        with torch.no_grad():
+            self.first.weight.mul_(torch.tensor(scales)[None, :, None, None])
 
     def forward(self, frames: Tensor, residual: Tensor, decoded: Tensor, motion: Tensor) -> Tensor:
         """Share and correct the change of frames.
@@ -53,8 +52,7 @@ class Restraint(nn.Module):
         """
         motion = F.interpolate(motion, scale_factor=2, mode="bilinear", align_corners=False)
         x = torch.cat((F.pixel_unshuffle(frames - 0.5, 2), F.pixel_unshuffle(residual, 2), decoded, motion), 1)
-        # Weights are scaled, not pixels: a constant that every compiler folds.
-        x = F.leaky_relu(F.conv2d(x, self.first.weight * self.scales, self.first.bias, padding=1), 0.1)
+        x = F.leaky_relu(self.first(x), 0.1)
         for layer in self.body:
             x = x + 0.5 * F.leaky_relu(layer(x), 0.1)
         share, correction = self.last(x).split((4, 12), 1)

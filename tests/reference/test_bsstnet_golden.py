@@ -52,9 +52,10 @@ def run():
         return seen[f"prop_{branch}"]
 
     def refine_and_keep(backward, forward):
-        result = refine(backward, forward)
-        seen["sharp_map"], seen["flow_backward_refined"], seen["flow_forward_refined"], (seen["selection"],) = result
-        return result
+        blur, *flows = refine(backward, forward)
+        seen["sharp_map"], (seen["selection"],) = 1 - blur, network.select(blur)
+        seen["flow_backward_refined"], seen["flow_forward_refined"] = flows
+        return blur, *flows
 
     network.propagate, network.refine = propagate_and_keep, refine_and_keep
     forward, backward = (torch.from_numpy(flow)[None] for flow in flows(6, 64, 64, seed=1))

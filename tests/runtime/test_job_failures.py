@@ -128,7 +128,7 @@ def test_a_read_only_folder_is_one_error(clip: Path, monkeypatch: pytest.MonkeyP
 
 def test_overwriting_stops_at_folders(clip: Path) -> None:
     (clip.parent / "out.mp4").mkdir()
-    with pytest.raises(OutputError, match="expected pictures"):
+    with pytest.raises(OutputError, match="found a folder"):
         deblur(clip, clip.parent / "out.mp4", plan=Identity(), overwrite=True)
 
 
