@@ -32,8 +32,11 @@ def small_edge() -> Networks:
     # Random flows are faster than anything that `fast_motion` lets pass.
     config = dataclasses.replace(EDGE, raft=dataclasses.replace(EDGE.raft, iterations=1), fast_motion=None)
     torch.manual_seed(7)
+    network = BSSTNet(config).eval()
+    for parameter in network.restraint.last.parameters():  # which starts as nothing at all
+        torch.nn.init.normal_(parameter, std=0.02)
     return Networks(
-        network=BSSTNet(config).eval(),
+        network=network,
         raft=RAFT(config.raft).eval(),
         label="random weights",
         sha256="7" * 64,
