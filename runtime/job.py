@@ -21,7 +21,8 @@ from typing import Any
 
 from bsst.errors import OutOfMemoryError, OutputError, UsageError
 from bsst.plan.archive import Plan, open_plan
-from bsst.runtime.estimate import plan_workload, require_memory
+from bsst.plan.manifest import Manifest
+from bsst.runtime.estimate import Workload, plan_workload, require_memory
 from bsst.runtime.frames.fit import fitting_plan
 from bsst.runtime.frames.restorer import Restorer
 from bsst.runtime.jobs.cluster_ray import restore_on_cluster
@@ -284,31 +285,27 @@ def _fitting(plan: str | Path | None, reader: Reader, tiling: Tiling) -> Plan:
 
 def _clips(plan: Plan, reader: Reader, tiling: Tiling) -> int:
     """Clips of a video at least, as far as its header tells: more than that cannot run side by side."""
+    work = _workload(plan.manifest, reader, tiling)
+    return sys.maxsize if work.windows is None else work.windows * work.tiles
+
+
+def _workload(manifest: Manifest, reader: Reader, tiling: Tiling) -> Workload:
     info = reader.info
-    work = plan_workload(
-        plan.manifest,
+    return plan_workload(
+        manifest,
         frames=info.frames or None,
         height=info.height,
         width=info.width,
         window_overlap=tiling.window_overlap,
         tile_overlap=tiling.tile_overlap,
     )
-    return sys.maxsize if work.windows is None else work.windows * work.tiles
 
 
 def _memory_warnings(restorer: Restorer | Planned, reader: Reader, tiling: Tiling) -> list[str]:
     """What is known of memory before the work begins; of restorers without a plan nothing is."""
     if not isinstance(restorer, Network):
         return []
-    info = reader.info
-    work = plan_workload(
-        restorer.manifest,
-        frames=info.frames or None,
-        height=info.height,
-        width=info.width,
-        window_overlap=tiling.window_overlap,
-        tile_overlap=tiling.tile_overlap,
-    )
+    work = _workload(restorer.manifest, reader, tiling)
     free, most = memory_bytes()
     warning = require_memory(
         restorer.manifest,
