@@ -35,6 +35,7 @@ def small_edge() -> Networks:
     network = BSSTNet(config).eval()
     for parameter in network.restraint.last.parameters():  # which starts as nothing at all
         torch.nn.init.normal_(parameter, std=0.02)
+    torch.nn.init.constant_(network.restraint.strength, 0.9)  # a factor of 1 would be optimised away
     return Networks(
         network=network,
         raft=RAFT(config.raft).eval(),
