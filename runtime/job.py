@@ -26,9 +26,10 @@ from bsst.runtime.estimate import Workload, plan_workload, require_memory
 from bsst.runtime.frames.fit import fitting_plan
 from bsst.runtime.frames.restorer import Restorer
 from bsst.runtime.jobs.cluster_ray import restore_on_cluster
-from bsst.runtime.jobs.output import PICTURE_FILES, Output, default_output, output_of
+from bsst.runtime.jobs.output import PICTURE_FILES, Output, default_output, default_preview, output_of
 from bsst.runtime.jobs.part import Part
 from bsst.runtime.jobs.piped import restore_piped
+from bsst.runtime.jobs.preview import restore_preview
 from bsst.runtime.jobs.processes import restore_in_processes
 from bsst.runtime.jobs.report import Meter, Observer, Result
 from bsst.runtime.jobs.run import Task, restore_run
@@ -80,6 +81,7 @@ def deblur(
     lossless: bool = False,
     crf: int = DEFAULT_CRF,
     part: Part | None = None,
+    preview: float | Fraction | None = None,
     rate: Fraction | None = None,
     pipe_format: PipeFormat | None = None,
     audio: Audio = "copy",
@@ -103,6 +105,8 @@ def deblur(
         lossless: keep the restored frames exactly (FFV1 in .mkv, lossless H.264 in .mp4).
         crf: quality of the encoder, 0 (best) to 51.
         part: what of the video is restored, with its sound; it starts at zero in the result. All by default.
+        preview: so many seconds instead of all, those with most blur (`bsst.runtime.jobs.preview`), source on the left
+            and restored on the right; to `<stem>.preview<suffix>` by default.
         rate: pictures a second, where pictures are read; 25 by default.
         pipe_format: what goes to standard output; what came from standard input by default, or NUT.
         audio: "copy" sound and convert what cannot be copied, "convert" all of it, or "none".
@@ -124,7 +128,11 @@ def deblur(
     video = Path(video)
     if out is None and video == PIPE:
         raise UsageError("expected an output beside a video from a pipe; name a file with -o, or -o - for a pipe")
-    out = default_output(video) if out is None else Path(out)
+    if out is None:
+        out = default_output(video) if preview is None else default_preview(video)
+    out = Path(out)
+    if preview is not None and (PIPE in (video, out) or part is not None or share is not None):
+        raise UsageError("expected a preview of a file alone, got a pipe, a part or a share as well; leave that out")
     if out == PIPE:
         output = Output(path=out, container="", overwrite=False)
     else:
@@ -141,6 +149,26 @@ def deblur(
         meter.warn(_memory_warnings(restorer, reader, tiling))
         hwaccel = "none" if execution.hwaccel == "auto" and not restorer.on_gpu else execution.hwaccel
         reader.accelerate(hwaccel)
+        if preview is not None:
+            if isinstance(restorer, Planned) or output.container == PICTURE_FILES:
+                raise UsageError("expected one process and a video file for a preview, got workers or pictures; "
+                                 "leave --devices, --workers and --ray out, and name a file with -o")  # fmt: skip
+            with _enough_memory(restorer, reader):
+                restore_preview(
+                    video,
+                    output,
+                    restorer,
+                    tiling,
+                    meter,
+                    seconds=Fraction(preview),
+                    rate=rate,
+                    lossless=lossless,
+                    crf=crf,
+                    hwaccel=hwaccel,
+                    audio=audio,
+                    trace=trace,
+                )
+            return meter.result(out)
         if PIPE in (video, out):
             if isinstance(restorer, Planned) or share is not None:
                 raise UsageError("expected one process for a pipe, got workers or a share; save it as a file first")

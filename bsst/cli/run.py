@@ -29,6 +29,7 @@ Examples:
   bsst-run holiday.mp4 -o sharp.mkv --lossless
   bsst-run release.plan holiday.mp4           another plan than the packaged one
   bsst-run holiday.mp4 --start 1:30 --duration 10
+  bsst-run holiday.mp4 --preview 5s           the blurriest 5 s, source beside result
   bsst-run frames/ --rate 24 -o sharp.mp4     a folder of pictures, or frames/%06d.png; out too
   ffmpeg -i a.mov -f yuv4mpegpipe - | bsst-run - -o - | ffmpeg -i - sharp.mov
   bsst-run --log-json holiday.mp4 > log.jsonl
@@ -51,6 +52,12 @@ Examples:
 @click.option("--start", metavar="TIME", help="Restore from here on: seconds, or 1:30, or 0:01:30.5.")
 @click.option("--end", metavar="TIME", help="Restore up to here.")
 @click.option("--duration", metavar="TIME", help="Restore so much from --start on.")
+@click.option(
+    "--preview",
+    metavar="TIME",
+    help="Restore the blurriest part of this length, such as 5s, beside its source: VIDEO.preview.SUFFIX.",
+)
+@click.option("--open", "show", is_flag=True, help="Show the result in the desktop's player.")
 @click.option("--lossless", is_flag=True, help="Keep the restored frames exactly; large files. FFV1 in .mkv.")
 @click.option("--crf", default=DEFAULT_CRF, show_default=True,
               help="Quality of the encoder, 0 (best) to 51; 16 looks alike, at a quarter of the size.")  # fmt: skip
@@ -101,6 +108,8 @@ def run(
     start: str | None,
     end: str | None,
     duration: str | None,
+    preview: str | None,
+    show: bool,
     lossless: bool,
     crf: int,
     audio: Audio,
@@ -134,8 +143,8 @@ def run(
         raise UsageError(f"expected [PLAN] VIDEO, got {plan} before {video}; name the plan first")
     from bsst.cli import progress
     from bsst.runtime.job import Execution, deblur
-    from bsst.runtime.jobs.output import default_output
-    from bsst.runtime.jobs.part import Part, parse_rate
+    from bsst.runtime.jobs.output import default_output, default_preview
+    from bsst.runtime.jobs.part import Part, parse_rate, parse_time
     from bsst.runtime.jobs.report import Observer
     from bsst.runtime.restore import Tiling
     from bsst.runtime.trace import Trace
@@ -143,7 +152,13 @@ def run(
     timed = (start, end, duration) != (None, None, None)
     part = Part.of(start=start, end=end, duration=duration) if timed else None
     pictures = None if rate is None else parse_rate(rate)
-    require_output(trace, others=[plan, video, output or default_output(video)])
+    seconds = None if preview is None else parse_time(preview)
+    if seconds == 0:
+        raise UsageError(f"expected a preview of some length, got {preview}; 5s shows enough as a rule")
+    written = output or (default_output(video) if seconds is None else default_preview(video))
+    if show and written == Path("-"):
+        raise UsageError("expected a file for --open, got standard output; leave one out")
+    require_output(trace, others=[plan, video, written])
     if dry_run or max_memory is not None:
         from bsst.cli.dry_run import Job, parse_bytes
 
@@ -155,7 +170,7 @@ def run(
             in_flight=in_flight,
             window_overlap=window_overlap,
             tile_overlap=tile_overlap,
-            part=part,
+            part=part if seconds is None else Part(end=seconds),
             rate=pictures,
         )
         in_flight = in_flight if limit is None else job.in_flight(limit, in_flight)
@@ -183,6 +198,7 @@ def run(
             lossless=lossless,
             crf=crf,
             part=part,
+            preview=seconds,
             rate=pictures,
             pipe_format=pipe_format,
             audio=audio,
@@ -200,6 +216,8 @@ def run(
             observer=Observer(info=display.info, progress=display.progress, warning=display.warning),
         )
         display.result(result)
+    if show:
+        click.launch(str(result.output))
     if result.repaired:
         click.get_current_context().exit(EXIT_REPAIRED)
 

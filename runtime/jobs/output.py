@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from bsst.errors import OutputError, UsageError
 from bsst.files import what_is_at
@@ -21,7 +24,7 @@ from bsst.runtime.video.sound import Audio
 from bsst.runtime.video.sources import Reader, other_streams
 from bsst.runtime.video.writer import CONTAINERS, VideoWriter
 
-__all__ = ["PICTURE_FILES", "Output", "Writer", "default_output", "output_of"]
+__all__ = ["PICTURE_FILES", "Output", "Writer", "default_output", "default_preview", "folder_beside", "output_of"]
 
 
 PICTURE_FILES = "pictures"
@@ -74,6 +77,14 @@ def default_output(video: Path) -> Path:
         return video.with_name(f"{video.resolve().name}.deblurred")
     suffix = video.suffix if video.suffix.lower() in CONTAINERS else ".mkv"
     return video.with_name(f"{video.stem}.deblurred{suffix}")
+
+
+def default_preview(video: Path) -> Path:
+    """`clip.mp4` -> `clip.preview.mp4`; a video of pictures too."""
+    place = default_output(video)
+    place = place.parent if is_pattern(place) else place
+    suffix = place.suffix if place.suffix.lower() in CONTAINERS else ".mp4"
+    return place.with_name(f"{place.name.removesuffix(place.suffix).removesuffix('.deblurred')}.preview{suffix}")
 
 
 def output_of(video: Path, out: Path, *, overwrite: bool, crf: int) -> Output:
@@ -129,3 +140,17 @@ def container_of(video: Path, out: Path, *, overwrite: bool, crf: int) -> str:
     if found not in ("a file", "nothing"):
         raise OutputError(f"expected a file or nothing at {out}, found {found}; choose another name with -o")
     return container
+
+
+@contextmanager
+def folder_beside(place: Path) -> Iterator[Path]:
+    """A folder on the file system of an output, gone in the end.
+
+    Raises:
+        OutputError: it cannot be made.
+    """
+    try:
+        with TemporaryDirectory(prefix=".bsst-", dir=place.absolute().parent) as folder:
+            yield Path(folder)
+    except PermissionError as error:
+        raise OutputError(f"expected to write {place}, could not: {error.strerror}; choose another place") from error

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from array import array
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
-from bsst.errors import InputError, OutputError, UsageError
+from bsst.errors import InputError, UsageError
 from bsst.runtime.frames.restorer import Restorer
-from bsst.runtime.jobs.output import Output, Writer
+from bsst.runtime.jobs.output import Output, Writer, folder_beside
 from bsst.runtime.jobs.part import Part
 from bsst.runtime.jobs.report import Meter
+from bsst.runtime.jobs.seek import frames_between
 from bsst.runtime.jobs.segment import plan_segments, segment_length
 from bsst.runtime.jobs.stream import restore_stream
 from bsst.runtime.jobs.survey import take_survey
@@ -95,7 +95,10 @@ def restore_piped(
                 meter.info(restorer.line)
             meter.info(f"decoder {reader.decoder}, encoder {sink.encoder}")
             meter.warn(reader.warnings + sink.warnings)
-            return restore_stream(reader, restorer, tiling, sink, meter, survey=survey, segments=segments, trace=trace)
+            frames = iter(reader)
+            if survey is not None and segments:
+                frames = frames_between(reader, survey, segments[0].first, segments[-1].last)
+            return restore_stream(frames, restorer, tiling, sink, meter, survey=survey, segments=segments, trace=trace)
 
         if output.path == PIPE:
             name = pipe_format or (reader.format if isinstance(reader, PipeReader) else "nut")
@@ -104,7 +107,7 @@ def restore_piped(
                 run(writer)
             meter.warn(reader.warnings + writer.warnings)
             return
-        folder = stack.enter_context(_beside(output.place))
+        folder = stack.enter_context(folder_beside(output.place))
         with output.writer(folder / "result.tmp", reader, source=source, lossless=lossless, crf=crf, hwaccel=hwaccel,
                            audio=audio, cut=cut) as written:  # fmt: skip
             times = run(written)
@@ -114,13 +117,3 @@ def restore_piped(
         publish(folder / "result.tmp", output.place, overwrite=output.overwrite, times=expected,
                 time_base=reader.info.time_base, earliest=written.earliest)  # fmt: skip
         meter.warn(reader.warnings + written.warnings)
-
-
-@contextmanager
-def _beside(place: Path) -> Iterator[Path]:
-    """A folder on the file system of the output, gone in the end."""
-    try:
-        with TemporaryDirectory(prefix=".bsst-", dir=place.absolute().parent) as folder:
-            yield Path(folder)
-    except PermissionError as error:
-        raise OutputError(f"expected to write {place}, could not: {error.strerror}; choose another place") from error

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from array import array
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import closing
 from dataclasses import replace
 from itertools import count
@@ -15,14 +15,12 @@ import numpy as np
 from bsst.runtime.frames.frame import RestoredWindow, SourceFrame, TileDone
 from bsst.runtime.frames.restorer import Restorer
 from bsst.runtime.jobs.report import Meter
-from bsst.runtime.jobs.seek import frames_between
 from bsst.runtime.jobs.segment import Segment
 from bsst.runtime.jobs.survey import Survey
 from bsst.runtime.jobs.work import Finished
 from bsst.runtime.restore import Tiling, restored_windows
 from bsst.runtime.trace import Trace, span
 from bsst.runtime.video.reader import Frame
-from bsst.runtime.video.sources import Reader
 
 __all__ = ["Sink", "restore_stream"]
 
@@ -35,7 +33,7 @@ class Sink(Protocol):
 
 
 def restore_stream(
-    reader: Reader,
+    frames: Iterable[Frame],
     restorer: Restorer,
     tiling: Tiling,
     sink: Sink,
@@ -48,7 +46,7 @@ def restore_stream(
     """Restore a video, or neighbouring segments of one that was surveyed, in one go.
 
     Args:
-        reader: not iterated yet.
+        frames: of the video, or from the first to decode of the segments to the last.
         restorer: an opened plan.
         tiling: how the video is cut up; scenes are those of the survey if there is one.
         sink: where frames go.
@@ -61,17 +59,16 @@ def restore_stream(
         The time of each frame written.
     """
     first, kept, starts = 0, range(sys.maxsize), frozenset[int]()
-    frames: Iterator[Frame] = iter(reader)
     if survey is not None and segments:
         first, kept = segments[0].first, range(segments[0].keep_from, segments[-1].keep_to)
         starts, tiling = frozenset(survey.scenes), replace(tiling, scene_cuts=False)
-        frames = frames_between(reader, survey, first, segments[-1].last)
         meter.resume(len(kept), [])
+    coming = iter(frames)
 
     def sources() -> Iterator[SourceFrame]:
         for index in count(first):
             with span(trace, "decode", "frame"):
-                frame = next(frames, None)
+                frame = next(coming, None)
                 rgb = None if frame is None else frame.rgb
             if frame is None or rgb is None:
                 return

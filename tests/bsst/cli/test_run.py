@@ -74,6 +74,20 @@ def test_plan_and_video_options_and_the_group_command(clip: Path, loads: Loads) 
     assert decode(out).stream["codec"] == "ffv1"
 
 
+def test_a_preview_is_opened_only_when_asked_for(clip: Path, loads: Loads, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened = list[str]()
+    monkeypatch.setattr("click.launch", opened.append)
+    result = invoke(clip, "--preview", "0.2s")
+    assert (result.exit_code, opened) == (0, [])
+    assert "clip.preview.mp4: 5 frames" in result.stderr
+    assert invoke(clip, "--preview", "0.2s", "-y", "--open").exit_code == 0
+    assert opened == [str(clip.with_name("clip.preview.mp4"))]
+    for options in (["--preview", "0"], ["--preview", "1", "--start", "0:01"], ["--open", "-o", "-"]):
+        refused = invoke(clip, *options)
+        assert refused.exit_code == 2
+        assert refused.stderr.count("\n") == 1
+
+
 def test_json_lines_can_be_parsed_and_end_with_the_result(clip: Path, loads: Loads) -> None:
     result = invoke(clip, "--log-json")
     events = [json.loads(line) for line in result.stdout.splitlines()]
