@@ -9,6 +9,7 @@ from typing import Any
 
 from bsst.errors import InputError
 from bsst.runtime.frames.scenes import CutFinder, luma_step
+from bsst.runtime.video.facts import Stated
 from bsst.runtime.video.reader import Frame
 from bsst.runtime.video.scan import Scan
 from bsst.runtime.video.timeline import Timeline
@@ -45,6 +46,7 @@ class Survey:
                 "stream": self.scan.stream,
                 "frames": self.scan.frames,
                 "steps": list(self.scan.timeline.steps.items()),
+                "chroma_location": self.scan.stated.chroma_location,
             },
             "warnings": self.warnings,
         }
@@ -64,6 +66,7 @@ class Survey:
                 stream=scan["stream"],
                 frames=scan["frames"],
                 timeline=Timeline({stream: tuple(map(tuple, steps)) for stream, steps in scan["steps"]}),
+                stated=Stated(chroma_location=scan["chroma_location"]),
                 warnings=(),
             ),
             times=array("q", values["times"]),

@@ -1,7 +1,7 @@
 """What a writer must know of a source, read from its first frame and from what FFmpeg says about its stream.
 
 PyAV's table of side data ends before FFmpeg's (EXIF, LCEVC, 3D reference displays): types without a name are passed
-over. PyAV before 19 does not tell where chroma samples lie; FFmpeg's filter `showinfo` does.
+over. What PyAV does not tell at all, FFmpeg's description of a file does (`stated`).
 """
 
 from __future__ import annotations
@@ -12,10 +12,7 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
-import av.error
-import av.logging
 import numpy as np
-from av.filter import Graph
 from av.sidedata import sidedata
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
@@ -25,7 +22,17 @@ from bsst.runtime.video.colour import Encoding, matrix_from_tag
 from bsst.runtime.video.frame import FULL_RANGE, SUBSAMPLINGS
 from bsst.runtime.video.timeline import Timeline
 
-__all__ = ["LOCATIONS", "Mastering", "Tags", "VideoInfo", "describe", "lost_with_frame", "side_data"]
+__all__ = [
+    "LOCATIONS",
+    "Mastering",
+    "Stated",
+    "Tags",
+    "VideoInfo",
+    "describe",
+    "lost_with_frame",
+    "side_data",
+    "stated",
+]
 
 MOST_FRAMES_PER_SECOND = 1000
 LOCATIONS = ("unspecified", "left", "center", "topleft", "top", "bottomleft", "bottom")
@@ -68,6 +75,16 @@ class Mastering:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Stated:
+    """What a file states about a stream and PyAV does not tell."""
+
+    chroma_location: int = 0
+    """Index in `LOCATIONS`; 0 where untagged."""
+    cropping: str = ""
+    """A warning, where the file wants edges hidden."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class VideoInfo:
     """What a writer must know to keep everything that is not pixels."""
 
@@ -96,12 +113,17 @@ class VideoInfo:
 
 
 def describe(
-    frame: VideoFrame, stream: VideoStream, path: Path, *, frames: int, timeline: Timeline
-) -> tuple[VideoInfo, list[str]]:
+    frame: VideoFrame, stream: VideoStream, path: Path, *, frames: int, timeline: Timeline, chroma_location: int
+) -> VideoInfo:
     """What the first frame of a film says.
 
-    Returns:
-        The facts, and a warning for each thing that the result will not have.
+    Args:
+        frame: decoded.
+        stream: that it is of.
+        path: its file.
+        frames: see `VideoInfo`.
+        timeline: see `VideoInfo`.
+        chroma_location: see `Stated`; for frames that do not tell.
 
     Raises:
         InputError: a pixel format that has no planes of equal meaning.
@@ -124,7 +146,7 @@ def describe(
     matrix = found.get("DISPLAYMATRIX")
     located = not is_rgb and not is_grey and subsampling != (1, 1)
     time_base = Fraction(frame.time_base or stream.time_base or Fraction(1, 90000))
-    info = VideoInfo(
+    return VideoInfo(
         height=frame.height,
         width=frame.width,
         encoding=encoding,
@@ -133,7 +155,8 @@ def describe(
             range=FULL_RANGE if encoding.full_range and not is_rgb else tagged,
             primaries=int(frame.color_primaries),
             transfer=int(frame.color_trc),
-            chroma_location=_chroma_location(frame, stream) if located else 0,
+            # PyAV before 19 does not tell
+            chroma_location=int(getattr(frame, "chroma_location", chroma_location)) if located else 0,
         ),
         time_base=time_base,
         rate=_rate(stream),
@@ -145,7 +168,28 @@ def describe(
         timeline=timeline,
         start=(frame.pts or 0) * time_base,
     )
-    return info, _cropping(stream)
+
+
+def stated(text: str, stream: VideoStream) -> Stated:
+    """Read what `bsst.runtime.video.log.description` gives for a file."""
+    found = re.search(rf"^\s*Stream #0:{stream.index}\b(.*)\n((?:(?!\s*Stream #).*\n?)*)", text, re.MULTILINE)
+    line, rest = found.groups() if found else ("", "")
+    location = re.search(rf"[(, ]({'|'.join(LOCATIONS[1:])})\), \d+x\d+", line)
+    edges = re.search(r"Frame Cropping: (\d+)/(\d+)/(\d+)/(\d+)", rest, re.IGNORECASE)
+    return Stated(
+        chroma_location=LOCATIONS.index(location[1]) if location else 0,
+        cropping=_cropping(stream, *map(int, edges.groups())) if edges else "",
+    )
+
+
+def _cropping(stream: VideoStream, top: int, bottom: int, left: int, right: int) -> str:
+    if not (top or bottom or left or right):
+        return ""
+    width, height = stream.width - left - right, stream.height - top - bottom
+    return (
+        f"the file wants {width}x{height} of its {stream.width}x{stream.height} shown (clean aperture), which is not "
+        f"kept: hidden edges will show; crop them first with: ffmpeg -i FILE -vf crop={width}:{height}:{left}:{top}"
+    )
 
 
 def side_data(frame: VideoFrame) -> dict[str, bytes]:
@@ -189,28 +233,6 @@ def _is_transparent(frame: VideoFrame) -> bool:
     return int(frame.reformat(format="rgba").to_ndarray()[..., 3].min()) < 255
 
 
-def _chroma_location(frame: VideoFrame, stream: VideoStream) -> int:
-    if hasattr(frame, "chroma_location"):
-        return int(frame.chroma_location)
-    before = av.logging.get_level()
-    av.logging.set_level(av.logging.INFO)
-    try:
-        graph = Graph()
-        steps = [graph.add_buffer(template=stream), graph.add("showinfo"), graph.add("buffersink")]
-        for a, b in zip(steps[:-1], steps[1:], strict=True):
-            a.link_to(b)
-        graph.configure()
-        with av.logging.Capture() as log:
-            graph.push(frame)
-            graph.pull()
-    except (av.error.FFmpegError, ValueError):
-        return 0
-    finally:
-        av.logging.set_level(before)
-    name = next((match[1] for _, _, text in log if (match := re.search(r" cl:(\w+)", text))), LOCATIONS[0])
-    return LOCATIONS.index(name) if name in LOCATIONS else 0
-
-
 def _mastering(found: dict[str, bytes]) -> Mastering:
     """From `AVMasteringDisplayMetadata` and `AVContentLightMetadata` of libavutil/mastering_display_metadata.h."""
     display: tuple[int, ...] = ()
@@ -226,27 +248,6 @@ def _mastering(found: dict[str, bytes]) -> Mastering:
     return Mastering(
         display=display, light=tuple(np.frombuffer(light[:8], np.uint32).tolist()) if len(light) >= 8 else ()
     )
-
-
-def _cropping(stream: VideoStream) -> list[str]:
-    """Edges that a container wants hidden; PyAV does not tell, FFmpeg's description of a file does."""
-    container: Any = stream.container  # the stubs of PyAV 18 lack `dumps_format`
-    before = av.logging.get_level()
-    av.logging.set_level(av.logging.INFO)
-    try:
-        text = str(container.dumps_format())
-    finally:
-        av.logging.set_level(before)
-    of_stream = re.split(r"\n\s*Stream #\d+:", text)[stream.index + 1 : stream.index + 2]
-    found = re.search(r"Frame Cropping: (\d+)/(\d+)/(\d+)/(\d+)", "".join(of_stream), re.IGNORECASE)
-    if found is None or not any(map(int, found.groups())):
-        return []
-    top, bottom, left, right = map(int, found.groups())
-    width, height = stream.width - left - right, stream.height - top - bottom
-    return [
-        f"the file wants {width}x{height} of its {stream.width}x{stream.height} shown (clean aperture), which is not "
-        f"kept: hidden edges will show; crop them first with: ffmpeg -i FILE -vf crop={width}:{height}:{left}:{top}"
-    ]
 
 
 def _rate(stream: VideoStream) -> Fraction:

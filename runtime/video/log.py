@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import logging
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 import av.logging
+from av.container import InputContainer
 
-__all__ = ["ErrorLog", "error_text"]
+__all__ = ["ErrorLog", "description", "error_text"]
+
+# While something is read from the log below, PyAV hands to Python what other threads log, and Python would print it.
+logging.getLogger("libav").addHandler(logging.NullHandler())
 
 
 class ErrorLog:
@@ -35,6 +40,25 @@ class ErrorLog:
     def reason(self, error: Exception) -> str:
         """The first line logged, which names the cause; the error's own text where nothing was logged."""
         return next((" ".join(text.split()) for _, _, text in self._lines if text.strip()), error_text(error))
+
+
+def description(container: InputContainer) -> str:
+    """What `ffmpeg -v verbose -i FILE` says about a file; to be asked before anything is decoded.
+
+    The level of PyAV's log is one for the process, and PyAV prints a traceback where a decoder's thread is at logging
+    while it goes back to none.
+    """
+    dumping: Any = container  # the stubs of PyAV 18 lack `dumps_format`
+    level, skip_repeated = av.logging.get_level(), av.logging.get_skip_repeated()
+    av.logging.set_libav_level(av.logging.VERBOSE)
+    av.logging.set_level(av.logging.VERBOSE)
+    av.logging.set_skip_repeated(False)
+    try:
+        return str(dumping.dumps_format())
+    finally:
+        av.logging.set_level(level)
+        av.logging.set_skip_repeated(skip_repeated)
+        av.logging.set_libav_level(av.logging.INFO)
 
 
 def error_text(error: Exception) -> str:

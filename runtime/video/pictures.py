@@ -26,9 +26,9 @@ from bsst.errors import InputError, OutputError, UsageError
 from bsst.files import what_is_at
 from bsst.runtime.video.colour import Encoding
 from bsst.runtime.video.encoder import Target, frame_from_rgb
-from bsst.runtime.video.facts import Tags, VideoInfo, describe, lost_with_frame, side_data
+from bsst.runtime.video.facts import Stated, Tags, VideoInfo, describe, lost_with_frame, side_data, stated
 from bsst.runtime.video.frame import FULL_RANGE, plane_format
-from bsst.runtime.video.log import error_text
+from bsst.runtime.video.log import description, error_text
 from bsst.runtime.video.reader import Frame, HWAccelChoice
 from bsst.runtime.video.scan import Scan
 from bsst.runtime.video.source import not_a_video, open_source
@@ -151,7 +151,7 @@ class PictureReader:
         self._first: tuple[VideoFrame, VideoInfo] | None = self._read(0)
         frame, self.info = self._first
         self._format = frame.format.name
-        self.scan = Scan(stream=0, frames=len(self.paths), timeline=Timeline(), warnings=())
+        self.scan = Scan(stream=0, frames=len(self.paths), timeline=Timeline(), stated=Stated(), warnings=())
         if self.info.display_matrix:
             self.warnings.append("pictures are turned by a mark in their EXIF data, which pictures written do not have")
 
@@ -208,8 +208,11 @@ class PictureReader:
         try:
             with open_source(path) as container:
                 stream = container.streams.video[0]
+                located = stated(description(container), stream).chroma_location
                 frame = next(container.decode(stream))
-                info, _ = describe(frame, stream, path, frames=len(self.paths), timeline=Timeline())
+                info = describe(
+                    frame, stream, path, frames=len(self.paths), timeline=Timeline(), chroma_location=located
+                )
         except (av.error.FFmpegError, OSError, StopIteration, IndexError) as error:
             if isinstance(error, av.error.FFmpegError | OSError):
                 raise not_a_video(path, error) from error

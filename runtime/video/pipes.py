@@ -25,9 +25,9 @@ from av.video.frame import VideoFrame
 from bsst.errors import InputError, OutputError, UsageError
 from bsst.runtime.video.colour import matrix_from_tag
 from bsst.runtime.video.encoder import LEFT, LIMITED, RGB_TAG, Target, add_video_stream, choose_target, frame_from_rgb
-from bsst.runtime.video.facts import VideoInfo
+from bsst.runtime.video.facts import VideoInfo, stated
 from bsst.runtime.video.frame import plane_format
-from bsst.runtime.video.log import error_text
+from bsst.runtime.video.log import description, error_text
 from bsst.runtime.video.reader import HWAccelChoice, VideoReader
 from bsst.runtime.video.scan import Scan
 from bsst.runtime.video.source import main_video_stream, not_a_video, open_source
@@ -82,7 +82,9 @@ class PipeReader(VideoReader):
         except (av.error.FFmpegError, OSError) as error:
             raise not_a_video(self.path, error) from error
         stream = main_video_stream(self._container)
-        return Scan(stream=stream.index, frames=0, timeline=Timeline(), warnings=())
+        said = stated(description(self._container), stream)
+        warnings = (said.cropping,) if said.cropping else ()
+        return Scan(stream=stream.index, frames=0, timeline=Timeline(), stated=said, warnings=warnings)
 
     def _start(self) -> None:
         self._stream = next(s for s in self._container.streams.video if s.index == self.scan.stream)

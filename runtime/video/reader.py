@@ -126,10 +126,14 @@ class VideoReader:
             self._first = next(self._frames, None)
             if self._first is None:
                 raise InputError(f"expected video in {path}, could not decode a single frame; is the file complete?")
-            self.info, warnings = describe(
-                self._first, self._stream, path, frames=self.scan.frames, timeline=self.scan.timeline
+            self.info = describe(
+                self._first,
+                self._stream,
+                path,
+                frames=self.scan.frames,
+                timeline=self.scan.timeline,
+                chroma_location=self.scan.stated.chroma_location,
             )
-            self._warn(*warnings)
             self._look_for_losses(self._first)
             self._codec = self._stream.codec_context.name
             # AVI has no presentation times, and what FFmpeg makes up for these codecs is in the order of decoding.

@@ -13,7 +13,8 @@ import av.error
 from av.container import InputContainer
 
 from bsst.errors import InputError
-from bsst.runtime.video.log import error_text
+from bsst.runtime.video.facts import Stated, stated
+from bsst.runtime.video.log import description, error_text
 from bsst.runtime.video.source import main_video_stream, not_a_video, open_source, quoted
 from bsst.runtime.video.timeline import JumpFinder, Timeline
 
@@ -35,6 +36,7 @@ class Scan:
     frames: int
     """Packets of the film that will be shown."""
     timeline: Timeline
+    stated: Stated
     warnings: tuple[str, ...]
 
 
@@ -50,6 +52,7 @@ def scan(path: Path) -> Scan:
         raise not_a_video(path, error) from error
     with container:
         main_video_stream(container)
+        text = description(container)
         packets: Counter[int] = Counter()
         shown: Counter[int] = Counter()
         end = 0.0
@@ -72,21 +75,26 @@ def scan(path: Path) -> Scan:
                 f"restore what is there, first copy it with: ffmpeg -i {quoted(path)} -c copy repaired.mkv"
             ) from error
         stream = main_video_stream(container, packets)
-        warnings = []
-        if stated := _missing(container, packets[stream.index], end):
+        said = stated(text, stream)
+        warnings = [said.cropping] if said.cropping else []
+        if seconds := _missing(container, packets[stream.index], end):
             if not _is_whole(path):
                 raise InputError(
-                    f"expected {stated:.2f} s of video in {path}, found {end:.2f} s, so it is truncated; to restore "
+                    f"expected {seconds:.2f} s of video in {path}, found {end:.2f} s, so it is truncated; to restore "
                     f"what is there, first copy it with: ffmpeg -i {quoted(path)} -c copy repaired.mkv"
                 )
-            warnings.append(f"the header says {stated:.2f} s, the file is whole and holds {end:.2f} s")
+            warnings.append(f"the header says {seconds:.2f} s, the file is whole and holds {end:.2f} s")
         if finder.seconds:
             places = [f"{second:.2f} s" for second in finder.seconds[:4]] + ["..."] * (len(finder.seconds) > 4)
             warnings.append(
                 f"the clock of the file jumps, its parts follow each other without a gap: at {', '.join(places)}"
             )
         return Scan(
-            stream=stream.index, frames=shown[stream.index], timeline=finder.timeline(), warnings=tuple(warnings)
+            stream=stream.index,
+            frames=shown[stream.index],
+            timeline=finder.timeline(),
+            stated=said,
+            warnings=tuple(warnings),
         )
 
 

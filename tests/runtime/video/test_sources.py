@@ -234,3 +234,18 @@ def test_sound_that_no_container_copies_is_converted_and_as_long(tmp_path: Path,
         with av.open(str(path)) as container:
             lengths.append(sum(frame.samples / frame.sample_rate for frame in container.decode(audio=0)))
     assert abs(lengths[0] - lengths[1]) < 0.02
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_what_decoders_log_about_damage_is_not_printed(
+    tmp_path: Path, seed: int, capfd: pytest.CaptureFixture[str]
+) -> None:
+    path = Clip(suffix=".avi", codec="mpeg4", options={"g": "4"}).write(tmp_path / "clip")
+    data, rng = bytearray(path.read_bytes()), np.random.default_rng(seed)
+    with av.open(str(path)) as container:
+        for packet in container.demux(video=0):
+            for _ in range(3 if packet.size else 0):  # behind the header, where blocks are
+                data[packet.pos + int(rng.integers(packet.size // 4, packet.size))] ^= 16
+    path.write_bytes(data)
+    assert "damaged in the source" in warnings(path)
+    assert capfd.readouterr() == ("", "")
