@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 import signal
 from collections import deque
-from collections.abc import Generator, Sequence
-from contextlib import suppress
-from multiprocessing import get_context, parent_process
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from multiprocessing import get_context, parent_process, resource_tracker
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -51,9 +51,10 @@ def restore_in_processes(
     def hire(device: str) -> None:
         here, there = context.Pipe()
         process = context.Process(target=_serve, args=(there, plan, plan_key, device, threads, in_flight), daemon=True)
-        process.start()
+        with _ctrl_c_later():
+            process.start()
+            crew[here] = process, device
         there.close()  # so that the end of the process is the end of the connection
-        crew[here] = process, device
 
     try:
         for device in devices[: len(tasks)]:
@@ -91,6 +92,20 @@ def restore_in_processes(
             process.terminate()
         for process, _ in crew.values():
             process.join()
+
+
+@contextmanager
+def _ctrl_c_later() -> Iterator[None]:
+    """Ctrl-C waits until a process is started and listed; the process inherits that until it ignores Ctrl-C itself."""
+    if not hasattr(signal, "pthread_sigmask"):  # Windows
+        yield
+        return
+    resource_tracker.ensure_running()  # which lets Ctrl-C through once it is started
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _serve(connection: Connection, plan: Path | None, plan_key: str, device: str, threads: int, in_flight: int) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -53,4 +54,24 @@ def test_ctrl_c_while_a_module_is_imported_is_one_line(clip: Path, module: str, 
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     assert (done.returncode, done.stdout) == (130, "")
     assert done.stderr == "error: interrupted; nothing was written\n"
+    assert [path.name for path in clip.parent.iterdir()] == ["clip.mp4"]
+
+
+STARTING = """
+import os, signal, sys
+if "--multiprocessing-fork" in sys.orig_argv:
+    os.kill(os.getppid(), signal.SIGINT)  # Ctrl-C reaches all processes of a terminal
+    os.kill(os.getpid(), signal.SIGINT)
+"""
+
+
+def test_ctrl_c_while_workers_start_is_one_line(clip: Path, tmp_path: Path) -> None:
+    (tmp_path / "sitecustomize.py").write_text(STARTING)
+    command = [sys.executable, "-m", "bsst", "run", str(clip), "--workers", "2"]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])}
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False, env=environment)
+    assert done.returncode == 130, done.stderr
+    lines = [line for line in done.stderr.splitlines() if line.startswith("error:")]
+    assert lines == ["error: interrupted; nothing was written"]
+    assert "Traceback" not in done.stderr
     assert [path.name for path in clip.parent.iterdir()] == ["clip.mp4"]
