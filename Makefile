@@ -8,7 +8,7 @@ DEV := $(DEV_VENV)/bin/python
 # The CPU build: newer versions from PyPI bring several gigabytes of CUDA libraries that nothing here uses.
 TORCH ?= torch==2.13.0
 
-.PHONY: demo docs man test test-webgpu test-newest test-vapoursynth test-fast lint check nightly train-edge plan clean
+.PHONY: demo docs man test test-webgpu test-newest test-triton test-vapoursynth test-fast lint check nightly train-edge plan clean
 
 demo: $(RUN_VENV)/.installed  ## Deblur a real clip with the packaged plan; prints the measured gain.
 	$(RUN) benchmarks/demo.py
@@ -65,6 +65,15 @@ test-webgpu: $(DEV_VENV)/.installed .venv/webgpu/.installed  ## A clip on ONNX R
 	.venv/webgpu/bin/python -m pip install --quiet --disable-pip-version-check --force-reinstall --no-deps onnxruntime-webgpu
 	touch $@
 
+# nvidia-pytriton holds a server, and wants an older NumPy: hence a venv, 0.3 GB.
+test-triton: $(DEV_VENV)/.installed .venv/triton/.installed  ## The model of export-triton on a live Triton server.
+	BSST_TRITON_PYTHON=$(CURDIR)/.venv/triton/bin/python $(DEV) -m pytest -p no:xdist -m needs_triton
+
+.venv/triton/.installed: pyproject.toml
+	$(PYTHON) -m venv .venv/triton
+	.venv/triton/bin/python -m pip install --quiet --disable-pip-version-check "nvidia-pytriton==0.7.0"
+	touch $@
+
 # VapourSynth wants Python 3.12 or newer.
 VAPOURSYNTH ?= $(firstword $(wildcard $(HOME)/.pyenv/versions/3.12*/bin/python) $(shell command -v python3.12) $(NEWEST))
 test-vapoursynth: .venv/vapoursynth/.installed  ## The VapourSynth filter through vspipe.
@@ -75,7 +84,7 @@ test-vapoursynth: .venv/vapoursynth/.installed  ## The VapourSynth filter throug
 	.venv/vapoursynth/bin/python -m pip install --quiet --disable-pip-version-check -e ".[vapoursynth]" pytest pytest-timeout hypothesis
 	touch $@
 
-nightly: $(DEV_VENV)/.installed test-webgpu  ## Build every stage for every GPU generation with TensorRT-RTX: an hour or more; resumes.
+nightly: $(DEV_VENV)/.installed test-webgpu test-triton  ## Build every stage for every GPU generation with TensorRT-RTX: an hour or more; resumes.
 	$(DEV) benchmarks/build_plans.py
 	$(DEV) benchmarks/build_plans.py --tile 768x1280 --precision fp16 --sm 89
 	$(DEV) benchmarks/build_plans.py --config release

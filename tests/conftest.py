@@ -20,11 +20,15 @@ settings.load_profile("repeatable")
 
 ASK_FOR_A_DRIVER = ("test_encoder.py", "test_probe.py", "test_reader.py", "test_run.py")
 
+OF_THEIR_OWN = ("needs_webgpu", "needs_triton")
+"""Need a venv that a make target makes, not a GPU."""
+
 NEEDS = {
     "needs_cuda": lambda: shutil.which("nvidia-smi") is not None,
     "needs_tensorrt": lambda: importlib.util.find_spec("tensorrt") is not None,
     "needs_rtx": lambda: importlib.util.find_spec("tensorrt_rtx") is not None,
     "needs_webgpu": lambda: "BSST_WEBGPU_PYTHON" in os.environ,
+    "needs_triton": lambda: "BSST_TRITON_PYTHON" in os.environ,
 }
 
 
@@ -40,7 +44,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     items.sort(key=lambda item: item.path.name not in ASK_FOR_A_DRIVER)
     required = os.environ.get("BSST_REQUIRE_GPU") == "1"
     for marker, present in NEEDS.items():
-        if not present() and not (required and marker != "needs_webgpu"):  # which needs a venv of its own, not a GPU
+        if not present() and not (required and marker not in OF_THEIR_OWN):
             for item in items:
                 if item.get_closest_marker(marker):
                     item.add_marker(pytest.mark.skip(reason=f"{marker.replace('_', ' ')}, which is not here"))

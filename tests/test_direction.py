@@ -8,7 +8,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 RANKS = {"core": 0, "runtime": 1, "plugins": 1, "reference": 2, "export": 3, "calibration": 4, "engines": 5}
-RANKS |= {"training": 6, "web": 6, "cli": 7, "vapoursynth": 7, "": 8}
+RANKS |= {"training": 6, "web": 6, "triton_server": 6, "cli": 7, "vapoursynth": 7, "": 8}
 """`plugins` and `runtime` do not know each other; "" is the package's face, which knows all."""
 
 

@@ -13,6 +13,7 @@ from bsst.cli.calibrate import calibrate
 from bsst.cli.common import Group
 from bsst.cli.doctor import doctor
 from bsst.cli.export import export
+from bsst.cli.export_triton import export_triton
 from bsst.cli.inspect import inspect
 from bsst.cli.parity import parity
 from bsst.cli.run import run
@@ -27,5 +28,5 @@ def main() -> None:
     """Deblur videos with BSSTNet: checkpoint to plan, plan and video to sharp video."""
 
 
-for command in (calibrate, doctor, export, inspect, parity, run, serve, web):
+for command in (calibrate, doctor, export, export_triton, inspect, parity, run, serve, web):
     main.add_command(command)
