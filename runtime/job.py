@@ -26,6 +26,7 @@ from bsst.runtime.estimate import Workload, plan_workload, require_memory
 from bsst.runtime.frames.fit import fitting_plan
 from bsst.runtime.frames.restorer import Restorer
 from bsst.runtime.jobs.cluster_ray import restore_on_cluster
+from bsst.runtime.jobs.opened import OpenedPlan
 from bsst.runtime.jobs.output import PICTURE_FILES, Output, default_output, default_preview, output_of
 from bsst.runtime.jobs.part import Part
 from bsst.runtime.jobs.piped import restore_piped
@@ -73,7 +74,7 @@ class Execution:
 def deblur(
     video: str | Path,
     out: str | Path | None = None,
-    plan: str | Path | Restorer | None = None,
+    plan: str | Path | Restorer | OpenedPlan | None = None,
     *,
     overwrite: bool = False,
     resume: bool = True,
@@ -98,7 +99,8 @@ def deblur(
         out: file to write, ending in .mp4, .m4v, .mov, .mkv or .webm; folder or pattern of pictures; "-" for standard
             output. `<stem>.deblurred<suffix>` beside the video by default, in Matroska when the source's container
             cannot be written.
-        plan: plan file, or an opened plan, which stays open; the packaged plan by default.
+        plan: plan file, or an opened plan, which stays open: a network, or an `OpenedPlan` for videos of any size; the
+            packaged plan by default.
         overwrite: replace an existing output.
         resume: go on where the same job was interrupted; otherwise what it finished is thrown away.
         keep_work: leave the work folder, with the encoded segments, beside the output.
@@ -279,7 +281,7 @@ def deblur(
 
 
 def _opened(
-    plan: str | Path | Restorer | None,
+    plan: str | Path | Restorer | OpenedPlan | None,
     reader: Reader,
     tiling: Tiling,
     execution: Execution,
@@ -291,6 +293,8 @@ def _opened(
     if plan is not None and not isinstance(plan, str | Path):
         if elsewhere:
             raise UsageError("expected a plan file for workers, got an opened plan, which cannot travel; pass its path")
+        if isinstance(plan, OpenedPlan):
+            return plan.fitting(reader.info.height, reader.info.width, overlap=tiling.tile_overlap)
         return plan
     fitting = _fitting(plan, reader, tiling)
     if elsewhere:

@@ -12,6 +12,9 @@ from typing import TYPE_CHECKING, Any, Self, TextIO
 from bsst.text import printable
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from bsst.cli.many import Outcome
     from bsst.runtime.jobs.report import Progress, Result
 
 __all__ = ["Bar", "JsonLines", "Lines", "Quiet", "clock"]
@@ -40,6 +43,13 @@ class Quiet:
 
     def result(self, result: Result) -> None:
         """The job is done."""
+
+    def failure(self, message: str) -> None:
+        """One of several jobs failed; the others go on."""
+        print(printable("error: " + " ".join(message.split())), file=sys.stderr)
+
+    def outcomes(self, outcomes: Sequence[Outcome]) -> None:
+        """What became of several jobs."""
 
 
 class Lines(Quiet):
@@ -72,6 +82,11 @@ class Lines(Quiet):
             ),
             file=sys.stderr,
         )
+
+    def outcomes(self, outcomes: Sequence[Outcome]) -> None:
+        """A line for each."""
+        for outcome in outcomes:
+            print(printable(" ".join(outcome.line.split())), file=sys.stderr)
 
 
 class Bar(Lines):
@@ -123,7 +138,9 @@ class Bar(Lines):
 
 
 class JsonLines(Quiet):
-    """One JSON object a line on standard output: events `info`, `progress`, `warning`, `result`, `error`."""
+    """One JSON object a line on standard output: events `info`, `progress`, `warning`, `result`, `error`,
+    and after several videos `file` for each.
+    """
 
     def __init__(self, stream: TextIO | None = None, seconds: float = 1) -> None:
         self._stream = stream or sys.stdout
@@ -154,6 +171,15 @@ class JsonLines(Quiet):
     def result(self, result: Result) -> None:
         """One line."""
         self._write("result", **{**dataclasses.asdict(result), "output": str(result.output)})
+
+    def failure(self, message: str) -> None:
+        """Said by `outcomes`, and by the event of the error."""
+
+    def outcomes(self, outcomes: Sequence[Outcome]) -> None:
+        """A line for each."""
+        for outcome in outcomes:
+            job = outcome.job
+            self._write("file", video=str(job.video), output=str(job.out), status=outcome.status, message=outcome.line)
 
     def _write(self, event: str, **values: Any) -> None:
         print(json.dumps({"event": event, **values}), file=self._stream, flush=True)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import click
 
 from bsst.cli.common import EXIT_STATUS, THREADS, Command, require_output
+from bsst.cli.many import Job, Outcome, are_many, plan_jobs, run_jobs, split_plan, worst_status
 from bsst.errors import EXIT_REPAIRED, OutputError, UsageError
 from bsst.runtime.video.quality import DEFAULT_CRF
 
@@ -28,6 +29,8 @@ Examples:
   bsst-run holiday.mp4                        writes holiday.deblurred.mp4
   bsst-run holiday.mp4 -o sharp.mkv --lossless
   bsst-run release.plan holiday.mp4           another plan than the packaged one
+  bsst-run a.mp4 b.mov clips/ -o out/         several; clips/ is searched
+  bsst-run clips/ -o 'out/{stem}_sharp.mp4'
   bsst-run holiday.mp4 --start 1:30 --duration 10
   bsst-run holiday.mp4 --preview 5s           the blurriest 5 s, source beside result
   bsst-run frames/ --rate 24 -o sharp.mp4     a folder of pictures, or frames/%06d.png; out too
@@ -38,10 +41,13 @@ Examples:
 
 
 @click.command(cls=Command, imports="bsst.runtime.job", epilog=RUN_EXAMPLES + EXIT_STATUS)
-@click.argument("files", metavar="[PLAN] VIDEO", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.argument("files", metavar="[PLAN] VIDEO...", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option("--plan", metavar="FILE", type=click.Path(path_type=Path),
+              help="The plan, as an argument that ends in .plan.  [default: the packaged one]")  # fmt: skip
 @click.option("-o", "--output", metavar="FILE", type=click.Path(path_type=Path),
-              help="What to write: a file (.mp4, .m4v, .mov, .mkv or .webm), pictures such as out/%06d.png, or - for "
-                   "standard output.  [default: VIDEO.deblurred.SUFFIX]")  # fmt: skip
+              help="What to write: a file (.mp4, .m4v, .mov, .mkv or .webm), pictures such as out/%06d.png, - for "
+                   "standard output, or for several videos a folder, or a pattern with {stem}, {suffix}, {folder}: "
+                   "out/{stem}_sharp.mp4.  [default: VIDEO.deblurred.SUFFIX]")  # fmt: skip
 @click.option("-y", "--overwrite", is_flag=True, help="Replace an existing output.")
 @click.option("--resume/--no-resume", default=True, show_default=True,
               help="Go on where the same job was interrupted, or throw its work away.")  # fmt: skip
@@ -99,6 +105,7 @@ Examples:
 @click.option("--debug", is_flag=True, help="Show tracebacks.")
 def run(
     files: tuple[Path, ...],
+    plan: Path | None,
     output: Path | None,
     overwrite: bool,
     resume: bool,
@@ -133,21 +140,22 @@ def run(
 ) -> None:
     """Deblur VIDEO with PLAN, or with the packaged plan when only VIDEO is given.
 
+    VIDEO may be several files, and folders that are searched for videos and folders of pictures. Those whose result is
+    there are skipped, what fails does not keep the others, and a line for each tells at the end.
+
     Every frame keeps its time; audio, subtitles and metadata are copied. The result appears under its name only after
     it was read back and checked.
     """
-    if len(files) > 2:
-        raise UsageError(f"expected [PLAN] VIDEO, got {len(files)} files; deblur one video at a time")
-    plan, video = files if len(files) == 2 else (None, files[0])
-    if plan is not None and video.suffix == ".plan":
-        raise UsageError(f"expected [PLAN] VIDEO, got {plan} before {video}; name the plan first")
+    plan, videos = split_plan(files, plan)
     from bsst.cli import progress
     from bsst.runtime.job import Execution, deblur
+    from bsst.runtime.jobs.opened import OpenedPlan
     from bsst.runtime.jobs.output import default_output, default_preview
     from bsst.runtime.jobs.part import Part, parse_rate, parse_time
-    from bsst.runtime.jobs.report import Observer
+    from bsst.runtime.jobs.report import Observer, Result
     from bsst.runtime.restore import Tiling
     from bsst.runtime.trace import Trace
+    from bsst.runtime.video.pictures import are_pictures
 
     timed = (start, end, duration) != (None, None, None)
     part = Part.of(start=start, end=end, duration=duration) if timed else None
@@ -155,71 +163,102 @@ def run(
     seconds = None if preview is None else parse_time(preview)
     if seconds == 0:
         raise UsageError(f"expected a preview of some length, got {preview}; 5s shows enough as a rule")
-    written = output or (default_output(video) if seconds is None else default_preview(video))
-    if show and written == Path("-"):
-        raise UsageError("expected a file for --open, got standard output; leave one out")
-    require_output(trace, others=[plan, video, written])
+    default = default_output if seconds is None else default_preview
+    several = are_many(videos, output)
+    jobs = plan_jobs(videos, output, default) if several else [Job(videos[0], output or default(videos[0]))]
+    if len(jobs) == 1 and jobs[0].video == videos[0]:
+        several = False
+    if show and (several or jobs[0].out == Path("-")):
+        raise UsageError("expected one file to --open, got several or standard output; leave it out")
+    require_output(trace, others=[plan, *(path for job in jobs for path in (job.video, job.out))])
     if dry_run or max_memory is not None:
-        from bsst.cli.dry_run import Job, parse_bytes
+        from bsst.cli import dry_run as dry
 
-        limit = None if max_memory is None else parse_bytes(max_memory)
-        job = Job(
-            video,
-            plan,
-            threads=threads,
-            in_flight=in_flight,
-            window_overlap=window_overlap,
-            tile_overlap=tile_overlap,
-            part=part if seconds is None else Part(end=seconds),
-            rate=pictures,
-        )
-        in_flight = in_flight if limit is None else job.in_flight(limit, in_flight)
-        if dry_run:
-            click.echo(job.table(in_flight))
-            return
-    recorded = None if trace is None else Trace()
-    display: progress.Quiet
-    if log_json:
-        display = progress.JsonLines(sys.stderr if output == Path("-") else None)
-    elif quiet:
-        display = progress.Quiet()
-    else:
-        display = progress.Bar() if sys.stderr.isatty() else progress.Lines()
-    with display, ExitStack() as stack:
-        if trace is not None and recorded is not None:
-            stack.callback(_write_trace, recorded, trace, display)  # also of a job that fails
-        result = deblur(
-            video,
-            output,
-            plan,
-            overwrite=overwrite,
-            resume=resume,
-            keep_work=keep_work,
-            lossless=lossless,
-            crf=crf,
-            part=part,
-            preview=seconds,
-            rate=pictures,
-            pipe_format=pipe_format,
-            audio=audio,
-            share=_share(segment),
-            tiling=Tiling(
+        limit = None if max_memory is None else dry.parse_bytes(max_memory)
+        for job in jobs:
+            measured = dry.Job(
+                job.video,
+                plan,
+                threads=threads,
+                in_flight=in_flight,
                 window_overlap=window_overlap,
                 tile_overlap=tile_overlap,
-                scene_cuts=not no_scene_cuts,
-                guard=not no_guard,
-            ),
-            execution=Execution(
-                threads=threads, in_flight=in_flight, hwaccel=hwaccel, devices=_devices(devices, workers, ray), ray=ray
-            ),
-            trace=recorded,
-            observer=Observer(info=display.info, progress=display.progress, warning=display.warning),
-        )
-        display.result(result)
+                part=part if seconds is None else Part(end=seconds),
+                rate=pictures,
+            )
+            in_flight = in_flight if limit is None else measured.in_flight(limit, in_flight)
+            if dry_run:
+                click.echo(f"{job.video}\n" * several + measured.table(in_flight))
+        if dry_run:
+            return
+    share = _share(segment)
+    recorded = None if trace is None else Trace()
+
+    def display_of() -> progress.Quiet:
+        if log_json:
+            return progress.JsonLines(sys.stderr if output == Path("-") else None)
+        if quiet:
+            return progress.Quiet()
+        return progress.Bar() if sys.stderr.isatty() else progress.Lines()
+
+    execution = Execution(
+        threads=threads, in_flight=in_flight, hwaccel=hwaccel, devices=_devices(devices, workers, ray), ray=ray
+    )
+
+    def restore(job: Job) -> Result:
+        with display_of() as display:
+            if several:
+                display.info(f"{job.video}:")
+            result = deblur(
+                job.video,
+                job.out,
+                opened or plan,
+                overwrite=overwrite,
+                resume=resume,
+                keep_work=keep_work,
+                lossless=lossless,
+                crf=crf,
+                part=part,
+                preview=seconds,
+                rate=pictures if not several or are_pictures(job.video) else None,
+                pipe_format=pipe_format,
+                audio=audio,
+                share=share,
+                tiling=Tiling(
+                    window_overlap=window_overlap,
+                    tile_overlap=tile_overlap,
+                    scene_cuts=not no_scene_cuts,
+                    guard=not no_guard,
+                ),
+                execution=execution,
+                trace=recorded,
+                observer=Observer(info=display.info, progress=display.progress, warning=display.warning),
+            )
+            if not several or log_json:
+                display.result(result)
+        return result
+
+    with ExitStack() as stack:
+        opened: OpenedPlan | None = None
+        if trace is not None and recorded is not None:
+            stack.callback(_write_trace, recorded, trace, display_of())  # also of a job that fails
+        if not several:
+            result = restore(jobs[0])
+            status = EXIT_REPAIRED if result.repaired else 0
+        else:
+            if not (execution.devices or ray):
+                opened = stack.enter_context(OpenedPlan(plan, threads=threads, in_flight=in_flight, trace=recorded))
+            outcomes = list[Outcome]()
+            try:
+                for outcome in run_jobs(jobs, restore, display_of, overwrite=overwrite):
+                    outcomes.append(outcome)
+            finally:
+                display_of().outcomes(outcomes)
+            status = worst_status(outcomes)
     if show:
-        click.launch(str(result.output))
-    if result.repaired:
-        click.get_current_context().exit(EXIT_REPAIRED)
+        click.launch(str(jobs[0].out))
+    if status:
+        click.get_current_context().exit(status)
 
 
 def _write_trace(trace: Trace, path: Path, display: progress.Quiet) -> None:

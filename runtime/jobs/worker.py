@@ -11,11 +11,10 @@ from contextlib import closing
 from pathlib import Path
 
 from bsst.errors import BsstError, MissingDependencyError, ModelError, OutOfMemoryError, OutputError, PlanError
-from bsst.plan.archive import open_plan
+from bsst.runtime.jobs.opened import OpenedPlan
 from bsst.runtime.jobs.run import Task, restore_run
 from bsst.runtime.jobs.survey import Survey
 from bsst.runtime.jobs.work import Finished, read_survey
-from bsst.runtime.network.network import DEFAULT_PLAN, Network, load_network
 
 __all__ = ["Worker", "portable"]
 
@@ -33,12 +32,10 @@ class Worker:
     """
 
     def __init__(self, plan: Path | None, plan_key: str, *, threads: int = 0, in_flight: int = 2) -> None:
-        self._plan = open_plan(DEFAULT_PLAN if plan is None else plan)
-        if (found := self._plan.manifest.content_key) != plan_key:
+        self._opened = OpenedPlan(plan, threads=threads, in_flight=in_flight)
+        if (found := self._opened.plan.manifest.content_key) != plan_key:
             raise PlanError(f"expected plan {plan_key} like the rest of the job, got {found} from "
                             f"{plan or 'the package'}; give all machines the same plan and version")  # fmt: skip
-        self._threads, self._in_flight = threads, in_flight
-        self._network: Network | None = None
 
     def restore(self, task: Task, on_line: Callable[[Finished], None] = lambda line: None) -> list[Finished]:
         """Restore a task's segments into the work folder.
@@ -50,21 +47,11 @@ class Worker:
         if survey is None:
             raise OutputError(f"expected the job's survey in {task.folder}, found none; is the folder shared?")
         lines = []
-        with closing(restore_run(task, self._network_of(task.tile), survey)) as run:
+        with closing(restore_run(task, self._opened.of_tile(task.tile), survey)) as run:
             for line in run:
                 lines.append(line)
                 on_line(line)
         return lines
-
-    def _network_of(self, tile: tuple[int, int]) -> Network:
-        """The network in the driver's shape of tiles, loaded once while the shape stays."""
-        if self._network is not None and self._network.tile != tile:
-            self._network.close()
-            self._network = None
-        if self._network is None:
-            plan = self._plan.with_tile(tile)
-            self._network = load_network(plan, threads=self._threads, in_flight=self._in_flight)
-        return self._network
 
 
 def portable(error: Exception) -> BsstError:

@@ -108,7 +108,7 @@ def test_expected_errors_are_one_line_with_their_status(clip: Path, tmp_path: Pa
     (tmp_path / "clip.deblurred.mp4").touch()
     cases = [
         (2, [clip, "-o", clip]),
-        (2, [clip, clip, clip]),
+        (2, [clip, clip.with_name("text.mp4"), "-o", "-"]),
         (2, [clip, "-o", tmp_path / "x.mp4", "--tile-overlap", 7]),
         (2, [clip, "-o", tmp_path / "x.mp4", "--window-overlap", 50]),
         (2, [clip, "-o", tmp_path / "x.mp4", "--crf", 99]),
