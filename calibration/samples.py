@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from bsst.calibration.ranges import ClipRecord
 from bsst.errors import InputError, UsageError
 from bsst.files import what_is_at
-from bsst.runtime.video.reader import VideoReader
+from bsst.runtime.video.sources import open_reader, paths_of
 
 __all__ = ["Sample", "clip_record", "read_samples"]
 
@@ -31,7 +31,7 @@ class Sample:
 
 
 def clip_record(path: Path, truth: Path | None) -> ClipRecord:
-    """Note a clip and its ground truth with their digests.
+    """Note a clip, a video or a folder or pattern of pictures, and its ground truth with their digests.
 
     Raises:
         InputError: a file cannot be read.
@@ -79,7 +79,7 @@ def _windows(
     """First frame -> window."""
     if _digest(path) != sha256:
         raise InputError(f"expected {path} as it was calibrated on, got another file; run bsst-calibrate again")
-    with VideoReader(path) as reader:
+    with open_reader(path) as reader:
         last = max(reader.info.frames - frames, 0)
         starts = sorted({round(start) for start in np.linspace(0, last, windows)})
         wanted = {index for start in starts for index in range(start, start + frames)}
@@ -106,10 +106,20 @@ def _middle(picture: NDArray[np.float32], size: tuple[int, int]) -> NDArray[np.f
 
 
 def _digest(path: Path) -> str:
+    """Of a file, or of all pictures with their names."""
     if (found := what_is_at(path)) == "a pipe or device":  # which may never end
         raise InputError(f"expected a video file, found {found} at {path}; check the name")
+    files = paths_of(path)
     try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+        digests = [_file_digest(file) for file in files]
     except OSError as error:
         raise InputError(f"expected a video file at {path}, got {error.strerror}; check the name") from error
+    if files == (path,):
+        return digests[0]
+    named = [f"{file.name} {digest}" for file, digest in zip(files, digests, strict=True)]
+    return hashlib.sha256("\n".join(named).encode()).hexdigest()
+
+
+def _file_digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -53,7 +53,10 @@ def calibrate(
     quiet: bool,
     debug: bool,
 ) -> None:
-    """Measure on CLIPs which values the activations of PLAN take, so that PLAN can be quantised."""
+    """Measure on CLIPs which values the activations of PLAN take, so that PLAN can be quantised.
+
+    A CLIP is a video, or a folder of pictures or a pattern of their names, such as frames/%06d.png.
+    """
     if truths and len(truths) != len(clips):
         raise UsageError(f"expected --truth once per clip, got {len(truths)} for {len(clips)} clips; name all or none")
     require_inputs(*clips, *truths)

@@ -56,7 +56,7 @@ File = click.Path(path_type=Path)
 
 @click.command(cls=Command, imports="bsst.calibration.parity.footage", epilog=EPILOG)
 @click.argument("plan", type=File)
-@click.option("--clip", metavar="VIDEO", type=File, help="Compare on a video.")
+@click.option("--clip", metavar="VIDEO", type=File, help="Compare on a video, or a folder of pictures.")
 @click.option("--truth", metavar="VIDEO", type=File, help="Sharp frames of --clip, to score against.")
 @click.option("--gopro", metavar="ROOT", type=File, help="Compare and score on GoPro: ROOT/test/blur and ROOT/test/GT.")
 @click.option("--dvd", metavar="ROOT", type=File, help="Compare and score on DVD, the same layout.")

@@ -15,7 +15,7 @@ from bsst.calibration.parity.compare import Footage, Frame, WorstFrame
 from bsst.calibration.parity.datasets import LENGTH, ClipFolder, SubSequence, read_image, sub_sequences
 from bsst.plan.manifest import Manifest
 from bsst.runtime.metrics import to_uint8
-from bsst.runtime.video.reader import VideoReader
+from bsst.runtime.video.sources import open_reader
 
 __all__ = ["PATCH_OVERLAP", "dataset_footages", "deviations", "video_footage", "worst_clip"]
 
@@ -27,20 +27,20 @@ def video_footage(video: Path, truth: Path | None = None, *, limit: int | None =
     """All frames of a video, scored against another video if there is one.
 
     Args:
-        video: blurry video.
-        truth: sharp video of as many frames.
+        video: blurry video, or folder or pattern of pictures.
+        truth: sharp one of as many frames.
         limit: frames to take from the start; None for all.
 
     Raises:
         InputError: a file cannot be read.
     """
-    with VideoReader(video) as reader:
+    with open_reader(video) as reader:
         count = reader.info.frames
     if truth is not None:
-        with VideoReader(truth):  # refuse it now, not after the first window
+        with open_reader(truth):  # refuse it now, not after the first window
             pass
     return Footage(
-        clip=video.name,
+        clip=video.resolve().name,
         start=0,
         count=count if limit is None else min(limit, count),
         blurry=lambda: islice(_frames(video), limit),
@@ -139,6 +139,6 @@ def _sub_sequence(clip: ClipFolder, part: SubSequence) -> Footage:
 
 
 def _frames(path: Path) -> Iterator[Frame]:
-    with VideoReader(path) as reader:
+    with open_reader(path) as reader:
         for frame in reader:
             yield frame.rgb

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -34,6 +35,18 @@ STAGE = parser.parse_model("""<ir_version: 9, opset_import: ["" : 19]>
       y = Neg (b)
       w = Relu (y)
     }""")
+
+
+def test_pictures_are_samples_and_one_that_changed_is_refused(tmp_path: Path) -> None:
+    source = next((DATA / "gopro" / "test" / "blur").iterdir())
+    folder = Path(shutil.copytree(source, tmp_path / "shots"))
+    record = clip_record(folder, None)
+    (sample,) = read_samples([record], frames=2, size=(32, 48), windows=1)
+    assert sample.blurry.shape == (2, 3, 32, 48)
+    with sorted(folder.iterdir())[-1].open("ab") as file:
+        file.write(b"x")
+    with pytest.raises(InputError, match="as it was calibrated on"):
+        list(read_samples([record], frames=2, size=(32, 48), windows=1))
 
 
 def test_ranges_are_the_extremes_over_all_calls_of_inputs_inner_values_and_outputs() -> None:

@@ -13,7 +13,7 @@ import pytest
 from bsst.calibration.parity import compare as parity
 from bsst.calibration.parity.budget import Budgets, default_budgets, verdict
 from bsst.calibration.parity.compare import Comparison, Footage, FrameFigures, Score, Tiling, compare, skimage_ssim
-from bsst.calibration.parity.datasets import ClipFolder, read_layout
+from bsst.calibration.parity.datasets import ClipFolder, read_image, read_layout
 from bsst.calibration.parity.footage import dataset_footages, video_footage, worst_clip
 from bsst.calibration.parity.stages import StageError, StageFigures
 from bsst.errors import InputError
@@ -184,6 +184,16 @@ def test_a_video_is_read_from_its_start_each_time_and_cut_to_the_limit() -> None
     assert video_footage(CITY).sharp is None
     with pytest.raises(InputError, match="nothing.mp4"):
         video_footage(CITY, CITY.with_name("nothing.mp4"))
+
+
+def test_a_folder_of_pictures_is_footage_like_a_video() -> None:
+    root = next((DATA / "gopro" / "test" / "blur").iterdir())
+    clip = video_footage(root, DATA / "gopro" / "test" / "GT" / root.name, limit=2)
+    (blurry, second), sharp = clip.blurry(), list(clip.sharp())  # type: ignore[misc]
+    expected = read_image(sorted(root.iterdir())[0])
+    assert (clip.clip, clip.count, len(sharp)) == (root.name, 2, 2)
+    np.testing.assert_allclose(blurry * 255, expected, atol=1e-3)
+    assert np.abs(second - blurry).max() > 0
 
 
 @pytest.mark.dvd
