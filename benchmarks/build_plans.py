@@ -24,12 +24,13 @@ from typing import Any
 
 import onnx
 
+from bsst.calibration.precision.to_half import precision_shares
 from bsst.engines.builder import BuildOptions, StageGraph, build_stage
 from bsst.engines.cache import EngineCache
 from bsst.engines.prepare import prepare_stage
-from bsst.engines.rebuild import stage_spec
 from bsst.engines.tensorrt_rtx import TensorRTRTXBuilder
 from bsst.errors import BuildError
+from bsst.export.stage_spec import stage_spec
 from bsst.plan.archive import Plan, open_plan
 from bsst.plan.manifest import Manifest, Precision, StageSpec
 from bsst.runtime.network.device_memory import device_memory
@@ -74,7 +75,7 @@ def build(plan: Plan, precision: Precision, sm: str, options: BuildOptions, cach
             failed[stage.name] = str(error)
             print(f"| {stage.name} | failed after {time.monotonic() - started:.1f} s: {error} | | | | |", flush=True)
             continue
-        spec = stage_spec(stage.name, graph, "tensorrt-rtx", engine.facts)
+        spec = stage_spec(stage.name, graph, "tensorrt-rtx", precision=precision_shares(graph), facts=engine.facts)
         stages.append(dataclasses.replace(spec, size=len(engine.data)))
         print(row(stage.name, stages[-1].build, len(engine.data)), flush=True)
     return summary(dataclasses.replace(manifest, stages=tuple(stages), precision=precision), capability, failed)

@@ -24,27 +24,15 @@ import torch
 
 from bsst.plugins import registry
 from bsst.plugins.modulated_deform_conv import triton_kernel as convolution
-from bsst.plugins.modulated_deform_conv.geometry import Geometry as ConvolutionGeometry
 from bsst.plugins.sparse_window_attention import triton_kernel as attention
-from bsst.plugins.sparse_window_attention.geometry import Geometry as AttentionGeometry
-from bsst.plugins.triton_compile import CompiledKernel, assemble
+from bsst.plugins.triton_compile import CompiledKernel
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from tests.plugins.cases import ATTENTION_CASES, CASES, CONVOLUTION_CASES, Case
 from tests.plugins.node_model import node_model
+from tests.plugins.ptxas import ATTENTION, CONVOLUTION, assemble
 
 FRAMES, TOKENS, POSITIONS = 48, 32 * 32, 64 * 64
-CONVOLUTION = ConvolutionGeometry(
-    channels=384,
-    outputs=192,
-    kernel_shape=(3, 3),
-    strides=(1, 1),
-    pads=(1, 1),
-    dilations=(1, 1),
-    groups=1,
-    offset_groups=16,
-)
-ATTENTION = AttentionGeometry(heads=4, head_channels=128, window=8, pooled=64, group_frames=12, expandable_groups=1)
 
 
 @dataclass(frozen=True)

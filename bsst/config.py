@@ -8,13 +8,11 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 from bsst.errors import UsageError
 
-__all__ = ["CONFIGS", "EDGE", "RELEASE", "NetworkConfig", "RaftConfig", "TieRule", "config_from_json"]
-
-TieRule = Literal["lowest", "bitonic"]
+__all__ = ["CONFIGS", "EDGE", "RELEASE", "NetworkConfig", "RaftConfig", "config_from_json"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,8 +116,6 @@ class NetworkConfig:
     `still_motion`."""
     blur_threshold: float = 0.3
     """A window attends sparsely where its mean blur exceeds this."""
-    tie_rule: TieRule = "lowest"
-    """Which frames win among equally blurred ones (section 11.1)."""
     raft: RaftConfig = field(default_factory=RaftConfig)
     """Flow network."""
 
@@ -144,7 +140,10 @@ def config_from_json(data: dict[str, Any]) -> NetworkConfig:
     """
     try:
         raft = RaftConfig(**{k: _tuples(v) for k, v in data["raft"].items()})
-        config = NetworkConfig(**{k: _tuples(v) for k, v in data.items() if k != "raft"}, raft=raft)
+        rest = {k: _tuples(v) for k, v in data.items() if k != "raft"}
+        if rest.get("tie_rule") == "lowest":  # the only rule left, which weights and plans made before state
+            del rest["tie_rule"]
+        config = NetworkConfig(**rest, raft=raft)
         for part, like in ((config, RELEASE), (raft, RELEASE.raft)):
             for field in dataclasses.fields(part):
                 value, usual = getattr(part, field.name), getattr(like, field.name)

@@ -10,7 +10,7 @@ import dataclasses
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import onnx
 
@@ -23,14 +23,15 @@ from bsst.engines.cache import EngineCache
 from bsst.engines.prepare import HALF_TYPES, fit_convolutions, plugins_of, prepare_stage
 from bsst.engines.targets import check_request
 from bsst.errors import ExportError, UsageError
+from bsst.export.stage_spec import stage_spec
 from bsst.plan.archive import Plan, open_plan, write_plan
-from bsst.plan.manifest import DType, Manifest, Precision, StageSpec, Target, TensorSpec, member_suffix, require
+from bsst.plan.manifest import Manifest, Precision, StageSpec, Target, require
 from bsst.plugins.registry import plugin_ptx
 from bsst.runtime.network.network import host_network
 from bsst.runtime.one_clip import moving_texture, psnr, restore_clip
 from bsst.runtime.sessions.ort import OrtSession
 
-__all__ = ["MINIMUM_FP16_PSNR", "Int8Request", "rebuild_plan", "stage_spec"]
+__all__ = ["MINIMUM_FP16_PSNR", "Int8Request", "rebuild_plan"]
 
 MINIMUM_FP16_PSNR = 50.0
 """Decibels of a restored clip, 16-bit against float32, below which `--fp16` and `--bf16` are refused."""
@@ -128,7 +129,7 @@ def rebuild_plan(
         progress(f"building {name} ({index} of {len(models)})")
         graph = StageGraph(name=name, model=model.SerializeToString(deterministic=True))
         built, _ = build_stage(builder, graph, _with_kernels(chosen, model), cache=cache)
-        stages.append(stage_spec(name, model, target, built.facts))
+        stages.append(stage_spec(name, model, target, precision=precision_shares(model), facts=built.facts))
         members[stages[-1].member] = built.data
     kept: tuple[StageSpec, ...] = ()
     if keep_float32:
@@ -158,25 +159,6 @@ def _with_kernels(options: BuildOptions, model: onnx.ModelProto) -> BuildOptions
         return dataclasses.replace(options, plugin_capability=None)
     kernels = plugin_ptx(model, capability=options.plugin_capability)
     return dataclasses.replace(options, plugin_ptx=kernels)
-
-
-def stage_spec(name: str, model: onnx.ModelProto, target: Target, facts: Mapping[str, float]) -> StageSpec:
-    """What the manifest says about a stage built from the prepared graph `model`."""
-    return StageSpec(
-        name=name,
-        member=f"{name}{member_suffix(target)}",
-        inputs=tuple(_tensor_spec(value) for value in model.graph.input),
-        outputs=tuple(_tensor_spec(value) for value in model.graph.output),
-        precision=precision_shares(model),
-        build=dict(facts),
-    )
-
-
-def _tensor_spec(value: onnx.ValueInfoProto) -> TensorSpec:
-    tensor = value.type.tensor_type
-    dtype = onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type).name
-    shape = tuple(dimension.dim_value for dimension in tensor.shape.dim)
-    return TensorSpec(name=value.name, dtype=cast(DType, dtype), shape=shape)
 
 
 def _measure_half(plan: Plan, models: Mapping[str, onnx.ModelProto], dtype: HalfType) -> dict[str, Any]:

@@ -1,14 +1,12 @@
-"""Checkpoint -> plan: trace every stage, lower it for its target, check it against the reference, write one file."""
+"""Checkpoint -> plan: trace every stage, check it against the reference, write one file."""
 
 from __future__ import annotations
 
 import dataclasses
 import hashlib
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import cast
 
 import onnx
 
@@ -17,12 +15,13 @@ from bsst.export.lint import lint
 from bsst.export.parity import measure_parity
 from bsst.export.share import share_weights
 from bsst.export.stage import Geometry, Stage
+from bsst.export.stage_spec import stage_spec
 from bsst.export.stages import pipeline_stages
 from bsst.export.trace import trace_stage
 from bsst.plan.archive import write_plan
-from bsst.plan.manifest import Compiler, DType, Manifest, Shape, StageSpec, Tail, Target, TensorSpec
+from bsst.plan.manifest import Compiler, Manifest, Shape, StageSpec, Tail
+from bsst.plugins.operator_schema import DOMAIN
 from bsst.plugins.registry import attach_functions
-from bsst.plugins.winograd import OP_TYPE as CONVOLUTION_3X3
 from bsst.plugins.winograd.graph_pass import mark_large_convolutions
 from bsst.reference.checkpoint import Networks
 from bsst.runtime.one_clip import moving_texture
@@ -39,7 +38,6 @@ def export_plan(
     networks: Networks,
     geometry: Geometry,
     *,
-    target: Target = "cpu",
     tile_overlap: int = 32,
     window_overlap: int = 4,
     shapes: Sequence[Geometry] = (),
@@ -52,7 +50,6 @@ def export_plan(
         output: plan to write, replaced atomically.
         networks: reference networks with weights.
         geometry: static sizes.
-        target: what runs the plan.
         tile_overlap: pixels shared by neighbouring tiles, a multiple of 4.
         window_overlap: frames shared by neighbouring windows.
         shapes: other tiles, with flow areas of their own, whose graphs share the weights.
@@ -77,7 +74,7 @@ def export_plan(
     manifest = Manifest(
         bsst_version=version("bsst"),
         label=networks.label,
-        target=target,
+        target="cpu",
         config=networks.network.config.to_json(),
         weights_sha256=networks.sha256,
         frames=geometry.frames,
@@ -89,7 +86,7 @@ def export_plan(
         compiler=Compiler(name="onnxruntime", version=version("onnxruntime")),
         compute_capabilities=(),
         plugins=(),
-        stages=tuple(_stage_spec(name, model) for name, model in models.items()),
+        stages=tuple(_spec(name, model) for name, model in models.items()),
         parity={},
         licence=networks.licence,
     )
@@ -147,7 +144,7 @@ def _with_shapes(
         for geometry, head, other, own in zip(geometries, heads, traced, specs, strict=True):
             member = f"{name}_{geometry.tile[0]}x{geometry.tile[1]}.onnx"
             members[member] = head
-            own.append(dataclasses.replace(_stage_spec(name, other[name]), member=member))
+            own.append(dataclasses.replace(_spec(name, other[name]), member=member))
     shapes = tuple(
         Shape(tile=geometry.tile, flow_size=geometry.flow_size, stages=tuple(own), tails=tuple(tails))
         for geometry, own in zip(geometries, specs, strict=True)
@@ -181,32 +178,9 @@ def _check_overlaps(geometry: Geometry, tile_overlap: int, window_overlap: int) 
         )
 
 
-def _stage_spec(name: str, model: onnx.ModelProto) -> StageSpec:
-    return StageSpec(
-        name=name,
-        member=f"{name}.onnx",
-        inputs=tuple(_tensor_spec(value) for value in model.graph.input),
-        outputs=tuple(_tensor_spec(value) for value in model.graph.output),
-        precision=_precision(model),
-        build={},
+def _spec(name: str, model: onnx.ModelProto) -> StageSpec:
+    """Spec of a stage as it was traced: every product is float32."""
+    products = any(
+        n.op_type in ("Conv", "ConvTranspose", "Gemm", "MatMul") or n.domain == DOMAIN for n in model.graph.node
     )
-
-
-def _tensor_spec(value: onnx.ValueInfoProto) -> TensorSpec:
-    tensor = value.type.tensor_type
-    dtype = onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type).name
-    return TensorSpec(name=value.name, dtype=cast(DType, dtype), shape=tuple(d.dim_value for d in tensor.shape.dim))
-
-
-def _precision(model: onnx.ModelProto) -> dict[str, float]:
-    """Share of convolutions and matrix products by the type of their weights or, without weights, of the graph."""
-    heavy = {"Conv", "ConvTranspose", "MatMul", "Gemm", CONVOLUTION_3X3}
-    heavy |= {"BsstModulatedDeformConv", "BsstSparseWindowAttention"}
-    types = {value.name: value.type.tensor_type.elem_type for value in (*model.graph.value_info, *model.graph.input)}
-    types |= {tensor.name: tensor.data_type for tensor in model.graph.initializer}
-    counts: Counter[str] = Counter()
-    for node in model.graph.node:
-        if node.op_type in heavy:
-            known = [types[name] for name in node.input if types.get(name)]
-            counts[onnx.helper.tensor_dtype_to_np_dtype(known[0]).name if known else "float32"] += 1
-    return {name: count / counts.total() for name, count in sorted(counts.items())}
+    return stage_spec(name, model, "cpu", precision={"float32": 1.0} if products else {}, facts={})

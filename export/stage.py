@@ -68,9 +68,9 @@ def check_geometry(config: NetworkConfig, geometry: Geometry) -> None:
             )
 
 
-def example_inputs(stage: Stage, *, seed: int = 0) -> dict[str, Tensor]:
+def example_inputs(stage: Stage) -> dict[str, Tensor]:
     """Reproducible inputs of the right shape; integers are valid frame indices and flags of zero."""
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(0)
     return {
         name: torch.rand(shape, generator=generator) if dtype.is_floating_point else torch.zeros(shape, dtype=dtype)
         for name, (shape, dtype) in stage.inputs.items()

@@ -7,23 +7,18 @@ states the oldest ISA version that the driver must know: 8.2 (CUDA 12.2), and 8.
 
 from __future__ import annotations
 
-import os
 import re
-import subprocess
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import triton
-import triton.backends.nvidia
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
 from bsst.errors import ExportError
 
-__all__ = ["SHARED_LIMIT_BYTES", "CompiledKernel", "Resources", "assemble", "compile_kernel"]
+__all__ = ["SHARED_LIMIT_BYTES", "CompiledKernel", "compile_kernel"]
 
 SHARED_LIMIT_BYTES = 48 * 1024
 """What every GPU gives a block without opting in, which TensorRT's launcher is not known to do."""
@@ -41,14 +36,6 @@ class CompiledKernel:
     """Threads of a block, along x."""
     shared_bytes: int
     """Dynamic shared memory of a block."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Resources:
-    """What ptxas reports about a kernel: compiled, not run."""
-
-    registers: int
-    spill_bytes: int
 
 
 def compile_kernel(
@@ -105,28 +92,6 @@ def compile_kernel(
         threads=warps * 32,
         shared_bytes=metadata.shared,
     )
-
-
-def assemble(ptx: str, capability: int) -> Resources:
-    """Assemble PTX with the ptxas that Triton brings and read its resource report.
-
-    Raises:
-        ExportError: ptxas refuses the PTX.
-    """
-    target = re.search(r"^\.target (\w+)", ptx, re.MULTILINE)
-    name = target[1] if target else f"sm_{capability}"
-    program = "ptxas-blackwell" if capability >= 100 else "ptxas"
-    ptxas = Path(triton.backends.nvidia.__file__).parent / "bin" / program
-    with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder) / "kernel.ptx"
-        file.write_text(ptx)
-        command = [str(ptxas), "-v", "--gpu-name", name, str(file), "-o", os.devnull]
-        report = subprocess.run(command, capture_output=True, text=True, check=False)
-    registers = re.search(r"Used (\d+) registers", report.stderr)
-    spills = re.search(r"(\d+) bytes spill stores, (\d+) bytes spill loads", report.stderr)
-    if report.returncode or not registers or not spills:
-        raise ExportError(f"expected PTX that assembles for {name}, got: {report.stderr.strip()}")
-    return Resources(registers=int(registers[1]), spill_bytes=int(spills[1]) + int(spills[2]))
 
 
 def _without_scratch(ptx: str, entry: str, arguments: int) -> str:

@@ -131,10 +131,7 @@ class BSSTNet(nn.Module):
     def select(self, blur: Tensor) -> list[Selection]:
         """Blur map (N, T, 1, H/4, W/4) -> what each clip attends to."""
         config = self.config
-        return [
-            select(c, blocks=config.transformer_blocks, threshold=config.blur_threshold, tie_rule=config.tie_rule)
-            for c in blur
-        ]
+        return [select(c, blocks=config.transformer_blocks, threshold=config.blur_threshold) for c in blur]
 
     def moving(self, backward: Tensor, forward: Tensor) -> Tensor | None:
         """Refined flows -> what `restore` needs to know of motion, if anything, (N, T, 1 or 5, H/4, W/4).

@@ -2,7 +2,7 @@
 
 A clip of T frames has T / m groups of m = T // 4 frames per window. In a window that is blurred anywhere, the leading
 groups hold the selected query frames and attend to the selected key frames; every other group attends to itself.
-Ranking is done by pairwise comparison or by a fixed sorting network, so nothing depends on data but the tables' values.
+Ranking is done by pairwise comparison, so nothing depends on data but the tables' values.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from bsst.config import TieRule
 from bsst.errors import UsageError
 
 __all__ = ["WINDOW", "Selection", "expandable_groups", "legal_frames", "select"]
@@ -44,14 +43,13 @@ def expandable_groups(frames: int, block: int) -> int:
     return _selected(frames, block % 2) // (frames // 4)
 
 
-def select(blur: Tensor, *, blocks: int, threshold: float, tie_rule: TieRule) -> Selection:
+def select(blur: Tensor, *, blocks: int, threshold: float) -> Selection:
     """Choose windows, query frames and key frames of every block.
 
     Args:
         blur: blur map of one clip, (T, 1, H, W) at 1/4 scale in [0, 1]; H and W multiples of 16.
         blocks: number of sparse transformer blocks.
         threshold: a window is blurred where its mean blur exceeds this.
-        tie_rule: which of equally ranked frames come first.
 
     Raises:
         UsageError: T is not a legal clip length.
@@ -72,8 +70,8 @@ def select(blur: Tensor, *, blocks: int, threshold: float, tie_rule: TieRule) ->
         remaining = remaining * member
         blurred = (hard * member).amax(0)
         count = _selected(frames, block % 2)
-        query = _top(remaining, count, tie_rule)
-        key = _top((1 - remaining) * member, count, tie_rule)
+        query = _top(remaining, count)
+        key = _top((1 - remaining) * member, count)
         tables.append(_tables(query, key, blurred, count))
     query_frames, key_frames, active = (torch.stack(parts).int() for parts in zip(*tables, strict=True))
     return Selection(query_frames, key_frames, active)
@@ -116,47 +114,11 @@ def _chosen_first(chosen: Tensor, count: int) -> Tensor:
     return (at_slot * slots[None, :, None]).sum(1)
 
 
-def _top(keys: Tensor, count: int, tie_rule: TieRule) -> Tensor:
-    """1 for the `count` largest keys of each column of (T, windows), else 0."""
-    if tie_rule == "bitonic":
-        rank = _bitonic_rank(keys)
-    else:
-        frames = keys.shape[0]
-        earlier = torch.tril(torch.ones(frames, frames, dtype=torch.bool, device=keys.device), -1)[:, :, None]
-        larger = keys[None] > keys[:, None]  # [t, u]: u beats t
-        tied = (keys[None] == keys[:, None]) & earlier
-        rank = (larger | tied).to(keys.dtype).sum(1)
-    return (rank < count).to(keys.dtype)
-
-
-def _bitonic_rank(keys: Tensor) -> Tensor:
-    """Position of each frame after the padded bitonic sorting network of section 11.1, (T, windows)."""
+def _top(keys: Tensor, count: int) -> Tensor:
+    """1 for the `count` largest keys of each column of (T, windows), else 0; among equal ones, the earliest frames."""
     frames = keys.shape[0]
-    slots = next(size for size in (32, 128, 1024, 2048) if frames <= size)
-    pad = (0, 0, 0, slots - frames)
-    key = F.pad(keys, pad)
-    valid = F.pad(torch.ones_like(keys), pad)
-    index = torch.arange(slots, dtype=keys.dtype, device=keys.device)[:, None].expand(slots, keys.shape[1])
-    worker = torch.arange(slots // 2, device=keys.device)
-    size = 2
-    while size <= slots:
-        stride = size // 2
-        while stride:
-            a = 2 * worker - worker % stride
-            b = a + stride
-            up = (worker // (size // 2) % 2 == 1) & (size < slots)
-            greater = ((key[a] > key[b]) & (valid[a] > 0)) | (valid[b] == 0)
-            swap = greater == up[:, None]
-            # Slots in pair order, exchanged where needed, back in slot order.
-            order = torch.cat((a, b))
-            back = torch.argsort(order)
-            swapped = [
-                torch.cat((torch.where(swap, x[b], x[a]), torch.where(swap, x[a], x[b])))[back]
-                for x in (key, valid, index)
-            ]
-            key, valid, index = swapped
-            stride //= 2
-        size *= 2
-    frame = torch.arange(frames, dtype=keys.dtype, device=keys.device)
-    found = (index[:, None] == frame[None, :, None]).to(keys.dtype)  # (slot, frame, window)
-    return (found * torch.arange(slots, dtype=keys.dtype, device=keys.device)[:, None, None]).sum(0)
+    earlier = torch.tril(torch.ones(frames, frames, dtype=torch.bool, device=keys.device), -1)[:, :, None]
+    larger = keys[None] > keys[:, None]  # [t, u]: u beats t
+    tied = (keys[None] == keys[:, None]) & earlier
+    rank = (larger | tied).to(keys.dtype).sum(1)
+    return (rank < count).to(keys.dtype)

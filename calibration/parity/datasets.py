@@ -102,28 +102,26 @@ def read_layout(root: Path) -> tuple[ClipFolder, ...]:
     return (_clip(*first, notes=notes), *(_clip(*pair) for pair in others))
 
 
-def sub_sequences(frames: int, *, length: int = LENGTH, overlap: int = OVERLAP) -> tuple[SubSequence, ...]:
+def sub_sequences(frames: int) -> tuple[SubSequence, ...]:
     """Sub-sequences of a clip.
 
-    Clips of at most `length` frames, which the released code does not handle, are one sub-sequence; without their
+    Clips of at most `LENGTH` frames, which the released code does not handle, are one sub-sequence; without their
     first and last two frames where that leaves any.
 
     Args:
         frames: frames of the clip, at least 1.
-        length: frames of a sub-sequence.
-        overlap: frames that neighbouring sub-sequences share.
     """
-    if frames <= length:
+    if frames <= LENGTH:
         keep = slice(EDGE, frames - EDGE) if frames > 2 * EDGE else slice(0, frames)
         return (SubSequence(start=0, stop=frames, keep=keep),)
-    starts = [*range(0, frames - length, length - overlap), frames - length]
+    starts = [*range(0, frames - LENGTH, LENGTH - OVERLAP), frames - LENGTH]
     scored = EDGE  # first frame of the clip that no earlier sub-sequence scores
     result = []
     for start in starts:
         result.append(
-            SubSequence(start=start, stop=start + length, keep=slice(max(EDGE, scored - start), length - EDGE))
+            SubSequence(start=start, stop=start + LENGTH, keep=slice(max(EDGE, scored - start), LENGTH - EDGE))
         )
-        scored = start + length - EDGE
+        scored = start + LENGTH - EDGE
     return tuple(result)
 
 

@@ -11,7 +11,6 @@ import types
 import pytest
 
 from bsst.errors import ExportError
-from bsst.plugins.modulated_deform_conv.geometry import Geometry as ConvolutionGeometry
 from bsst.plugins.operator_schema import CAPABILITIES
 from bsst.plugins.sparse_window_attention.geometry import Geometry as AttentionGeometry
 
@@ -19,19 +18,9 @@ pytest.importorskip("triton")
 
 from bsst.plugins.modulated_deform_conv.triton_kernel import compile_for as compile_convolution
 from bsst.plugins.sparse_window_attention.triton_kernel import compile_for as compile_attention
-from bsst.plugins.triton_compile import SHARED_LIMIT_BYTES, _without_scratch, assemble
+from bsst.plugins.triton_compile import SHARED_LIMIT_BYTES, _without_scratch
+from tests.plugins.ptxas import ATTENTION, CONVOLUTION, assemble
 
-CONVOLUTION = ConvolutionGeometry(
-    channels=384,
-    outputs=192,
-    kernel_shape=(3, 3),
-    strides=(1, 1),
-    pads=(1, 1),
-    dilations=(1, 1),
-    groups=1,
-    offset_groups=16,
-)
-ATTENTION = AttentionGeometry(heads=4, head_channels=128, window=8, pooled=64, group_frames=12, expandable_groups=1)
 KERNELS = {"convolution": (compile_convolution, CONVOLUTION, 11), "attention": (compile_attention, ATTENTION, 10)}
 EDGE = {
     "convolution": (compile_convolution, dataclasses.replace(CONVOLUTION, channels=72, outputs=36, offset_groups=4)),
@@ -152,11 +141,6 @@ def test_a_kernel_that_needs_scratch_memory_is_refused(monkeypatch) -> None:
     monkeypatch.setattr("triton.compile", compiled)
     with pytest.raises(ExportError, match="no scratch memory"):
         compile_for(geometry, half=True, capability=80)
-
-
-def test_ptx_that_does_not_assemble_is_refused() -> None:
-    with pytest.raises(ExportError, match="expected PTX that assembles for sm_86"):
-        assemble(".version 8.2\n.target sm_86\n.address_size 64\nnonsense", 86)
 
 
 def test_equal_sources_give_equal_bytes_in_another_process(tmp_path) -> None:

@@ -1,4 +1,4 @@
-"""Window and frame selection: tables equal the flat cutting rule of the specification, for both tie rules."""
+"""Window and frame selection: tables equal the flat cutting rule of the specification."""
 
 import numpy as np
 import pytest
@@ -8,23 +8,6 @@ from bsst.errors import UsageError
 from bsst.reference.selection import expandable_groups, legal_frames, select
 
 LEGAL = [4, 5, 6, 7, 8, 10, 12, 16, 20, 24, 32, 48]
-
-# Section 11.1 of the specification: frames chosen among equal keys by the released environment's sorting network.
-BITONIC_QUERIES = {
-    4: {1},
-    8: {6, 7},
-    12: {4, 6, 7},
-    16: {4, 5, 6, 7},
-    24: set(range(16, 22)),
-    32: set(range(24, 32)),
-    48: {16, 17, 18, 19, *range(24, 32)},
-}
-BITONIC_ODD_KEYS = {
-    8: {5, 7},
-    12: {1, 5, 7},
-    24: {9, 11, 17, 19, 21, 23},
-    48: {1, 3, 5, 7, *range(17, 32, 2)},
-}
 
 
 def blur_of(frames: int, seed: int, size: int = 32) -> torch.Tensor:
@@ -66,7 +49,7 @@ def numpy_masks(blur: torch.Tensor, blocks: int) -> list[tuple[np.ndarray, np.nd
 @pytest.mark.parametrize("frames", LEGAL)
 def test_groups_equal_flat_runs_of_the_masks(frames: int) -> None:
     blur = blur_of(frames, seed=frames)
-    selection = select(blur, blocks=4, threshold=0.3, tie_rule="lowest")
+    selection = select(blur, blocks=4, threshold=0.3)
     group = frames // 4
     for block, (query, key) in enumerate(numpy_masks(blur, 4)):
         # Flat (window, frame) lists, frame fastest, cut into runs; our groups are those runs in window order.
@@ -90,9 +73,8 @@ def test_groups_equal_flat_runs_of_the_masks(frames: int) -> None:
 
 
 @pytest.mark.parametrize("frames", LEGAL)
-@pytest.mark.parametrize("tie_rule", ["lowest", "bitonic"])
-def test_every_window_holds_every_frame_once_and_only_leading_groups_are_active(frames: int, tie_rule) -> None:
-    selection = select(blur_of(frames, seed=1), blocks=3, threshold=0.3, tie_rule=tie_rule)
+def test_every_window_holds_every_frame_once_and_only_leading_groups_are_active(frames: int) -> None:
+    selection = select(blur_of(frames, seed=1), blocks=3, threshold=0.3)
     groups = frames // (frames // 4)
     for block in range(3):
         by_window = selection.query_frames[block].reshape(4, frames)
@@ -103,30 +85,8 @@ def test_every_window_holds_every_frame_once_and_only_leading_groups_are_active(
         assert active[2].sum() == expandable_groups(frames, block)
 
 
-@pytest.mark.parametrize("frames", sorted(BITONIC_QUERIES))
-def test_bitonic_ties_choose_the_frames_of_the_released_environment(frames: int) -> None:
-    selection = select(blur_of(frames, seed=2), blocks=4, threshold=0.3, tie_rule="bitonic")
-    groups = frames // (frames // 4)
-    for block in (1, 2, 3):
-        count = expandable_groups(frames, block)
-        queries = selection.query_frames[block].reshape(4, groups, -1)[2, :count]
-        assert set(queries.flatten().tolist()) == BITONIC_QUERIES[frames]
-    if frames in BITONIC_ODD_KEYS:
-        keys = selection.key_frames[1].reshape(4, groups, -1)[2, : expandable_groups(frames, 1)]
-        assert set(keys.flatten().tolist()) == BITONIC_ODD_KEYS[frames]
-
-
-def test_bitonic_and_lowest_agree_without_ties() -> None:
-    blur = blur_of(12, seed=3)
-    lowest = select(blur, blocks=1, threshold=0.3, tie_rule="lowest")
-    bitonic = select(blur, blocks=1, threshold=0.3, tie_rule="bitonic")
-    # The sharpest even frames have no ties; the query ranking includes zeroed odd frames only beyond the selection.
-    assert (lowest.query_frames == bitonic.query_frames).all()
-    assert (lowest.key_frames == bitonic.key_frames).all()
-
-
 def test_constant_motion_selects_nothing() -> None:
-    selection = select(torch.zeros(8, 1, 32, 32), blocks=2, threshold=0.3, tie_rule="lowest")
+    selection = select(torch.zeros(8, 1, 32, 32), blocks=2, threshold=0.3)
     assert not selection.active.any()
 
 
@@ -134,4 +94,4 @@ def test_constant_motion_selects_nothing() -> None:
 def test_other_lengths_are_refused(frames: int) -> None:
     assert not legal_frames(frames)
     with pytest.raises(UsageError, match=f"got {frames}"):
-        select(torch.zeros(frames, 1, 32, 32), blocks=1, threshold=0.3, tie_rule="lowest")
+        select(torch.zeros(frames, 1, 32, 32), blocks=1, threshold=0.3)
