@@ -12,12 +12,11 @@ import importlib.metadata
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 from bsst.engines.builder import BuildOptions, BuiltEngine, StageGraph
 from bsst.engines.compile_stage import compile_stage
 from bsst.errors import MissingDependencyError
-from bsst.plan.manifest import Compiler, Precision
+from bsst.plan.manifest import Compiler, Precision, Target
 from bsst.plan.strict_json import parse_json
 
 __all__ = ["OrtBuilder"]
@@ -27,7 +26,7 @@ __all__ = ["OrtBuilder"]
 class OrtBuilder:
     """ONNX Runtime, on any of its devices; graphs are proved on the CPU."""
 
-    target: Literal["cpu", "ort-cuda", "ort-tensorrt", "ort-webgpu"] = "cpu"
+    target: Target = "cpu"
     """Target of the plans it builds for."""
 
     def compiler(self) -> Compiler:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import inspect
 from collections.abc import Callable, Container, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 import onnx
@@ -40,11 +41,42 @@ __all__ = [
 
 Target = Literal["cpu", "tensorrt", "tensorrt-rtx"]
 
-OPERATORS: tuple[OperatorSchema, ...] = (
-    modulated_deform_conv.SCHEMA,
-    sparse_window_attention.SCHEMA,
-    flow_warp.SCHEMA,
+
+@dataclass(frozen=True, kw_only=True)
+class _Operator:
+    """One operator and what it becomes."""
+
+    schema: OperatorSchema
+    portable: Any
+    """ONNX function of standard operators that every target runs."""
+    cpu: Any = None
+    """One that is faster in ONNX Runtime on a CPU; None where `portable` is."""
+    plugin_nodes: Any = None
+    """Makes the nodes around its TensorRT plugin, `PLUGIN` of its `trt_plugin.py`; None without a plugin."""
+
+
+_TABLE = (
+    _Operator(
+        schema=modulated_deform_conv.SCHEMA,
+        portable=modulated_deform_conv_function.portable,
+        cpu=modulated_deform_conv_function.cpu,
+        plugin_nodes=modulated_deform_conv_plugin.plugin_nodes,
+    ),
+    _Operator(
+        schema=sparse_window_attention.SCHEMA,
+        portable=sparse_window_attention_function.portable,
+        plugin_nodes=sparse_window_attention_plugin.plugin_nodes,
+    ),
+    _Operator(schema=flow_warp.SCHEMA, portable=flow_warp_function.portable, cpu=flow_warp_function.cpu),
 )
+OPERATORS: tuple[OperatorSchema, ...] = tuple(operator.schema for operator in _TABLE)
+_PORTABLE: dict[str, Any] = {operator.schema.op_type: operator.portable for operator in _TABLE}
+_CPU = _PORTABLE | {operator.schema.op_type: operator.cpu for operator in _TABLE if operator.cpu is not None}
+_PLUGIN_NODES: dict[str, Any] = {
+    operator.schema.op_type: operator.plugin_nodes for operator in _TABLE if operator.plugin_nodes is not None
+}
+# Not of the network, but a node of the same domain that a graph pass makes.
+_PORTABLE[CONVOLUTION_3X3], _CPU[CONVOLUTION_3X3] = convolution_3x3_function.portable, convolution_3x3_function.cpu
 
 
 def translation_table() -> dict[Callable[..., Any], Callable[..., Any]]:
@@ -136,10 +168,8 @@ def plugin_inputs() -> dict[str, tuple[str, ...]]:
 
 
 def _plugins() -> tuple[PluginDefinition, ...]:
-    from bsst.plugins.modulated_deform_conv.trt_plugin import PLUGIN as MODULATED_DEFORM_CONV
-    from bsst.plugins.sparse_window_attention.trt_plugin import PLUGIN as SPARSE_WINDOW_ATTENTION
-
-    return MODULATED_DEFORM_CONV, SPARSE_WINDOW_ATTENTION
+    names = [operator.schema.name for operator in _TABLE if operator.plugin_nodes is not None]
+    return tuple(importlib.import_module(f"bsst.plugins.{name}.trt_plugin").PLUGIN for name in names)
 
 
 def _with_functions(model: onnx.ModelProto, bodies: dict[str, Any], kept: Container[str] = ()) -> onnx.ModelProto:
@@ -260,21 +290,3 @@ def _op_schema(schema: OperatorSchema) -> onnx.defs.OpSchema:
             for spec in schema.attributes
         ],
     )
-
-
-_PORTABLE: dict[str, Any] = {
-    modulated_deform_conv.SCHEMA.op_type: modulated_deform_conv_function.portable,
-    sparse_window_attention.SCHEMA.op_type: sparse_window_attention_function.portable,
-    flow_warp.SCHEMA.op_type: flow_warp_function.portable,
-    CONVOLUTION_3X3: convolution_3x3_function.portable,
-}
-_CPU: dict[str, Any] = {
-    modulated_deform_conv.SCHEMA.op_type: modulated_deform_conv_function.cpu,
-    sparse_window_attention.SCHEMA.op_type: sparse_window_attention_function.portable,
-    flow_warp.SCHEMA.op_type: flow_warp_function.cpu,
-    CONVOLUTION_3X3: convolution_3x3_function.cpu,
-}
-_PLUGIN_NODES: dict[str, Any] = {
-    modulated_deform_conv.SCHEMA.op_type: modulated_deform_conv_plugin.plugin_nodes,
-    sparse_window_attention.SCHEMA.op_type: sparse_window_attention_plugin.plugin_nodes,
-}

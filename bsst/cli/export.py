@@ -5,12 +5,13 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import click
 
 from bsst.cli.common import EXIT_STATUS, Command, Finite, require_inputs, require_output, require_packages
 from bsst.errors import UsageError
+from bsst.plan.manifest import Target
 from bsst.text import printable
 
 if TYPE_CHECKING:
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
 
 __all__ = ["export"]
 
-TARGETS = ("cpu", "ort-cuda", "ort-tensorrt", "ort-webgpu", "tensorrt", "tensorrt-rtx")
 FRAMES, TILE, TILE_OVERLAP, WINDOW_OVERLAP = 12, (256, 256), 32, 4
 
 EXPORT_EXAMPLES = """\b
@@ -62,7 +62,9 @@ class Size(click.ParamType[tuple[int, int]]):
 )
 @click.option("--from", "source", metavar="PLAN", type=click.Path(path_type=Path),
               help="Build from a cpu plan instead of weights; needs no torch.")  # fmt: skip
-@click.option("--target", type=click.Choice(TARGETS), default="cpu", show_default=True, help="What runs the plan.")
+@click.option(
+    "--target", type=click.Choice(get_args(Target)), default="cpu", show_default=True, help="What runs the plan."
+)
 @click.option("--fp16", is_flag=True, help="Convolutions and matrix products in half precision.")
 @click.option("--bf16", is_flag=True, help="The same in bfloat16; TensorRT and TensorRT-RTX from SM 80 on.")
 @click.option("--int8", is_flag=True, help="Quantise the stages that keep to a budget; needs --ranges.")
@@ -72,7 +74,7 @@ class Size(click.ParamType[tuple[int, int]]):
 @click.option("--int8-psnr", type=Finite(min=0), metavar="DB",
               help="What int8 must keep against fp32 without one.  [default: 45]")  # fmt: skip
 @click.option("--keep-float32", is_flag=True,
-              help="Carry the float32 stages too: what is not finite is restored again with them, on the CPU. Adds the "
+              help="Carry the float32 stages too, as a fallback for what is not finite, on the CPU. Adds the "
               "size of the fp32 plan.")  # fmt: skip
 @click.option("--sm", metavar="LIST", default="", help="Compute capabilities to build for, such as 86,89,120.")
 @click.option("frames", "--window", "--frames", type=int, help=f"Frames of a window.  [default: {FRAMES}]")
