@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.util
 import logging
+import lzma
 import os
 import shutil
 from pathlib import Path
 
 import pytest
-from filelock import FileLock
 from hypothesis import settings
 
 # PyTorch's compiler traces itself into this logger wherever a handler listens, as pytest's does: minutes per export.
@@ -18,6 +19,7 @@ logging.getLogger("torch.__trace").disabled = True
 settings.register_profile("repeatable", derandomize=True, deadline=None)
 settings.load_profile("repeatable")
 
+SMALL_PLAN = Path(__file__).parent / "data" / "small_edge.plan.xz"
 ASK_FOR_A_DRIVER = ("test_encoder.py", "test_probe.py", "test_reader.py", "test_run.py")
 
 OF_THEIR_OWN = ("needs_webgpu", "needs_triton")
@@ -51,15 +53,19 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 @pytest.fixture(scope="session")
-def cpu_plan(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The smallest plan of target `cpu` that was compared with the reference: `small_edge`, sizes `SMALL`."""
-    from bsst.export.export_plan import export_plan
-    from tests.networks import SMALL, small_edge
+def shaped_plan(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small plan in two shapes that was compared with the reference; `tests.data.make_small_plan` makes it."""
+    path = tmp_path_factory.mktemp("plan") / "two.plan"
+    path.write_bytes(lzma.decompress(SMALL_PLAN.read_bytes()))
+    return path
 
-    # Traced once, for all workers where pytest-xdist runs several: their folders have one parent.
-    folder = tmp_path_factory.getbasetemp()
-    path = (folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder) / "edge.plan"
-    with FileLock(path.with_suffix(".lock")):
-        if not path.exists():
-            export_plan(path, small_edge(), SMALL, tile_overlap=16, window_overlap=1)
+
+@pytest.fixture(scope="session")
+def cpu_plan(shaped_plan: Path) -> Path:
+    """The same in its first shape alone."""
+    from bsst.plan.archive import open_plan, write_plan
+
+    plan, path = open_plan(shaped_plan), shaped_plan.with_name("edge.plan")
+    members = {stage.member: plan.member(stage.name) for stage in plan.manifest.stages}
+    write_plan(path, dataclasses.replace(plan.manifest, shapes=()), members)
     return path

@@ -29,7 +29,7 @@ def test_the_table_names_every_stage_and_what_people_ask_for(plan: Plan) -> None
     text = plan_table(plan)
     assert all(stage.name in text for stage in plan.manifest.stages)
     for words in (
-        "random weights",
+        "random weights, traced by torch",
         "7" * 64,
         plan.manifest.content_key,
         "4 frames",

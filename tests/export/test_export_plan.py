@@ -14,11 +14,15 @@ from bsst.export.export_plan import export_plan
 from bsst.export.session_torch import TorchSession
 from bsst.export.stage import Geometry
 from bsst.export.stages import pipeline_stages
-from bsst.plan.archive import open_plan
+from bsst.export.trace import trace_stage
+from bsst.plan.archive import Plan, open_plan
+from bsst.plan.manifest import Manifest
+from bsst.plugins.registry import attach_functions
 from bsst.reference.checkpoint import Networks, load_networks
 from bsst.runtime.network.network import DEFAULT_PLAN, host_network, load_network
 from bsst.runtime.one_clip import moving_texture, psnr, restore_clip
 from bsst.runtime.sessions.ort import OrtSession
+from tests.data.make_small_plan import export_small
 from tests.networks import SMALL, city, seeded, small_edge
 from tests.release_plan import release_plan
 
@@ -53,16 +57,60 @@ def test_release_plan_agrees_with_the_reference_on_real_frames() -> None:
     assert clip >= 80
 
 
-def test_export_is_checked_and_records_its_figures(cpu_plan) -> None:
-    figures = open_plan(cpu_plan).manifest.parity
-    assert set(figures["stages"]) == {stage.name for stage in open_plan(cpu_plan).manifest.stages}
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Plan:
+    """What the exporter makes today."""
+    path = tmp_path_factory.mktemp("made") / "two.plan"
+    export_small(path)
+    return open_plan(path)
+
+
+def test_export_is_checked_and_records_its_figures(made: Plan) -> None:
+    figures = made.manifest.parity
+    assert set(figures["stages"]) == {stage.name for stage in made.manifest.stages}
     assert min(figures["stages"].values()) >= 80
-    assert figures["clip"] >= 80
+    assert min(figures["clip"], figures["clip_128x64"]) >= 80
 
 
-def test_export_of_equal_weights_gives_equal_bytes(cpu_plan, tmp_path) -> None:
-    export_plan(tmp_path / "again.plan", small_edge.__wrapped__(), SMALL, tile_overlap=16, window_overlap=1)
-    assert (tmp_path / "again.plan").read_bytes() == cpu_plan.read_bytes()
+STALE = "where this is meant, run: python -m tests.data.make_small_plan"
+
+
+def test_the_plan_of_the_tests_agrees_with_the_reference_of_today(cpu_plan: Path) -> None:
+    stages, clip = agreement(cpu_plan, small_edge())
+    assert min(*stages.values(), clip) >= 80, STALE
+
+
+def test_the_plan_of_the_tests_is_what_the_exporter_makes(made: Plan, shaped_plan: Path) -> None:
+    stored = open_plan(shaped_plan)
+
+    def lasting(manifest: Manifest) -> dict[str, object]:
+        """Without figures, digests and versions; what is folded while tracing differs between CPUs in the last bits."""
+        stages = [
+            [(s.name, s.member, s.inputs, s.outputs, s.precision) for s in part.stages]
+            for part in (manifest, *manifest.shapes)
+        ]
+        passing = ("bsst_version", "compiler", "content_key", "label", "parity", "shapes", "stages")
+        return vars(manifest) | dict.fromkeys(passing) | {"stages": stages}
+
+    assert lasting(made.manifest) == lasting(stored.manifest), STALE
+    if made.manifest.label != stored.manifest.label:
+        pytest.skip(f"expected the versions that traced the plan, {stored.manifest.label}, got {made.manifest.label}")
+    for stage in made.manifest.stages:
+        graphs = [onnx.load_from_string(plan.member(stage.name)) for plan in (stored, made)]
+        for model in graphs:
+            for tensor in model.graph.initializer:
+                tensor.ClearField("raw_data")
+        assert graphs[0] == graphs[1], f"{stage.name}: {STALE}"
+
+
+def test_tracing_equal_weights_gives_equal_bytes() -> None:
+    def traced() -> list[bytes]:
+        networks = small_edge.__wrapped__()
+        stages = {stage.name: stage for stage in pipeline_stages(networks.network, networks.raft, SMALL)}
+        models = [attach_functions(trace_stage(stages[name]), bodies="cpu") for name in ("encode", "attend")]
+        return [model.SerializeToString(deterministic=True) for model in models]
+
+    assert traced() == traced()
 
 
 def test_graphs_carry_their_operators_and_no_provenance(cpu_plan) -> None:
