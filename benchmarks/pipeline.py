@@ -74,7 +74,9 @@ def main() -> None:
 
 def _measure(options: argparse.Namespace) -> dict[str, float | str]:
     """One run, written without loss; peak RSS includes the decoder and the encoder."""
-    from bsst.runtime.job import Execution, deblur
+    from bsst.runtime.job import deblur
+    from bsst.runtime.jobs.options import Execution, OutputFormat
+    from bsst.runtime.jobs.report import Observer
     from bsst.runtime.trace import Trace
     from bsst.runtime.video.reader import VideoReader
 
@@ -86,9 +88,9 @@ def _measure(options: argparse.Namespace) -> dict[str, float | str]:
             options.video,
             out,
             options.plan,
-            lossless=True,
+            output_format=OutputFormat(lossless=True),
             execution=Execution(in_flight=options.in_flight),
-            trace=trace,
+            observer=Observer(trace=trace),
         ).seconds
         cpu = time.process_time() - before
         # Not getrusage: it starts from the size of the process that was forked.

@@ -90,7 +90,8 @@ def _run(way: str, clip: Path, out: Path, options: argparse.Namespace, *more: st
 
 def _measure(options: argparse.Namespace) -> dict[str, float]:
     from bsst.runtime import job
-    from bsst.runtime.job import Execution, deblur
+    from bsst.runtime.job import deblur
+    from bsst.runtime.jobs.options import Execution, OutputFormat
     from bsst.runtime.jobs.report import Observer, Progress
 
     job.segment_length = lambda height, width: options.segment
@@ -106,12 +107,13 @@ def _measure(options: argparse.Namespace) -> dict[str, float]:
             if progress.work > (progress.total or 0) / 2:
                 raise KeyboardInterrupt
 
-        run = lambda **more: deblur(  # noqa: E731
-            clip, out, options.plan, overwrite=True, lossless=options.lossless, execution=execution, **more
-        )
+        def run(observer: Observer | None = None) -> None:
+            form = OutputFormat(lossless=options.lossless)
+            deblur(clip, out, options.plan, overwrite=True, output_format=form, execution=execution, observer=observer)
+
         if way == "resume":
             with suppress(KeyboardInterrupt):
-                run(observer=Observer(progress=stop_half_way))
+                run(Observer(progress=stop_half_way))
         run()
     wall = time.perf_counter() - started
     cpu = sum(usage.ru_utime + usage.ru_stime for usage in map(resource.getrusage, (0, resource.RUSAGE_CHILDREN)))

@@ -26,8 +26,9 @@ from bsst.errors import (
 )
 
 if TYPE_CHECKING:
-    from bsst.runtime.job import Execution, deblur
-    from bsst.runtime.jobs.part import Part
+    from bsst.runtime.job import deblur
+    from bsst.runtime.jobs.options import Execution, OutputFormat
+    from bsst.runtime.jobs.part import Part, Preview
     from bsst.runtime.jobs.report import Observer, Progress, Result
     from bsst.runtime.network.network import Network, load_network
     from bsst.runtime.restore import Tiling, deblur_frames
@@ -45,8 +46,10 @@ __all__ = [
     "Observer",
     "OutOfMemoryError",
     "OutputError",
+    "OutputFormat",
     "Part",
     "PlanError",
+    "Preview",
     "Progress",
     "Result",
     "Tiling",
@@ -58,8 +61,9 @@ __all__ = [
 ]
 
 _PLACES = {
-    **dict.fromkeys(("Execution", "deblur"), "bsst.runtime.job"),
-    "Part": "bsst.runtime.jobs.part",
+    "deblur": "bsst.runtime.job",
+    **dict.fromkeys(("Execution", "OutputFormat"), "bsst.runtime.jobs.options"),
+    **dict.fromkeys(("Part", "Preview"), "bsst.runtime.jobs.part"),
     **dict.fromkeys(("Observer", "Progress", "Result"), "bsst.runtime.jobs.report"),
     **dict.fromkeys(("Tiling", "deblur_frames"), "bsst.runtime.restore"),
     **dict.fromkeys(("Network", "load_network"), "bsst.runtime.network.network"),

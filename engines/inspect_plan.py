@@ -52,7 +52,7 @@ def extract_plan(plan: Plan, directory: Path) -> tuple[Path, ...]:
     except OSError as error:
         raise OutputError(f"expected to write into {directory}, got {error}; choose another directory") from error
     written = []
-    for part in filter(None, (plan, plan.float32, *map(plan.shaped, plan.manifest.shapes))):
+    for part in filter(None, (plan, plan.fallback, *map(plan.shaped, plan.manifest.shapes))):
         for stage in part.manifest.stages:
             written.append(directory / stage.member)
             with atomic_file(written[-1]) as file:

@@ -9,26 +9,22 @@ from __future__ import annotations
 
 import secrets
 import shutil
-import sys
 from array import array
 from collections.abc import Generator, Iterator
 from contextlib import ExitStack, closing, contextmanager, suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from fractions import Fraction
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from bsst.errors import OutOfMemoryError, OutputError, UsageError
-from bsst.plan.archive import Plan, open_plan
-from bsst.plan.manifest import Manifest
-from bsst.runtime.estimate import Workload, plan_workload, require_memory
-from bsst.runtime.frames.fit import fitting_plan
 from bsst.runtime.frames.restorer import Restorer
 from bsst.runtime.jobs.cluster_ray import restore_on_cluster
-from bsst.runtime.jobs.opened import OpenedPlan
+from bsst.runtime.jobs.opened import OpenedPlan, memory_warnings, open_restorer
+from bsst.runtime.jobs.options import Execution, OutputFormat
 from bsst.runtime.jobs.output import PICTURE_FILES, Output, default_output, default_preview, output_of
-from bsst.runtime.jobs.part import Part
+from bsst.runtime.jobs.part import Part, Preview
 from bsst.runtime.jobs.piped import restore_piped
 from bsst.runtime.jobs.preview import restore_preview
 from bsst.runtime.jobs.processes import restore_in_processes
@@ -38,37 +34,18 @@ from bsst.runtime.jobs.segment import Segment, plan_segments, segment_length, sh
 from bsst.runtime.jobs.store import joined_packets
 from bsst.runtime.jobs.survey import Survey, take_survey
 from bsst.runtime.jobs.work import Finished, WorkFolder, remove_leftovers, source_key
-from bsst.runtime.network.network import DEFAULT_PLAN, Network, load_network
 from bsst.runtime.network.planned import Planned
 from bsst.runtime.restore import Tiling
 from bsst.runtime.trace import Trace
 from bsst.runtime.video.encoder import Target, choose_encoder
 from bsst.runtime.video.pictures import are_pictures
-from bsst.runtime.video.pipes import PIPE, PipeFormat
+from bsst.runtime.video.pipes import PIPE
 from bsst.runtime.video.publish import publish
-from bsst.runtime.video.quality import DEFAULT_CRF
-from bsst.runtime.video.reader import HWAccelChoice
-from bsst.runtime.video.sound import AUDIO_CHOICES, Audio
+from bsst.runtime.video.sound import AUDIO_CHOICES
 from bsst.runtime.video.sources import Reader, open_reader, pictures_key
-from bsst.system import memory_bytes, usable_cores
+from bsst.system import usable_cores
 
-__all__ = ["Execution", "deblur"]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Execution:
-    """What of this machine a job uses. An opened plan has its own threads and clips in flight."""
-
-    threads: int = 0
-    """Threads of the network; 0 for all cores."""
-    in_flight: int = 2
-    """Clips under way at once; 1 for the least memory."""
-    devices: tuple[str, ...] = ()
-    """"cpu" or "cuda:<index>", one for each process that restores segments; none for this process alone."""
-    ray: str = ""
-    """Address of a Ray cluster whose workers restore segments; "auto" for the one that this machine belongs to."""
-    hwaccel: HWAccelChoice = "auto"
-    """Decode and encode on an NVIDIA GPU; "auto" does for plans that run on one, where its codecs work."""
+__all__ = ["deblur"]
 
 
 def deblur(
@@ -77,19 +54,11 @@ def deblur(
     plan: str | Path | Restorer | OpenedPlan | None = None,
     *,
     overwrite: bool = False,
-    resume: bool = True,
-    keep_work: bool = False,
-    lossless: bool = False,
-    crf: int = DEFAULT_CRF,
-    part: Part | None = None,
-    preview: float | Fraction | None = None,
+    part: Part | Preview | None = None,
     rate: Fraction | None = None,
-    pipe_format: PipeFormat | None = None,
-    audio: Audio = "copy",
-    share: tuple[int, int] | None = None,
+    output_format: OutputFormat | None = None,
     tiling: Tiling | None = None,
     execution: Execution | None = None,
-    trace: Trace | None = None,
     observer: Observer | None = None,
 ) -> Result:
     """Deblur a video file, pictures, or a pipe.
@@ -102,21 +71,12 @@ def deblur(
         plan: plan file, or an opened plan, which stays open: a network, or an `OpenedPlan` for videos of any size; the
             packaged plan by default.
         overwrite: replace an existing output.
-        resume: go on where the same job was interrupted; otherwise what it finished is thrown away.
-        keep_work: leave the work folder, with the encoded segments, beside the output.
-        lossless: keep the restored frames exactly (FFV1 in .mkv, lossless H.264 in .mp4).
-        crf: quality of the encoder, 0 (best) to 51.
-        part: what of the video is restored, with its sound; it starts at zero in the result. All by default.
-        preview: so many seconds instead of all, those with most blur (`bsst.runtime.jobs.preview`), source on the left
-            and restored on the right; to `<stem>.preview<suffix>` by default.
+        part: what of the video is restored, with its sound; it starts at zero in the result. All by default. Of a
+            `Preview`, source and result side by side, to `<stem>.preview<suffix>` by default.
         rate: pictures a second, where pictures are read; 25 by default.
-        pipe_format: what goes to standard output; what came from standard input by default, or NUT.
-        audio: "copy" sound and convert what cannot be copied, "convert" all of it, or "none".
-        share: (k, n): restore share k of n, k from 1 to n, into the work folder and stop. Other processes that see the
-            folder may restore the other shares meanwhile; the same job without a share joins them.
+        output_format: how the result is written.
         tiling: how the video is cut up; as the plan recommends by default.
-        execution: what of this machine is used.
-        trace: records what happens when; with an opened plan, decoding and encoding alone.
+        execution: who does the work, and whether it goes on where the same job was interrupted.
         observer: told how it goes.
 
     Raises:
@@ -127,28 +87,30 @@ def deblur(
         VerificationError: the finished file does not match the source.
         OutOfMemoryError: the window does not fit into memory.
     """
-    video = Path(video)
+    video, observer = Path(video), observer or Observer()
+    output_format, tiling = output_format or OutputFormat(), tiling or Tiling()
+    execution = execution or Execution()
     if out is None and video == PIPE:
         raise UsageError("expected an output beside a video from a pipe; name a file with -o, or -o - for a pipe")
+    preview, part = (part, None) if isinstance(part, Preview) else (None, part)
     if out is None:
         out = default_output(video) if preview is None else default_preview(video)
-    out = Path(out)
-    if preview is not None and (PIPE in (video, out) or part is not None or share is not None):
-        raise UsageError("expected a preview of a file alone, got a pipe, a part or a share as well; leave that out")
+    out, share = Path(out), execution.share
+    if preview is not None and (PIPE in (video, out) or share is not None):
+        raise UsageError("expected a preview of a file alone, got a pipe or a share as well; leave that out")
     if out == PIPE:
         output = Output(path=out, container="", overwrite=False)
     else:
-        output = output_of(video, out, overwrite=overwrite, crf=crf)
+        output = output_of(video, out, overwrite=overwrite, crf=output_format.crf)
         remove_leftovers(output.place)
-    if audio not in AUDIO_CHOICES:
-        raise UsageError(f"expected audio to be one of {', '.join(AUDIO_CHOICES)}, got {audio}")
-    execution, tiling = execution or Execution(), tiling or Tiling()
-    if share is not None and not (1 <= share[0] <= share[1] and resume):
-        raise UsageError(f"expected share k of n with k from 1 to n, and resuming, got {share}, resume={resume}")
+    if output_format.audio not in AUDIO_CHOICES:
+        raise UsageError(f"expected audio to be one of {', '.join(AUDIO_CHOICES)}, got {output_format.audio}")
+    if share is not None and not (1 <= share[0] <= share[1] and execution.resume):
+        raise UsageError(f"expected share k of n with k from 1 to n, and resuming, got {share}, {execution.resume=}")
     with open_reader(video, rate=rate) as reader, ExitStack() as stack:
-        meter = Meter(reader.info.frames or None, observer or Observer())
-        restorer = _opened(plan, reader, tiling, execution, trace, stack)
-        meter.warn(_memory_warnings(restorer, reader, tiling))
+        meter = Meter(reader.info.frames or None, observer)
+        restorer = open_restorer(plan, reader, tiling, execution, observer.trace, stack)
+        meter.warn(memory_warnings(restorer, reader, tiling))
         hwaccel = "none" if execution.hwaccel == "auto" and not restorer.on_gpu else execution.hwaccel
         reader.accelerate(hwaccel)
         if preview is not None:
@@ -162,13 +124,11 @@ def deblur(
                     restorer,
                     tiling,
                     meter,
-                    seconds=Fraction(preview),
+                    seconds=Fraction(preview.seconds),
                     rate=rate,
-                    lossless=lossless,
-                    crf=crf,
+                    output_format=output_format,
                     hwaccel=hwaccel,
-                    audio=audio,
-                    trace=trace,
+                    trace=observer.trace,
                 )
             return meter.result(out)
         if PIPE in (video, out):
@@ -183,19 +143,17 @@ def deblur(
                     tiling,
                     meter,
                     again=lambda: open_reader(video, rate=rate),
-                    lossless=lossless,
-                    crf=crf,
-                    audio=audio,
+                    output_format=output_format,
                     hwaccel=hwaccel,
                     part=part,
-                    pipe_format=pipe_format,
-                    trace=trace,
+                    trace=observer.trace,
                 )
             return meter.result(out)
-        options = {"lossless": lossless, "crf": crf, "hwaccel": hwaccel, **asdict(tiling)}
+        options = {"lossless": output_format.lossless, "crf": output_format.crf, "hwaccel": hwaccel, **asdict(tiling)}
         options |= {"part": str(part)} if part is not None else {}
         options |= {"rate": str(rate)} if rate is not None else {}
-        work = stack.enter_context(WorkFolder(output.place, _key(video, restorer, options), resume=resume, share=share))
+        key = _key(video, restorer, options)
+        work = stack.enter_context(WorkFolder(output.place, key, resume=execution.resume, share=share))
         unfinished = work.path / "result.tmp"  # on the output's file system, so that the rename is atomic
         surveyed = None
 
@@ -231,14 +189,17 @@ def deblur(
             if isinstance(restorer, Planned):
                 lines = _elsewhere(task, plan, restorer, execution)
             else:
-                lines = _here(task, restorer, survey, trace, meter)
+                lines = _here(task, restorer, survey, observer.trace, meter)
             with closing(lines):
                 for line in lines:
                     work.add(line)
                     meter.finished(line)
             return survey, kept, segments
 
-        with _kept_or_removed(work, meter, keep=keep_work or share is not None), _enough_memory(restorer, reader):
+        with (
+            _kept_or_removed(work, meter, keep=execution.keep_work or share is not None),
+            _enough_memory(restorer, reader),
+        ):
             cut = None
             if part is not None:  # where sound is cut must be known before the header is written
                 surveyed = _surveyed(work, reader, tiling, part, further=restorer.frames)
@@ -247,14 +208,18 @@ def deblur(
                 if output.container == PICTURE_FILES:
                     raise UsageError(f"expected a video file for a share of a job, got {out}; name one with -o")
                 target, encoder = choose_encoder(
-                    output.container, reader.info, lossless=lossless, crf=crf, hwaccel=hwaccel
+                    output.container,
+                    reader.info,
+                    lossless=output_format.lossless,
+                    crf=output_format.crf,
+                    hwaccel=hwaccel,
                 )
                 restore(target, encoder, [])
                 meter.info(f"share {share[0]} of {share[1]} is in {work.path}; the same command without it joins all")
                 return meter.result(work.path)
             try:
                 with output.writer(
-                    unfinished, reader, source=video, lossless=lossless, crf=crf, hwaccel=hwaccel, audio=audio, cut=cut
+                    unfinished, reader, source=video, output_format=output_format, hwaccel=hwaccel, cut=cut
                 ) as writer:
                     survey, kept, segments = restore(writer.target, writer.encoder, writer.warnings)
                     paths = [work.segment_path(segment) for segment in segments]
@@ -278,77 +243,6 @@ def deblur(
                     shutil.rmtree(unfinished) if unfinished.is_dir() else unfinished.unlink(missing_ok=True)
     meter.warn(reader.warnings + writer.warnings)
     return meter.result(out)
-
-
-def _opened(
-    plan: str | Path | Restorer | OpenedPlan | None,
-    reader: Reader,
-    tiling: Tiling,
-    execution: Execution,
-    trace: Trace | None,
-    stack: ExitStack,
-) -> Restorer | Planned:
-    """An opened plan as it is; a plan file opened until the stack ends, or only read where others run it."""
-    elsewhere = execution.devices or execution.ray
-    if plan is not None and not isinstance(plan, str | Path):
-        if elsewhere:
-            raise UsageError("expected a plan file for workers, got an opened plan, which cannot travel; pass its path")
-        if isinstance(plan, OpenedPlan):
-            return plan.fitting(reader.info.height, reader.info.width, overlap=tiling.tile_overlap)
-        return plan
-    fitting = _fitting(plan, reader, tiling)
-    if elsewhere:
-        return Planned(fitting)
-    network = load_network(
-        fitting,
-        threads=execution.threads,
-        in_flight=execution.in_flight,
-        lanes=min(execution.in_flight, _clips(fitting, reader, tiling)),
-        trace=trace,
-    )
-    return stack.enter_context(closing(network))
-
-
-def _fitting(plan: str | Path | None, reader: Reader, tiling: Tiling) -> Plan:
-    """A plan file in the shape of tiles that suits the video."""
-    opened = open_plan(DEFAULT_PLAN if plan is None else Path(plan))
-    return fitting_plan(opened, reader.info.height, reader.info.width, overlap=tiling.tile_overlap)
-
-
-def _clips(plan: Plan, reader: Reader, tiling: Tiling) -> int:
-    """Clips of a video at least, as far as its header tells: more than that cannot run side by side."""
-    work = _workload(plan.manifest, reader, tiling)
-    return sys.maxsize if work.windows is None else work.windows * work.tiles
-
-
-def _workload(manifest: Manifest, reader: Reader, tiling: Tiling) -> Workload:
-    info = reader.info
-    return plan_workload(
-        manifest,
-        frames=info.frames or None,
-        height=info.height,
-        width=info.width,
-        window_overlap=tiling.window_overlap,
-        tile_overlap=tiling.tile_overlap,
-    )
-
-
-def _memory_warnings(restorer: Restorer | Planned, reader: Reader, tiling: Tiling) -> list[str]:
-    """What is known of memory before the work begins; of restorers without a plan nothing is."""
-    if not isinstance(restorer, Network):
-        return []
-    work = _workload(restorer.manifest, reader, tiling)
-    free, most = memory_bytes()
-    warning = require_memory(
-        restorer.manifest,
-        work,
-        in_flight=restorer.in_flight,
-        lanes=restorer.lanes,
-        on_gpu=restorer.on_gpu,
-        free=free,
-        most=most,
-    )
-    return [warning] if warning else []
 
 
 def _key(video: Path, restorer: Restorer | Planned, options: dict[str, Any]) -> dict[str, Any]:

@@ -249,7 +249,7 @@ def _submitted(windows: Iterable[Window], restorer: Restorer, grid: TileGrid) ->
     for window in windows:
         kept = window.keep.stop - window.keep.start
         frames = f"frames {done} to {done + kept - 1}"
-        with _named(f"{frames}, flow again in float32"):
+        with _named(f"{frames}, flow by the float32 fallback"):
             mended = with_finite_flow(window, restorer)
         yield from tiles(mended, frames, mended is not window)
         done += kept
@@ -280,7 +280,7 @@ def _results(tiles: Iterable[_Tile], restorer: Restorer, fallen_back: list[str])
         with _named(tile.where):
             restored = tile.restored.result()[tile.window.keep]
         if not finite(restored):
-            with _named(f"{tile.where}, again in float32"):
+            with _named(f"{tile.where}, by the float32 fallback"):
                 fallback = restorer.fallback()
                 if fallback is not None:
                     restored = fallback.submit(tile.clip, tile.backward, tile.forward).result()[tile.window.keep]

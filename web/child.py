@@ -57,7 +57,8 @@ def main() -> int:
 
 
 def _restore(request: dict[str, Any], events: TextIO) -> int:
-    from bsst.runtime.job import Execution, deblur
+    from bsst.runtime.job import deblur
+    from bsst.runtime.jobs.options import Execution, OutputFormat
     from bsst.runtime.jobs.part import Part
     from bsst.runtime.jobs.report import Observer, Progress
 
@@ -74,9 +75,8 @@ def _restore(request: dict[str, Any], events: TextIO) -> int:
         request["result"],
         request["plan"],
         overwrite=True,
-        lossless=request["lossless"],
-        crf=request["crf"],
         part=Part.of(start=start or None, end=end or None) if start or end else None,
+        output_format=OutputFormat(lossless=request["lossless"], crf=request["crf"]),
         execution=Execution(threads=request["threads"]),
         observer=Observer(
             info=lambda line: _write(events, "info", message=line),

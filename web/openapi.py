@@ -34,7 +34,7 @@ JOB: dict[str, Any] = {
         "exit_status": {"type": ["integer", "null"], "description": "As `bsst run` would end."},
         "warnings": {"type": "array", "items": {"type": "string"}},
         "info": {"type": "array", "items": {"type": "string"}},
-        "summary": {"type": "object", "description": "frames, seconds, fps, guarded, repaired, retried when done."},
+        "summary": {"type": "object", "description": "frames, seconds, fps, guarded, repaired, fallback when done."},
         "options": {"type": "object", "properties": OPTIONS},
         "start_seconds": {"type": "number", "description": "Where in the source the result begins."},
         "download": {"type": "string", "description": "File name of the result."},

@@ -75,10 +75,10 @@ class Lines(Quiet):
 
     def result(self, result: Result) -> None:
         """Print what was written."""
-        again = f", {result.retried} of them restored again in float32" if result.retried else ""
+        fallback = f", {result.fallback} of them by the float32 fallback" if result.fallback else ""
         print(
             printable(
-                f"{result.output}: {result.frames} frames in {clock(result.seconds)}, {result.fps:.2f} fps{again}"
+                f"{result.output}: {result.frames} frames in {clock(result.seconds)}, {result.fps:.2f} fps{fallback}"
             ),
             file=sys.stderr,
         )

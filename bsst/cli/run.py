@@ -148,10 +148,11 @@ def run(
     """
     plan, videos = split_plan(files, plan)
     from bsst.cli import progress
-    from bsst.runtime.job import Execution, deblur
+    from bsst.runtime.job import deblur
     from bsst.runtime.jobs.opened import OpenedPlan
+    from bsst.runtime.jobs.options import Execution, OutputFormat
     from bsst.runtime.jobs.output import default_output, default_preview
-    from bsst.runtime.jobs.part import Part, parse_rate, parse_time
+    from bsst.runtime.jobs.part import Part, Preview, parse_rate, parse_time
     from bsst.runtime.jobs.report import Observer, Result
     from bsst.runtime.restore import Tiling
     from bsst.runtime.trace import Trace
@@ -163,6 +164,8 @@ def run(
     seconds = None if preview is None else parse_time(preview)
     if seconds == 0:
         raise UsageError(f"expected a preview of some length, got {preview}; 5s shows enough as a rule")
+    if timed and seconds is not None:
+        raise UsageError("expected a preview or a part, got both; leave --preview or --start, --end and --duration out")
     default = default_output if seconds is None else default_preview
     several = are_many(videos, output)
     jobs = plan_jobs(videos, output, default) if several else [Job(videos[0], output or default(videos[0]))]
@@ -191,7 +194,6 @@ def run(
                 click.echo(f"{job.video}\n" * several + measured.table(in_flight))
         if dry_run:
             return
-    share = _share(segment)
     recorded = None if trace is None else Trace()
 
     def display_of() -> progress.Quiet:
@@ -202,7 +204,14 @@ def run(
         return progress.Bar() if sys.stderr.isatty() else progress.Lines()
 
     execution = Execution(
-        threads=threads, in_flight=in_flight, hwaccel=hwaccel, devices=_devices(devices, workers, ray), ray=ray
+        threads=threads,
+        in_flight=in_flight,
+        devices=_devices(devices, workers, ray),
+        ray=ray,
+        hwaccel=hwaccel,
+        resume=resume,
+        keep_work=keep_work,
+        share=_share(segment),
     )
 
     def restore(job: Job) -> Result:
@@ -214,16 +223,9 @@ def run(
                 job.out,
                 opened or plan,
                 overwrite=overwrite,
-                resume=resume,
-                keep_work=keep_work,
-                lossless=lossless,
-                crf=crf,
-                part=part,
-                preview=seconds,
+                part=part if seconds is None else Preview(seconds),
                 rate=pictures if not several or are_pictures(job.video) else None,
-                pipe_format=pipe_format,
-                audio=audio,
-                share=share,
+                output_format=OutputFormat(lossless=lossless, crf=crf, audio=audio, pipe_format=pipe_format),
                 tiling=Tiling(
                     window_overlap=window_overlap,
                     tile_overlap=tile_overlap,
@@ -231,8 +233,9 @@ def run(
                     guard=not no_guard,
                 ),
                 execution=execution,
-                trace=recorded,
-                observer=Observer(info=display.info, progress=display.progress, warning=display.warning),
+                observer=Observer(
+                    info=display.info, progress=display.progress, warning=display.warning, trace=recorded
+                ),
             )
             if not several or log_json:
                 display.result(result)

@@ -60,8 +60,8 @@ class Plan:
     """By stage: where in the file what follows its member begins, and what it is; see `shaped`."""
 
     @property
-    def float32(self) -> Plan | None:
-        """The plan of target `cpu` and precision fp32 inside this one, to restore again what is not finite; else None.
+    def fallback(self) -> Plan | None:
+        """The plan of target `cpu` and precision fp32 inside this one, for what is not finite; None without.
 
         It is this file under another manifest, whose content key means nothing.
         """

@@ -164,8 +164,8 @@ class Manifest:
     parity: dict[str, Any]
     """Figures measured against the reference when the plan was built, by stage."""
     float32: tuple[StageSpec, ...] = ()
-    """The same stages as they were before 16 bits or int8, for ONNX Runtime on the CPU: what restores a window again
-    whose result is not finite. () for a plan without."""
+    """Stages of the float32 fallback: the same as they were before 16 bits or int8, for ONNX Runtime on the CPU. They
+    restore a window whose result is not finite. () for a plan without."""
     shapes: tuple[Shape, ...] = ()
     """Other shapes of tiles, for ONNX Runtime; the runtime takes the one that fits a video best."""
     licence: str = ""

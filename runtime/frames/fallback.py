@@ -22,7 +22,7 @@ def finite(*arrays: np.ndarray) -> bool:
 
 
 def with_finite_flow(window: Window, restorer: Restorer) -> Window:
-    """The window with flow estimated again in float32 between frames where it is not finite.
+    """The window with flow estimated by the fallback between frames where it is not finite.
 
     Returns:
         The same object where all flow is finite, or nothing can be done.

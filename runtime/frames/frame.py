@@ -42,7 +42,7 @@ class RestoredWindow:
     times: Sequence[Any]
     """`SourceFrame.time` of each."""
     fallback: bool
-    """Any of it was not finite and was restored again by the float32 fallback."""
+    """Any of it was not finite and was restored by the float32 fallback."""
     guarded: Sequence[int]
     """Index of each frame in which an implausible change was blended back, see `bsst.runtime.frames.guard`."""
     repaired: Sequence[int]

@@ -18,7 +18,7 @@ import numpy as np
 
 from bsst.runtime.frames.frame import SourceFrame
 
-__all__ = ["CutFinder", "frame_luma", "luma_step", "mark_cuts"]
+__all__ = ["CutFinder", "change_score", "frame_luma", "luma_step", "mark_cuts"]
 
 THRESHOLD = 0.45
 """Least score of a cut; pans of 64 px and shakes of 40 px a frame at 480x360 reach 0.43 with rare exceptions."""
@@ -74,8 +74,12 @@ def frame_luma(frame: np.ndarray) -> np.ndarray:
     return np.tensordot(LUMA, frame[:, ::step, ::step], 1)
 
 
+def change_score(a: np.ndarray, b: np.ndarray) -> float:
+    """How much of a scene change lies between two frames (3, H, W), RGB in [0, 1]; 0 (none) to about 1."""
+    return _change(_summary(frame_luma(a)), _summary(frame_luma(b)))
+
+
 def _change(a: Summary, b: Summary) -> float:
-    """How much of a scene change lies between two frames; 0 (none) to about 1."""
     (thumb_a, histogram_a), (thumb_b, histogram_b) = a, b
     noise = 0.02**2  # flat frames correlate
     covariance = (thumb_a * thumb_b).mean() + noise

@@ -1,16 +1,27 @@
-"""One plan for videos of any size, one after another."""
+"""The plan of a job, opened for the video at hand; for several jobs, one plan for videos of any size."""
 
 from __future__ import annotations
 
+import sys
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Self
 
+from bsst.errors import UsageError
 from bsst.plan.archive import Plan, open_plan
+from bsst.plan.manifest import Manifest
+from bsst.runtime.estimate import Workload, plan_workload, require_memory
 from bsst.runtime.frames.fit import fitting_plan
+from bsst.runtime.frames.restorer import Restorer
+from bsst.runtime.jobs.options import Execution
 from bsst.runtime.network.network import DEFAULT_PLAN, Network, load_network
+from bsst.runtime.network.planned import Planned
+from bsst.runtime.restore import Tiling
 from bsst.runtime.trace import Trace
+from bsst.runtime.video.sources import Reader
+from bsst.system import memory_bytes
 
-__all__ = ["OpenedPlan"]
+__all__ = ["OpenedPlan", "memory_warnings", "open_restorer"]
 
 
 class OpenedPlan:
@@ -57,3 +68,74 @@ class OpenedPlan:
         if self._network is not None:
             self._network.close()
             self._network = None
+
+
+def open_restorer(
+    plan: str | Path | Restorer | OpenedPlan | None,
+    reader: Reader,
+    tiling: Tiling,
+    execution: Execution,
+    trace: Trace | None,
+    stack: ExitStack,
+) -> Restorer | Planned:
+    """An opened plan as it is; a plan file opened until the stack ends, or only read where others run it."""
+    elsewhere = execution.devices or execution.ray
+    if plan is not None and not isinstance(plan, str | Path):
+        if elsewhere:
+            raise UsageError("expected a plan file for workers, got an opened plan, which cannot travel; pass its path")
+        if isinstance(plan, OpenedPlan):
+            return plan.fitting(reader.info.height, reader.info.width, overlap=tiling.tile_overlap)
+        return plan
+    fitting = _fitting(plan, reader, tiling)
+    if elsewhere:
+        return Planned(fitting)
+    network = load_network(
+        fitting,
+        threads=execution.threads,
+        in_flight=execution.in_flight,
+        lanes=min(execution.in_flight, _clips(fitting, reader, tiling)),
+        trace=trace,
+    )
+    return stack.enter_context(closing(network))
+
+
+def memory_warnings(restorer: Restorer | Planned, reader: Reader, tiling: Tiling) -> list[str]:
+    """What is known of memory before the work begins; of restorers without a plan nothing is."""
+    if not isinstance(restorer, Network):
+        return []
+    work = _workload(restorer.manifest, reader, tiling)
+    free, most = memory_bytes()
+    warning = require_memory(
+        restorer.manifest,
+        work,
+        in_flight=restorer.in_flight,
+        lanes=restorer.lanes,
+        on_gpu=restorer.on_gpu,
+        free=free,
+        most=most,
+    )
+    return [warning] if warning else []
+
+
+def _fitting(plan: str | Path | None, reader: Reader, tiling: Tiling) -> Plan:
+    """A plan file in the shape of tiles that suits the video."""
+    opened = open_plan(DEFAULT_PLAN if plan is None else Path(plan))
+    return fitting_plan(opened, reader.info.height, reader.info.width, overlap=tiling.tile_overlap)
+
+
+def _clips(plan: Plan, reader: Reader, tiling: Tiling) -> int:
+    """Clips of a video at least, as far as its header tells: more than that cannot run side by side."""
+    work = _workload(plan.manifest, reader, tiling)
+    return sys.maxsize if work.windows is None else work.windows * work.tiles
+
+
+def _workload(manifest: Manifest, reader: Reader, tiling: Tiling) -> Workload:
+    info = reader.info
+    return plan_workload(
+        manifest,
+        frames=info.frames or None,
+        height=info.height,
+        width=info.width,
+        window_overlap=tiling.window_overlap,
+        tile_overlap=tiling.tile_overlap,
+    )

@@ -10,6 +10,7 @@ from tempfile import TemporaryDirectory
 
 from bsst.errors import OutputError, UsageError
 from bsst.files import what_is_at
+from bsst.runtime.jobs.options import OutputFormat
 from bsst.runtime.video.cut import Cut
 from bsst.runtime.video.pictures import (
     PICTURES,
@@ -20,7 +21,6 @@ from bsst.runtime.video.pictures import (
     picture_names,
 )
 from bsst.runtime.video.reader import HWAccelChoice
-from bsst.runtime.video.sound import Audio
 from bsst.runtime.video.sources import Reader, other_streams
 from bsst.runtime.video.writer import CONTAINERS, VideoWriter
 
@@ -47,8 +47,8 @@ class Output:
         return self.path.parent if is_pattern(self.path) else self.path
 
     def writer(
-        self, unfinished: Path, reader: Reader, *, source: Path, lossless: bool, crf: int, hwaccel: HWAccelChoice,
-        audio: Audio, cut: Cut | None = None,
+        self, unfinished: Path, reader: Reader, *, source: Path, output_format: OutputFormat, hwaccel: HWAccelChoice,
+        cut: Cut | None = None,
     ) -> Writer:  # fmt: skip
         """Open it under another name; see `VideoWriter` and `PictureWriter`."""
         if self.container == PICTURE_FILES:
@@ -61,11 +61,11 @@ class Output:
             self.container,
             reader.info,
             source=other_streams(source),
-            lossless=lossless,
-            crf=crf,
+            lossless=output_format.lossless,
+            crf=output_format.crf,
             hwaccel=hwaccel,
             cut=cut,
-            audio=audio,
+            audio=output_format.audio,
         )
 
 

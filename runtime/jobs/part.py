@@ -18,7 +18,7 @@ from bsst.runtime.video.cut import Cut
 from bsst.runtime.video.facts import MOST_FRAMES_PER_SECOND
 from bsst.runtime.video.reader import Frame
 
-__all__ = ["Part", "parse_rate", "parse_time"]
+__all__ = ["Part", "Preview", "parse_rate", "parse_time"]
 
 NEAREST = Fraction(1, 2000)
 Time = str | float | Fraction
@@ -114,6 +114,14 @@ def parse_rate(text: str) -> Fraction:
     if not 0 < rate <= MOST_FRAMES_PER_SECOND:
         raise UsageError(f"expected a rate such as 25, 23.976 or 30000/1001, got {text}")
     return rate.limit_denominator(1_000_000)
+
+
+@dataclass(frozen=True)
+class Preview:
+    """The part with most blur, source on the left and restored on the right; see `bsst.runtime.jobs.preview`."""
+
+    seconds: float | Fraction
+    """Length; all of a video that is shorter."""
 
 
 def parse_time(time: Time) -> Fraction:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from bsst.errors import InputError, UsageError
 from bsst.runtime.frames.restorer import Restorer
+from bsst.runtime.jobs.options import OutputFormat
 from bsst.runtime.jobs.output import Output, Writer, folder_beside
 from bsst.runtime.jobs.part import Part
 from bsst.runtime.jobs.report import Meter
@@ -18,10 +19,9 @@ from bsst.runtime.jobs.stream import restore_stream
 from bsst.runtime.jobs.survey import take_survey
 from bsst.runtime.restore import Tiling
 from bsst.runtime.trace import Trace
-from bsst.runtime.video.pipes import PIPE, PipeFormat, PipeReader, PipeWriter, standard_output
+from bsst.runtime.video.pipes import PIPE, PipeReader, PipeWriter, standard_output
 from bsst.runtime.video.publish import publish
 from bsst.runtime.video.reader import HWAccelChoice
-from bsst.runtime.video.sound import Audio
 from bsst.runtime.video.sources import Reader
 
 __all__ = ["restore_piped"]
@@ -36,12 +36,9 @@ def restore_piped(
     meter: Meter,
     *,
     again: Callable[[], Reader],
-    lossless: bool,
-    crf: int,
+    output_format: OutputFormat,
     hwaccel: HWAccelChoice,
-    audio: Audio,
     part: Part | None,
-    pipe_format: PipeFormat | None,
     trace: Trace | None,
 ) -> None:
     """Restore from a pipe, to one, or both.
@@ -54,12 +51,9 @@ def restore_piped(
         tiling: how the video is cut up.
         meter: told how it goes.
         again: opens another reader of what can be read twice.
-        lossless: of a file, see `deblur`.
-        crf: of a file, see `deblur`.
+        output_format: how the file or the pipe is written.
         hwaccel: of a file, see `deblur`.
-        audio: of a file, see `deblur`.
         part: what is restored.
-        pipe_format: of standard output; that of standard input by default, or NUT.
         trace: records what happens when.
 
     Raises:
@@ -101,15 +95,15 @@ def restore_piped(
             return restore_stream(frames, restorer, tiling, sink, meter, survey=survey, segments=segments, trace=trace)
 
         if output.path == PIPE:
-            name = pipe_format or (reader.format if isinstance(reader, PipeReader) else "nut")
+            name = output_format.pipe_format or (reader.format if isinstance(reader, PipeReader) else "nut")
             file = stack.enter_context(standard_output())
             with PipeWriter(file, name, reader.info, origin=origin) as writer:
                 run(writer)
             meter.warn(reader.warnings + writer.warnings)
             return
         folder = stack.enter_context(folder_beside(output.place))
-        with output.writer(folder / "result.tmp", reader, source=source, lossless=lossless, crf=crf, hwaccel=hwaccel,
-                           audio=audio, cut=cut) as written:  # fmt: skip
+        with output.writer(folder / "result.tmp", reader, source=source, output_format=output_format, hwaccel=hwaccel,
+                           cut=cut) as written:  # fmt: skip
             times = run(written)
         expected = array("q", (time - origin for time in times))
         if not expected:

@@ -23,6 +23,7 @@ import numpy as np
 from bsst.errors import InputError
 from bsst.runtime.frames.restorer import Restorer
 from bsst.runtime.frames.scenes import THRESHOLD, change_score
+from bsst.runtime.jobs.options import OutputFormat
 from bsst.runtime.jobs.output import Output, folder_beside
 from bsst.runtime.jobs.report import Meter
 from bsst.runtime.jobs.stream import restore_stream
@@ -32,7 +33,6 @@ from bsst.runtime.video.cut import Cut
 from bsst.runtime.video.facts import VideoInfo
 from bsst.runtime.video.publish import publish
 from bsst.runtime.video.reader import Frame, HWAccelChoice
-from bsst.runtime.video.sound import Audio
 from bsst.runtime.video.sources import Reader, open_reader, other_streams
 from bsst.runtime.video.writer import VideoWriter
 
@@ -84,10 +84,8 @@ def restore_preview(
     *,
     seconds: Fraction,
     rate: Fraction | None,
-    lossless: bool,
-    crf: int,
+    output_format: OutputFormat,
     hwaccel: HWAccelChoice,
-    audio: Audio,
     trace: Trace | None,
 ) -> None:
     """Write the part with most blur: the source on the left and restored on the right, as players turn them.
@@ -102,10 +100,8 @@ def restore_preview(
         meter: told how it goes.
         seconds: length of the part.
         rate: pictures a second, see `open_reader`.
-        lossless: see `deblur`.
-        crf: see `deblur`.
+        output_format: how it is written.
         hwaccel: see `deblur`.
-        audio: see `deblur`.
         trace: records what happens when.
 
     Raises:
@@ -135,10 +131,10 @@ def restore_preview(
             output.container,
             _doubled(info),
             source=other_streams(source),
-            lossless=lossless,
-            crf=crf,
+            lossless=output_format.lossless,
+            crf=output_format.crf,
             hwaccel=hwaccel,
-            audio=audio,
+            audio=output_format.audio,
             cut=Cut(start=opening.pts * info.time_base, end=stop),
         ) as writer:
             if restorer.line:

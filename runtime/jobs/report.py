@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bsst.runtime.jobs.work import Finished
+from bsst.runtime.trace import Trace
 
 __all__ = ["Meter", "Observer", "Progress", "Result"]
 
@@ -39,6 +40,8 @@ class Observer:
     """Called after each tile and each frame."""
     warning: Callable[[str], None] = lambda message: None
     """Called with each warning as soon as it is known."""
+    trace: Trace | None = None
+    """Records what happens when; with an opened plan, decoding and encoding alone."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,8 +52,8 @@ class Result:
     """The file, under its final name."""
     frames: int
     """Frames in it, as many as in the source."""
-    retried: int
-    """Frames of windows whose result was not finite and that were restored again in float32."""
+    fallback: int
+    """Frames of windows whose result was not finite and that the float32 fallback restored."""
     guarded: int
     """Frames in which an implausible change was blended back to the source."""
     repaired: int
@@ -73,7 +76,7 @@ class Meter:
 
     def __init__(self, total: int | None, observer: Observer) -> None:
         self.frames = 0
-        self._restored = self._fallen_back = self._guarded = 0
+        self._restored = self._fallback = self._guarded = 0
         self._repaired = array("q")
         self._devices = set[str]()
         self._found = self._work = 0.0
@@ -102,10 +105,10 @@ class Meter:
 
     def finished(self, line: Finished) -> None:
         """Count a segment of this run."""
-        if line.fallback and not self._fallen_back:
+        if line.fallback and not self._fallback:
             frames = f"frames {line.segment.keep_from} to {line.segment.keep_to - 1}"
-            again = "restored again in float32, as they were not finite; so is every other like them"
-            self.warn([f"windows among {frames} {again}"])
+            why = "by the float32 fallback, as they were not finite; so is every other like them"
+            self.warn([f"windows among {frames} were restored {why}"])
         self._count(line)
         self.worked(self._restored)
 
@@ -139,7 +142,7 @@ class Meter:
         return Result(
             output=output,
             frames=self.frames,
-            retried=self._fallen_back,
+            fallback=self._fallback,
             guarded=self._guarded,
             repaired=len(self._repaired),
             seconds=seconds,
@@ -151,7 +154,7 @@ class Meter:
         count = len(line.segment.kept)
         self.frames += count
         self._restored += count
-        self._fallen_back += line.fallback
+        self._fallback += line.fallback
         self._guarded += line.guarded
         self._repaired.extend(line.repaired)
         self._devices.add(line.device)

@@ -54,7 +54,7 @@ class Finished:
     sha256: str
     size: int
     fallback: int
-    """Frames of windows restored again in float32."""
+    """Frames of windows that the float32 fallback restored."""
     guarded: int
     """Frames in which an implausible change was blended back."""
     repaired: tuple[int, ...]

@@ -316,7 +316,7 @@ def load_network(
     """
     if not isinstance(plan, Plan):
         plan = open_plan(DEFAULT_PLAN if plan is None else Path(plan))
-    stages = plan.float32
+    stages = plan.fallback
     # It is rarely needed and waited for: one clip at a time.
     fallback = None if stages is None else lambda: _network_of(stages, threads=threads, in_flight=1)
     return _network_of(

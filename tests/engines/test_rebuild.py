@@ -101,9 +101,9 @@ def test_a_device_without_torch_rebuilds_a_plan_in_half_precision_and_runs_it(cp
     output = tmp_path / "half.plan"
     rebuild_without_torch("", "--from", cpu_plan, "--fp16", "--keep-float32", "--no-check", "--no-cache", "-o", output)
     plan, source = open_plan(output), open_plan(cpu_plan)
-    assert plan.float32 is not None
+    assert plan.fallback is not None
     for stage in source.manifest.stages:
-        assert plan.float32.member(stage.name) == source.member(stage.name) != plan.member(stage.name)
+        assert plan.fallback.member(stage.name) == source.member(stage.name) != plan.member(stage.name)
     manifest = plan.manifest
     assert manifest.precision == "fp16"
     kinds = {spec.name: spec.dtype for stage in manifest.stages for spec in stage.inputs + stage.outputs}

@@ -73,8 +73,8 @@ def gpu_plan(source: Path, target: Target, folder: Path, *, stages: Any = None, 
     )
     path = folder / f"{target}.plan"
     members = {s.member: serialize(plan.member(s.name), **{**facts, **special.get(s.name, {})}) for s in specs}
-    if plan.float32 is not None:
-        members |= {s.member: plan.float32.member(s.name) for s in plan.manifest.float32}
+    if plan.fallback is not None:
+        members |= {s.member: plan.fallback.member(s.name) for s in plan.manifest.float32}
     write_plan(path, manifest, members)
     return open_plan(path)
 

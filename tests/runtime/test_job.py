@@ -11,6 +11,7 @@ import pytest
 
 from bsst.errors import UsageError
 from bsst.runtime.job import deblur
+from bsst.runtime.jobs.options import OutputFormat
 from bsst.runtime.video.sound import Audio
 from tests.media import FULL, LIMITED, TAG_BT601, TAG_BT709, TAG_UNSPECIFIED, Clip, Identity, decode
 
@@ -49,7 +50,7 @@ def check(source: Path, result: Path, *, lossless_planes: bool = True, tolerance
 def test_frames_times_and_pixels_survive(tmp_path: Path, codec: str, times: tuple[int, ...]) -> None:
     recipe = CODECS[codec]
     source = Clip(**{**vars(recipe), "times": times}).write(tmp_path / "clip")
-    result = deblur(source, plan=Identity(), lossless=True)
+    result = deblur(source, plan=Identity(), output_format=OutputFormat(lossless=True))
     assert result.output == source.with_name(f"clip.deblurred{source.suffix}")
     assert (result.frames, result.repaired) == (len(times), 0)
     check(source, result.output)
@@ -59,13 +60,13 @@ def test_frames_times_and_pixels_survive(tmp_path: Path, codec: str, times: tupl
 @pytest.mark.parametrize("codec", ["vp9", "mpeg4", "ffv1"])
 def test_odd_sizes_survive(tmp_path: Path, codec: str, size: tuple[int, int]) -> None:
     source = Clip(**{**vars(CODECS[codec]), "size": size}).write(tmp_path / "clip")
-    result = deblur(source, plan=Identity(), lossless=True)
+    result = deblur(source, plan=Identity(), output_format=OutputFormat(lossless=True))
     check(source, result.output)
 
 
 def test_odd_sizes_become_444_in_h264(tmp_path: Path) -> None:
     source = Clip(**{**vars(CODECS["ffv1"]), "size": (65, 97)}).write(tmp_path / "clip")
-    result = deblur(source, tmp_path / "out.mp4", plan=Identity(), lossless=True)
+    result = deblur(source, tmp_path / "out.mp4", plan=Identity(), output_format=OutputFormat(lossless=True))
     check(source, result.output, lossless_planes=False)
     before, after = decode(source), decode(result.output)
     assert after.stream["format"] == "yuv444p"
@@ -101,13 +102,13 @@ def test_colour_tags_depth_and_pixels_survive(
         times=EVEN[:6],
         options={"crf": "8"},
     ).write(tmp_path / "clip")
-    result = deblur(source, plan=Identity(), lossless=True)
+    result = deblur(source, plan=Identity(), output_format=OutputFormat(lossless=True))
     check(source, result.output)
 
 
 def test_unsupported_depths_are_named_and_kept_in_matroska(tmp_path: Path) -> None:
     source = Clip(codec="ffv1", suffix=".mkv", pixel_format="yuv422p12le").write(tmp_path / "clip")
-    kept = deblur(source, tmp_path / "kept.mkv", plan=Identity(), lossless=True)
+    kept = deblur(source, tmp_path / "kept.mkv", plan=Identity(), output_format=OutputFormat(lossless=True))
     check(source, kept.output)
     assert kept.warnings == ()
     reduced = deblur(source, tmp_path / "reduced.mp4", plan=Identity())
@@ -118,9 +119,9 @@ def test_unsupported_depths_are_named_and_kept_in_matroska(tmp_path: Path) -> No
 @pytest.mark.parametrize("pixel_format", ["bgr0", "gbrp10le", "rgb48le"])
 def test_rgb_sources_survive(tmp_path: Path, pixel_format: str) -> None:
     source = Clip(codec="ffv1", suffix=".mkv", pixel_format=pixel_format, matrix=0, range=FULL).write(tmp_path / "clip")
-    exact = deblur(source, tmp_path / "exact.mkv", plan=Identity(), lossless=True)
+    exact = deblur(source, tmp_path / "exact.mkv", plan=Identity(), output_format=OutputFormat(lossless=True))
     _same_rgb(source, exact.output, tolerance=0)
-    usual = deblur(source, tmp_path / "usual.mp4", plan=Identity(), lossless=True)
+    usual = deblur(source, tmp_path / "usual.mp4", plan=Identity(), output_format=OutputFormat(lossless=True))
     _same_rgb(source, usual.output, tolerance=2)
 
 
@@ -129,7 +130,7 @@ def test_rgb_sources_survive(tmp_path: Path, pixel_format: str) -> None:
 @pytest.mark.parametrize("tag", [LIMITED, FULL], ids=["limited", "full"])
 def test_grey_sources_get_neutral_chroma(tmp_path: Path, pixel_format: str, suffix: str, tag: int) -> None:
     source = Clip(codec="ffv1", suffix=".mkv", pixel_format=pixel_format, range=tag).write(tmp_path / "clip")
-    result = deblur(source, tmp_path / f"out{suffix}", plan=Identity(), lossless=True)
+    result = deblur(source, tmp_path / f"out{suffix}", plan=Identity(), output_format=OutputFormat(lossless=True))
     neutral = 128 if pixel_format == "gray" else 512
     before, after = decode(source), decode(result.output)
     assert after.stream["range"] == before.stream["range"]
@@ -168,7 +169,7 @@ AUDIO = {
 @pytest.mark.parametrize("recipe", AUDIO)
 def test_audio_is_copied(tmp_path: Path, recipe: str) -> None:
     source = AUDIO[recipe].write(tmp_path / "clip")
-    result = deblur(source, plan=Identity(), lossless=True)
+    result = deblur(source, plan=Identity(), output_format=OutputFormat(lossless=True))
     check(source, result.output)
     assert len(decode(result.output).audio) > 5
     assert result.warnings == ()
@@ -208,12 +209,12 @@ def test_sound_of_windows_is_converted_and_says_the_same(tmp_path: Path, suffix:
 @pytest.mark.parametrize(("audio", "codecs"), [("convert", ["aac"]), ("none", [])])
 def test_sound_is_converted_or_left_out_when_told(tmp_path: Path, audio: Audio, codecs: list[str]) -> None:
     source = Clip(suffix=".mov", audio="pcm_s16le").write(tmp_path / "clip")
-    result = deblur(source, plan=Identity(), audio=audio)
+    result = deblur(source, plan=Identity(), output_format=OutputFormat(audio=audio))
     with av.open(str(result.output)) as container:
         assert [stream.codec_context.name for stream in container.streams.audio] == codecs
     assert result.warnings == (("audio stream 1 (pcm_s16le) is converted to aac",) if codecs else ())
     with pytest.raises(UsageError, match="expected audio to be one of copy, convert, none, got loud"):
-        deblur(source, tmp_path / "x.mov", plan=Identity(), audio="loud")  # type: ignore[arg-type]
+        deblur(source, tmp_path / "x.mov", plan=Identity(), output_format=OutputFormat(audio="loud"))  # type: ignore[arg-type]
 
 
 def samples(path: Path) -> np.ndarray:
@@ -240,7 +241,11 @@ def test_subtitles_are_copied_or_named(tmp_path: Path, suffix: str, codec: str) 
 def test_rotation_survives(tmp_path: Path, suffix: str, rotation: int) -> None:
     source = Clip(suffix=suffix, rotation=rotation).write(tmp_path / "clip")
     assert decode(source).stream["rotation"] == rotation
-    check(source, deblur(source, plan=Identity(), lossless=True).output, lossless_planes=suffix != ".mkv")
+    check(
+        source,
+        deblur(source, plan=Identity(), output_format=OutputFormat(lossless=True)).output,
+        lossless_planes=suffix != ".mkv",
+    )
 
 
 def test_raw_dv_from_a_tape_can_be_written_as_mp4(tmp_path: Path) -> None:
@@ -252,7 +257,7 @@ def test_raw_dv_from_a_tape_can_be_written_as_mp4(tmp_path: Path) -> None:
 
 def test_pixel_aspect_survives_or_is_named(tmp_path: Path) -> None:
     source = Clip(aspect=Fraction(4, 3)).write(tmp_path / "clip")
-    same = deblur(source, plan=Identity(), lossless=True)
+    same = deblur(source, plan=Identity(), output_format=OutputFormat(lossless=True))
     assert decode(source).stream["aspect"] == Fraction(4, 3)
     check(source, same.output)
     assert same.warnings == ()

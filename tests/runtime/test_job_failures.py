@@ -15,6 +15,7 @@ import pytest
 
 from bsst.errors import InputError, OutputError, UsageError
 from bsst.runtime.job import deblur
+from bsst.runtime.jobs.options import OutputFormat
 from bsst.runtime.jobs.report import Observer, Progress
 from bsst.runtime.restore import Tiling
 from bsst.runtime.video.writer import VideoWriter
@@ -47,7 +48,7 @@ def test_frames_that_are_not_finite_fall_back_to_the_source(clip: Path) -> None:
         restored[2, 1, 5, 7] = np.nan
         return restored
 
-    result = deblur(clip, plan=Broken(spoiled), lossless=True)
+    result = deblur(clip, plan=Broken(spoiled), output_format=OutputFormat(lossless=True))
     assert result.frames == 12
     assert 0 < result.repaired < 12
     numbers = result.warnings[-1].removeprefix(
@@ -59,7 +60,12 @@ def test_frames_that_are_not_finite_fall_back_to_the_source(clip: Path) -> None:
 
 
 def test_restored_frames_are_limited_to_the_rgb_cube(clip: Path) -> None:
-    result = deblur(clip, plan=Broken(lambda restored: restored + 9), lossless=True, tiling=Tiling(guard=False))
+    result = deblur(
+        clip,
+        plan=Broken(lambda restored: restored + 9),
+        output_format=OutputFormat(lossless=True),
+        tiling=Tiling(guard=False),
+    )
     assert all((planes[0] == 235).all() and (planes[1] == 128).all() for planes in decode(result.output).planes)
 
 
@@ -224,7 +230,7 @@ def test_damaged_packets_end_in_a_result_or_one_error(tmp_path: Path) -> None:
 def test_missing_timestamps_are_made_up_in_order(tmp_path: Path) -> None:
     source = tmp_path / "raw.h264"
     Clip(suffix=".h264", time_base=Fraction(1, 25), times=tuple(range(12)), options={"bf": "2"}).write(source)
-    result = deblur(source, plan=Identity(), lossless=True)
+    result = deblur(source, plan=Identity(), output_format=OutputFormat(lossless=True))
     assert result.output.name == "raw.deblurred.mkv"
     assert result.frames == 12
     assert [round(float(s) * 25) for s in decode(result.output).seconds] == list(range(12))
@@ -252,7 +258,7 @@ def test_a_change_of_size_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize("count", [1, 2, 4, 5, 6])
 def test_clips_around_the_window_length_keep_every_frame(tmp_path: Path, count: int) -> None:
     source = Clip(times=tuple(range(0, count * 512, 512))).write(tmp_path / "clip")
-    result = deblur(source, plan=Identity(frames=5, window_overlap=2), lossless=True)
+    result = deblur(source, plan=Identity(frames=5, window_overlap=2), output_format=OutputFormat(lossless=True))
     assert result.frames == count
     assert len(decode(result.output).seconds) == count
 
@@ -295,11 +301,12 @@ CHILD = """
 import resource, sys
 from pathlib import Path
 from bsst.runtime.job import deblur
+from bsst.runtime.jobs.options import OutputFormat
 from tests.media import Identity
 if sys.argv[3] == "full":
     resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
 try:
-    deblur(Path(sys.argv[1]), Path(sys.argv[2]), plan=Identity(), lossless=True)
+    deblur(Path(sys.argv[1]), Path(sys.argv[2]), plan=Identity(), output_format=OutputFormat(lossless=True))
 except Exception as error:
     print(type(error).__name__, error)
 """

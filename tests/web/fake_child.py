@@ -10,7 +10,7 @@ import threading
 from pathlib import Path
 from typing import Any
 
-SUMMARY = {"frames": 12, "retried": 0, "guarded": 0, "repaired": 0, "seconds": 1.5, "fps": 8.0}
+SUMMARY = {"frames": 12, "fallback": 0, "guarded": 0, "repaired": 0, "seconds": 1.5, "fps": 8.0}
 
 
 def say(event: str, **values: Any) -> None:

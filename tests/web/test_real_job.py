@@ -17,7 +17,8 @@ import httpx2
 import numpy as np
 import pytest
 
-from bsst.runtime.job import Execution, deblur
+from bsst.runtime.job import deblur
+from bsst.runtime.jobs.options import Execution
 from tests.media import Clip, decode
 
 TOKEN = "a-token-of-the-tests"

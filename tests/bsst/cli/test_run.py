@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 
-import bsst.runtime.job
 from bsst import cli
+from bsst.runtime.jobs import opened
 from bsst.runtime.network.network import DEFAULT_PLAN
 from bsst.runtime.video.sound import AUDIO_CHOICES
 from tests.media import Clip, Identity, decode
@@ -45,9 +45,9 @@ class Loads:
 @pytest.fixture
 def loads(monkeypatch: pytest.MonkeyPatch) -> Loads:
     loads = Loads(Identity())
-    monkeypatch.setattr(bsst.runtime.job, "load_network", loads)
-    monkeypatch.setattr(bsst.runtime.job, "_fitting", lambda plan, *video: plan and Path(plan))  # reads the plan
-    monkeypatch.setattr(bsst.runtime.job, "_clips", lambda *video: 4)
+    monkeypatch.setattr(opened, "load_network", loads)
+    monkeypatch.setattr(opened, "_fitting", lambda plan, *video: plan and Path(plan))  # reads the plan
+    monkeypatch.setattr(opened, "_clips", lambda *video: 4)
     return loads
 
 
@@ -72,6 +72,12 @@ def test_plan_and_video_options_and_the_group_command(clip: Path, loads: Loads) 
     assert (result.exit_code, result.output) == (0, "")
     assert loads.calls == [(Path("my.plan"), 0)]
     assert decode(out).stream["codec"] == "ffv1"
+
+
+def test_a_preview_of_a_part_is_refused(clip: Path, loads: Loads) -> None:
+    result = invoke(clip, "--preview", "5s", "--start", "1")
+    assert result.exit_code == 2
+    assert "expected a preview or a part, got both" in result.output
 
 
 def test_a_preview_is_opened_only_when_asked_for(clip: Path, loads: Loads, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -215,7 +221,7 @@ def test_help_shows_examples_and_every_status() -> None:
 SLOW = """
 import signal, sys, time
 signal.signal(signal.SIGINT, signal.default_int_handler)  # background shells start their children with it ignored
-import bsst.runtime.job
+import bsst.runtime.jobs.opened
 from bsst.runtime.network.network import DEFAULT_PLAN
 from bsst.runtime.video.sound import AUDIO_CHOICES
 from bsst import cli
@@ -227,7 +233,7 @@ class Slow(Identity):
         print("working", flush=True)
         time.sleep(0.1)
         return super().restore(*arrays)
-bsst.runtime.job.load_network = lambda path, **options: Slow()
+bsst.runtime.jobs.opened.load_network = lambda path, **options: Slow()
 cli.run(sys.argv[1:])
 """
 

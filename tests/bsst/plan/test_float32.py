@@ -48,19 +48,19 @@ def path(tmp_path: Path) -> Path:
 
 def test_the_plan_inside_is_one_for_the_cpu_with_members_of_its_own(path: Path) -> None:
     plan = open_plan(path)
-    inner = plan.float32
+    inner = plan.fallback
     assert inner is not None
     assert [plan.member("encode"), inner.member("encode")] == [MEMBERS["encode.onnx"], KEPT["encode_float32.onnx"]]
     told = inner.manifest
     assert (told.target, told.precision, told.compute_capabilities, told.plugins) == ("cpu", "fp32", (), ())
     assert [s.name for s in told.stages] == ["flow", "encode"]
     assert (told.frames, told.tile, told.weights_sha256) == (plan.manifest.frames, (65, 127), "0123456789abcdef" * 4)
-    assert inner.float32 is None
+    assert inner.fallback is None
 
 
 def test_a_plan_without_them_is_written_as_before_they_existed() -> None:
     plan = open_plan(DEFAULT_PLAN)
-    assert plan.float32 is None
+    assert plan.fallback is None
     written = dict(entries(DEFAULT_PLAN))["manifest.json"]
     assert "float32" not in json.loads(written)
     assert manifest_to_json(plan.manifest) == written

@@ -1,4 +1,4 @@
-"""What is not finite is restored again in float32, where the plan carries it, and nothing else changes."""
+"""The float32 fallback restores what is not finite, where the plan carries it, and nothing else changes."""
 
 from __future__ import annotations
 
@@ -81,12 +81,12 @@ def test_videos_with_retries_never_race_and_give_what_float32_gives(
         return opened[-1]
 
     with network_on(devices[0], manifest, stages, in_flight=in_flight, fallback=float32) as network:
-        got, retried, repaired = collected(source, network)
+        got, fallen_back, repaired = collected(source, network)
     assert not repaired
     np.testing.assert_array_equal(got, list(deblur_frames(source, Alone(manifest))))
     assert len(opened) <= 1
-    assert bool(opened) == bool(retried)
-    frames = [index for window in retried for index in window]
+    assert bool(opened) == bool(fallen_back)
+    frames = [index for window in fallen_back for index in window]
     assert frames == sorted(set(frames))
     assert set(frames) <= set(range(count))
     assert devices[0].closed
@@ -97,15 +97,15 @@ def test_videos_with_retries_never_race_and_give_what_float32_gives(
 def collected(source: Iterable[np.ndarray], network: Network) -> tuple[list[np.ndarray], list[range], list[int]]:
     """Restored frames, the frames of each window that the fallback restored, and those that are the source's."""
     frames: list[np.ndarray] = []
-    retried: list[range] = []
+    fallen_back: list[range] = []
     repaired: list[int] = []
     for result in restored_windows(map(SourceFrame, source), network):
         if isinstance(result, RestoredWindow):
             frames += result.frames
             repaired += result.repaired
             if result.fallback:
-                retried.append(range(result.first, len(frames)))
-    return frames, retried, repaired
+                fallen_back.append(range(result.first, len(frames)))
+    return frames, fallen_back, repaired
 
 
 def run_fakes(
@@ -126,39 +126,39 @@ MANIFEST = fake_manifest(3, ("forward_1",))
 def test_the_window_of_a_bad_tile_is_named_and_only_that_tile_is_restored_again(in_flight: int) -> None:
     exact = fake_stages(MANIFEST)
     # Frame 1 in the second tile of the first window, and frame 4 in the next one, which is kept from the one after.
-    _, retried, repaired = run_fakes(Spoiled("restore", {4, 8}), exact, in_flight=in_flight)
-    assert (retried, repaired) == ([range(0, 2)], [])
+    _, fallen_back, repaired = run_fakes(Spoiled("restore", {4, 8}), exact, in_flight=in_flight)
+    assert (fallen_back, repaired) == ([range(0, 2)], [])
     assert exact["restore"].runs == 3
     assert exact["flow"].runs == exact["flow_features"].runs == 0
 
 
 def test_flow_that_is_not_finite_is_estimated_again_between_those_frames_alone() -> None:
     exact = fake_stages(MANIFEST)
-    _, retried, repaired = run_fakes(Spoiled("flow", {3}), exact)
-    assert retried
+    _, fallen_back, repaired = run_fakes(Spoiled("flow", {3}), exact)
+    assert fallen_back
     assert not repaired
     assert exact["restore"].runs == 0
     assert exact["flow_features"].runs == 2 * exact["flow"].runs > 0
 
 
 def test_without_float32_a_bad_frame_is_the_sources() -> None:
-    got, retried, repaired = run_fakes(Spoiled("restore", {4}), None)
-    assert (retried, repaired) == ([], [1])
+    got, fallen_back, repaired = run_fakes(Spoiled("restore", {4}), None)
+    assert (fallen_back, repaired) == ([], [1])
     np.testing.assert_array_equal(got[1], video(9, 8, 20)[1])
 
 
 def test_what_float32_cannot_restore_either_is_the_sources() -> None:
     exact = fake_stages(MANIFEST) | {"restore": Spoiled("restore", {1})}
-    got, retried, repaired = run_fakes(Spoiled("restore", {4}), exact)
-    assert (retried, repaired) == ([range(0, 2)], [1])
+    got, fallen_back, repaired = run_fakes(Spoiled("restore", {4}), exact)
+    assert (fallen_back, repaired) == ([range(0, 2)], [1])
     np.testing.assert_array_equal(got[1], video(9, 8, 20)[1])
 
 
 @pytest.mark.parametrize(
     ("spoiled", "broken", "message"),
     [
-        ("restore", "fuse", "^frames 0 to 1, tile 2 of 2, again in float32: stage fuse: no"),
-        ("flow", "flow", "^frames 0 to 1, flow again in float32: stage flow: no"),
+        ("restore", "fuse", "^frames 0 to 1, tile 2 of 2, by the float32 fallback: stage fuse: no"),
+        ("flow", "flow", "^frames 0 to 1, flow by the float32 fallback: stage flow: no"),
     ],
 )
 def test_a_retry_that_fails_is_named_and_can_be_recovered_from(spoiled: str, broken: str, message: str) -> None:
@@ -184,7 +184,7 @@ def test_a_float32_network_that_cannot_be_opened_is_named() -> None:
     stages = fake_stages(MANIFEST) | {"restore": Spoiled("restore", {0})}
     with (
         network_on(RecordingDevice(), MANIFEST, stages, in_flight=2, fallback=refuse) as network,
-        pytest.raises(ModelError, match="^frames 0 to 1, tile 1 of 2, again in float32: stage encode: refused"),
+        pytest.raises(ModelError, match="^frames 0 to 1, tile 1 of 2, by the float32 fallback: stage encode: refused"),
     ):
         list(deblur_frames(video(9, 8, 20), network))
 
@@ -203,7 +203,7 @@ def test_a_caller_who_stops_during_a_retry_ends_it() -> None:
     with host_network(MANIFEST, stages, in_flight=2) as network:
         network._open_fallback = float32
         frames = deblur_frames(video(40, 8, 20), network)
-        next(frames)  # the window after it is being restored again
+        next(frames)  # the fallback restores the window after it
         while not exact["encode"].runs:
             time.sleep(0.005)
         frames.close()
@@ -279,8 +279,8 @@ def _with_half(stage: StageSpec) -> StageSpec:
 
 def restored(path: Path, **options: Any) -> tuple[np.ndarray, list[range], list[int]]:
     with load_network(path, threads=1, **options) as network:
-        frames, retried, repaired = collected(city(5, 60, 101), network)
-        return np.stack(frames), retried, repaired
+        frames, fallen_back, repaired = collected(city(5, 60, 101), network)
+        return np.stack(frames), fallen_back, repaired
 
 
 @pytest.fixture(scope="module")
@@ -300,11 +300,11 @@ def test_a_plan_that_overflows_in_float16_gives_the_float32_result(
 
     monkeypatch.setattr(network_module, "open_backend", counting)
     source = city(5, 60, 101)
-    bare, retried, repaired = restored(plans.bare)
-    assert (retried, repaired, opened) == ([], list(range(5)), ["fp16"])
+    bare, fallen_back, repaired = restored(plans.bare)
+    assert (fallen_back, repaired, opened) == ([], list(range(5)), ["fp16"])
     np.testing.assert_array_equal(bare, source)
-    got, retried, repaired = restored(plans.kept)
-    assert [index for window in retried for index in window] == list(range(5))
+    got, fallen_back, repaired = restored(plans.kept)
+    assert [index for window in fallen_back for index in window] == list(range(5))
     assert (repaired, opened) == ([], ["fp16", "fp16", "fp32"])  # the last once for two windows
     np.testing.assert_array_equal(got, expected)
     assert not np.array_equal(got, source)
@@ -316,8 +316,8 @@ def test_a_tensorrt_plan_is_helped_by_the_cpu(plans: Overflowing, expected: np.n
     with simulated_gpu():
         plan = gpu_plan(plans.kept, "tensorrt", tmp_path)
         assert [stage.member for stage in plan.manifest.float32][:1] == ["flow_features_float32.onnx"]
-        got, retried, repaired = restored(plan.path)
-    assert [index for window in retried for index in window] == list(range(5))
+        got, fallen_back, repaired = restored(plan.path)
+    assert [index for window in fallen_back for index in window] == list(range(5))
     assert repaired == []
     np.testing.assert_array_equal(got, expected)
 
@@ -329,10 +329,10 @@ def test_the_command_line_warns_counts_and_succeeds(plans: Overflowing, tmp_path
     assert done.exit_code == 0, done.output
     warnings = [line for line in done.stderr.splitlines() if line.startswith("warning: ")]
     assert warnings == [
-        "warning: windows among frames 0 to 4 restored again in float32, as they were not finite; "
+        "warning: windows among frames 0 to 4 were restored by the float32 fallback, as they were not finite; "
         "so is every other like them"
     ]
-    assert done.stderr.rstrip().endswith(" fps, 5 of them restored again in float32")
+    assert done.stderr.rstrip().endswith(" fps, 5 of them by the float32 fallback")
     assert len(decode(out).seconds) == 5
 
 

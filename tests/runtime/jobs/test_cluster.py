@@ -12,9 +12,10 @@ import pytest
 
 from bsst.errors import BsstError, PlanError, UsageError
 from bsst.runtime import job
-from bsst.runtime.job import Execution, deblur
+from bsst.runtime.job import deblur
 from bsst.runtime.jobs import cluster_ray
 from bsst.runtime.jobs.cluster_ray import restore_on_cluster
+from bsst.runtime.jobs.options import Execution
 from bsst.runtime.jobs.report import Observer
 from bsst.runtime.jobs.run import Task
 from tests.media import Clip

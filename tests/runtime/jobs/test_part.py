@@ -14,7 +14,9 @@ import pytest
 import bsst.runtime.job
 from bsst import Part
 from bsst.errors import UsageError
-from bsst.runtime.job import Observer, deblur
+from bsst.runtime.job import deblur
+from bsst.runtime.jobs.options import OutputFormat
+from bsst.runtime.jobs.report import Observer
 from tests.media import Clip, Identity, decode
 
 NTSC = array("q", (round(Fraction(1001 * index, 30000) * 90000) for index in range(60)))
@@ -59,10 +61,14 @@ def test_times_that_leave_nothing_are_refused() -> None:
 @pytest.mark.parametrize("times", [UNEVEN, tuple(512 * t + 7000 for t in range(24))], ids=["variable", "late"])
 def test_a_part_has_the_pixels_of_the_whole_and_starts_at_zero(tmp_path: Path, times: tuple[int, ...]) -> None:
     source = Clip(suffix=".mkv", codec="ffv1", times=times, size=(64, 96)).write(tmp_path / "clip")
-    whole = decode(deblur(source, tmp_path / "whole.mkv", Mean(), lossless=True).output)
+    whole = decode(deblur(source, tmp_path / "whole.mkv", Mean(), output_format=OutputFormat(lossless=True)).output)
     at = decode(source).seconds
     part = deblur(
-        source, tmp_path / "part.mkv", Mean(), lossless=True, part=Part.of(start=at[5] - at[0], end=at[11] - at[0])
+        source,
+        tmp_path / "part.mkv",
+        Mean(),
+        output_format=OutputFormat(lossless=True),
+        part=Part.of(start=at[5] - at[0], end=at[11] - at[0]),
     )
     got = decode(part.output)
     assert part.frames == len(got.seconds) == 6
@@ -117,14 +123,21 @@ def test_a_part_is_a_job_of_its_own_and_resumes(tmp_path: Path, monkeypatch: pyt
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt, match="frames are kept"):
-        deblur(source, out, Mean(), part=part, lossless=True, observer=Observer(progress=stop))
+        deblur(
+            source, out, Mean(), part=part, output_format=OutputFormat(lossless=True), observer=Observer(progress=stop)
+        )
     with pytest.raises(bsst.OutputError, match="part from 0.4 s to 1.2 s"):
-        deblur(source, out, Mean(), part=Part.of(start=0.4), lossless=True)
+        deblur(source, out, Mean(), part=Part.of(start=0.4), output_format=OutputFormat(lossless=True))
     lines: list[str] = []
-    result = deblur(source, out, Mean(), part=part, lossless=True, observer=Observer(info=lines.append))
+    result = deblur(
+        source, out, Mean(), part=part, output_format=OutputFormat(lossless=True), observer=Observer(info=lines.append)
+    )
     assert result.frames == 20
     assert any("goes on with an unfinished job" in line for line in lines)
-    whole, after = decode(deblur(source, tmp_path / "whole.mkv", Mean(), lossless=True).output), decode(out)
+    whole, after = (
+        decode(deblur(source, tmp_path / "whole.mkv", Mean(), output_format=OutputFormat(lossless=True)).output),
+        decode(out),
+    )
     for a, b in zip(after.planes, whole.planes[10:30], strict=True):
         np.testing.assert_array_equal(a[0], b[0])
 

@@ -16,6 +16,7 @@ import pytest
 from bsst import Part
 from bsst.errors import InputError, OutputError, UsageError
 from bsst.runtime.job import deblur
+from bsst.runtime.jobs.options import OutputFormat
 from bsst.runtime.video.pictures import natural
 from bsst.runtime.video.pipes import PipeWriter
 from bsst.runtime.video.reader import VideoReader
@@ -44,7 +45,7 @@ def test_frames_pass_through_pipes_as_they_are(
     source = Clip(suffix=".mkv", codec="ffv1", pixel_format=pixel_format, times=TIMES, size=(33, 97))
     path = source.write(tmp_path / "clip")
     piped(monkeypatch, y4m(path))
-    result = deblur("-", "-", Identity(), pipe_format=name)
+    result = deblur("-", "-", Identity(), output_format=OutputFormat(pipe_format=name))
     assert result.frames == len(TIMES)
     (tmp_path / "out").write_bytes(capfdbinary.readouterr().out)
     before, after = decode(path), decode(tmp_path / "out")
@@ -58,9 +59,9 @@ def test_a_part_of_a_file_goes_to_a_pipe_and_a_pipe_to_a_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfdbinary: Any
 ) -> None:
     path = Clip(suffix=".mkv", codec="ffv1", times=TIMES, audio="aac").write(tmp_path / "clip")
-    deblur(path, "-", Identity(), part=Part.of(start=0.08, end=0.24), pipe_format="y4m")
+    deblur(path, "-", Identity(), part=Part.of(start=0.08, end=0.24), output_format=OutputFormat(pipe_format="y4m"))
     piped(monkeypatch, capfdbinary.readouterr().out)
-    result = deblur("-", tmp_path / "part.mkv", Identity(), lossless=True)
+    result = deblur("-", tmp_path / "part.mkv", Identity(), output_format=OutputFormat(lossless=True))
     assert result.frames == 4
     for a, b in zip(decode(result.output).planes, decode(path).planes[2:6], strict=True):
         np.testing.assert_array_equal(a[0], b[0])
@@ -137,7 +138,13 @@ def test_pictures_keep_names_values_and_depth(tmp_path: Path, suffix: str, pixel
 
 def test_pictures_become_a_video_of_their_rate_and_a_video_pictures(tmp_path: Path) -> None:
     folder = pictures(tmp_path / "clip", ".png", "rgb24")
-    video = deblur(folder / "%d.png", tmp_path / "out.mkv", Identity(), lossless=True, rate=Fraction(10)).output
+    video = deblur(
+        folder / "%d.png",
+        tmp_path / "out.mkv",
+        Identity(),
+        output_format=OutputFormat(lossless=True),
+        rate=Fraction(10),
+    ).output
     assert float(decode(video).seconds[-1]) == pytest.approx(0.7, abs=0.001)
     with pytest.raises(UsageError, match="expected a rate for pictures only"):
         deblur(video, tmp_path / "x.mkv", Identity(), rate=Fraction(10))

@@ -11,7 +11,9 @@ import numpy as np
 import pytest
 
 from bsst.errors import UsageError
-from bsst.runtime.job import Execution, deblur
+from bsst.runtime.job import deblur
+from bsst.runtime.jobs.options import Execution, OutputFormat
+from bsst.runtime.jobs.part import Preview
 from bsst.runtime.jobs.preview import _across, blurriest
 from bsst.runtime.restore import Tiling
 from bsst.runtime.video.reader import VideoReader
@@ -63,7 +65,9 @@ def test_a_short_or_still_video_begins_at_the_start(tmp_path: Path) -> None:
 
 def test_a_preview_shows_source_and_result_side_by_side_from_its_own_zero(tmp_path: Path) -> None:
     video = still_but(tmp_path / "clip.mkv", range(60, 80))
-    result = deblur(video, plan=Moves(), preview=2, lossless=True, tiling=Tiling(guard=False))
+    result = deblur(
+        video, plan=Moves(), part=Preview(2), output_format=OutputFormat(lossless=True), tiling=Tiling(guard=False)
+    )
     assert result.output == tmp_path / "clip.preview.mkv"
     start = blurriest(video, Moves(), 2)[0]
     source, got = decode(video), decode(result.output)
@@ -79,7 +83,7 @@ def test_a_preview_shows_source_and_result_side_by_side_from_its_own_zero(tmp_pa
 
 def test_a_preview_has_the_sound_of_its_part(tmp_path: Path) -> None:
     video = Clip(times=tuple(512 * t for t in range(50)), audio="aac", size=(64, 96)).write(tmp_path / "clip")
-    got = decode(deblur(video, plan=Moves(), preview=Fraction(1, 2)).output)
+    got = decode(deblur(video, plan=Moves(), part=Preview(Fraction(1, 2))).output)
     assert got.stream["kinds"] == ["video", "audio"]
     assert 20 <= len(got.audio) <= 25  # 0.5 s of 1024 samples at 48 kHz
 
@@ -103,16 +107,16 @@ def test_pictures_make_a_preview_that_is_a_video(tmp_path: Path) -> None:
         context = av.CodecContext.create("png", "w")
         context.width, context.height, context.pix_fmt, context.time_base = 64, 48, "rgb24", Fraction(1, 25)
         (folder / f"{index:03}.png").write_bytes(b"".join(bytes(packet) for packet in context.encode(frame)))
-    result = deblur(folder, plan=Moves(), preview=0.4)
+    result = deblur(folder, plan=Moves(), part=Preview(0.4))
     assert (result.output.name, result.frames) == ("shots.preview.mp4", 10)
     with pytest.raises(UsageError, match="expected one process and a video file for a preview"):
-        deblur(folder, tmp_path / "out", plan=Moves(), preview=1)
+        deblur(folder, tmp_path / "out", plan=Moves(), part=Preview(1))
 
 
-def test_a_preview_of_a_pipe_or_of_a_part_is_refused(tmp_path: Path) -> None:
+def test_a_preview_of_a_pipe_or_of_a_share_is_refused(tmp_path: Path) -> None:
     video = Clip().write(tmp_path / "clip")
-    for options in ({"share": (1, 2)}, {"out": "-"}):
+    for options in ({"execution": Execution(share=(1, 2))}, {"out": "-"}):
         with pytest.raises(UsageError, match="expected a preview of a file alone"):
-            deblur(video, plan=Moves(), preview=1, **options)  # type: ignore[arg-type]
+            deblur(video, plan=Moves(), part=Preview(1), **options)  # type: ignore[arg-type]
     with pytest.raises(UsageError, match="expected one process"):
-        deblur(video, preview=1, execution=Execution(devices=("cpu",)))
+        deblur(video, part=Preview(1), execution=Execution(devices=("cpu",)))

@@ -17,6 +17,7 @@ import pytest
 from bsst.errors import OutputError
 from bsst.runtime import job
 from bsst.runtime.job import deblur
+from bsst.runtime.jobs.options import Execution, OutputFormat
 from bsst.runtime.jobs.report import Observer
 from bsst.runtime.jobs.work import GONE, WorkFolder
 from tests.media import Clip, Identity
@@ -64,14 +65,16 @@ def work_folders(folder: Path) -> list[Path]:
 @pytest.mark.parametrize("suffix", [".mp4", ".mkv", ".mov"])
 @pytest.mark.parametrize("lossless", [False, True], ids=["crf", "lossless"])
 def test_a_resumed_job_ends_in_the_same_file(clip: Path, suffix: str, lossless: bool) -> None:
-    whole = deblur(clip, clip.with_name(f"whole{suffix}"), Steady(), lossless=lossless)
+    whole = deblur(clip, clip.with_name(f"whole{suffix}"), Steady(), output_format=OutputFormat(lossless=lossless))
     out = clip.with_name(f"out{suffix}")
     with pytest.raises(RuntimeError):
-        deblur(clip, out, Steady(stop_after=60), lossless=lossless)
+        deblur(clip, out, Steady(stop_after=60), output_format=OutputFormat(lossless=lossless))
     assert work_folders(clip.parent)
     assert not out.exists()
     restorer, lines = Steady(), list[str]()
-    result = deblur(clip, out, restorer, lossless=lossless, observer=Observer(info=lines.append))
+    result = deblur(
+        clip, out, restorer, output_format=OutputFormat(lossless=lossless), observer=Observer(info=lines.append)
+    )
     assert any("goes on with an unfinished job" in line for line in lines)
     assert restorer.clips < 90
     assert result.frames == whole.frames == 60
@@ -103,9 +106,11 @@ def test_another_job_is_refused_with_both_named_and_replaced_when_told(clip: Pat
     with pytest.raises(RuntimeError):
         deblur(clip, plan=Steady(stop_after=60))
     with pytest.raises(OutputError, match="a job with crf 20, found one with crf 1"):
-        deblur(clip, plan=Steady(), crf=20)
+        deblur(clip, plan=Steady(), output_format=OutputFormat(crf=20))
     assert work_folders(clip.parent)
-    assert deblur(clip, plan=Steady(), crf=20, resume=False).frames == 60
+    assert (
+        deblur(clip, plan=Steady(), output_format=OutputFormat(crf=20), execution=Execution(resume=False)).frames == 60
+    )
     assert not work_folders(clip.parent)
 
 
@@ -124,7 +129,7 @@ def test_two_jobs_with_one_output_are_refused(clip: Path) -> None:
 
 
 def test_work_is_kept_when_told(clip: Path) -> None:
-    deblur(clip, plan=Steady(), keep_work=True)
+    deblur(clip, plan=Steady(), execution=Execution(keep_work=True))
     (work,) = work_folders(clip.parent)
     assert len(list(work.glob("*.nut"))) >= 5
 

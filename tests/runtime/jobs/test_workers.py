@@ -14,8 +14,9 @@ import pytest
 
 from bsst.errors import BsstError, MissingDependencyError, OutputError, PlanError, UsageError
 from bsst.runtime import job
-from bsst.runtime.job import Execution, deblur
+from bsst.runtime.job import deblur
 from bsst.runtime.jobs import processes
+from bsst.runtime.jobs.options import Execution, OutputFormat
 from bsst.runtime.jobs.processes import restore_in_processes
 from bsst.runtime.jobs.report import Observer
 from bsst.runtime.jobs.run import Task
@@ -117,7 +118,7 @@ def test_shares_cover_every_segment_once() -> None:
 def test_shares_are_joined_by_the_same_job_without_one(clip: Path) -> None:
     whole = deblur(clip, clip.with_name("whole.mp4"), Steady())
     out = clip.with_name("out.mp4")
-    shares = [deblur(clip, out, Steady(), share=(number, 3)) for number in (3, 1)]
+    shares = [deblur(clip, out, Steady(), execution=Execution(share=(number, 3))) for number in (3, 1)]
     assert not out.exists()
     assert all(share.output.is_dir() and 0 < share.frames < 30 for share in shares)
     restorer = Steady()
@@ -141,11 +142,11 @@ def test_shares_work_side_by_side_and_nothing_beside_a_whole_job(tmp_path: Path)
 @pytest.mark.parametrize("share", [(0, 3), (4, 3)])
 def test_a_share_out_of_range_is_refused(clip: Path, share: tuple[int, int]) -> None:
     with pytest.raises(UsageError, match="share k of n"):
-        deblur(clip, plan=Steady(), share=share)
+        deblur(clip, plan=Steady(), execution=Execution(share=share))
 
 
 def test_work_of_another_version_is_refused_with_both_named(clip: Path) -> None:
-    deblur(clip, plan=Steady(), share=(1, 3))
+    deblur(clip, plan=Steady(), execution=Execution(share=(1, 3)))
     (work,) = work_folders(clip.parent)
     stored = json.loads((work / "job.json").read_text())
     (work / "job.json").write_text(json.dumps({**stored, "version": "0.0.9"}))
@@ -153,13 +154,14 @@ def test_work_of_another_version_is_refused_with_both_named(clip: Path) -> None:
     with pytest.raises(OutputError, match=r"a job with version \S+, found one with version 0.0.9; finish that one"):
         deblur(clip, plan=Steady())
     assert sorted(path.name for path in work.glob("*.nut")) == segments
-    assert deblur(clip, plan=Steady(), resume=False).frames == 30
+    assert deblur(clip, plan=Steady(), execution=Execution(resume=False)).frames == 30
 
 
 FULL = """
 import resource, signal, sys
 from pathlib import Path
 from bsst.runtime import job
+from bsst.runtime.jobs.options import OutputFormat
 from tests.runtime.jobs.test_resume import Steady
 job.segment_length = lambda height, width: 5
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
@@ -169,7 +171,7 @@ class Filling(Steady):
             resource.setrlimit(resource.RLIMIT_FSIZE, (900, resource.RLIM_INFINITY))
         return super().restore(*arguments)
 try:
-    job.deblur(Path(sys.argv[1]), Path(sys.argv[2]), Filling(), lossless=True)
+    job.deblur(Path(sys.argv[1]), Path(sys.argv[2]), Filling(), output_format=OutputFormat(lossless=True))
 except Exception as error:
     print(type(error).__name__, error)
 """
@@ -187,5 +189,7 @@ def test_a_full_disk_in_a_segment_is_one_error_and_keeps_the_segments_before(cli
     (work,) = work_folders(clip.parent)
     assert list(work.glob("*.nut"))
     assert not list(work.glob("*.tmp"))
-    whole = deblur(clip, clip.with_name("whole.mkv"), Steady(), lossless=True)
-    assert digests(deblur(clip, out, Steady(), lossless=True).output) == digests(whole.output)
+    whole = deblur(clip, clip.with_name("whole.mkv"), Steady(), output_format=OutputFormat(lossless=True))
+    assert digests(deblur(clip, out, Steady(), output_format=OutputFormat(lossless=True)).output) == digests(
+        whole.output
+    )

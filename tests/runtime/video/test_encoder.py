@@ -16,7 +16,8 @@ import numpy as np
 import pytest
 
 from bsst.errors import UsageError
-from bsst.runtime.job import Execution, deblur
+from bsst.runtime.job import deblur
+from bsst.runtime.jobs.options import Execution, OutputFormat
 from bsst.runtime.jobs.report import Observer
 from bsst.runtime.video import encoder as encoder_av
 from bsst.runtime.video.colour import Encoding, rgb_from_planes
@@ -181,7 +182,7 @@ def test_a_job_on_the_gpu_keeps_everything_that_is_not_pixels(
     result = deblur(
         source,
         plan=Identity(),
-        lossless=lossless,
+        output_format=OutputFormat(lossless=lossless),
         execution=Execution(hwaccel="cuda"),
         observer=Observer(info=lines.append),
     )
