@@ -8,7 +8,7 @@ DEV := $(DEV_VENV)/bin/python
 # The CPU build: newer versions from PyPI bring several gigabytes of CUDA libraries that nothing here uses.
 TORCH ?= torch==2.13.0
 
-.PHONY: demo docs man test test-webgpu test-newest test-triton test-vapoursynth test-fast lint check nightly train-edge plan clean
+.PHONY: coverage demo docs man test test-webgpu test-newest test-triton test-vapoursynth test-fast lint check nightly train-edge plan clean
 
 demo: $(RUN_VENV)/.installed  ## Deblur a real clip with the packaged plan; prints the measured gain.
 	$(RUN) benchmarks/demo.py
@@ -21,6 +21,13 @@ test: $(DEV_VENV)/.installed  ## Run every test.
 
 test-fast: $(DEV_VENV)/.installed  ## Run the tests that take less than ten seconds each.
 	$(PYTEST) -m "not slow"
+
+MEASURED := runtime/video/*,bsst/plan/*,runtime/job.py,runtime/jobs/*
+coverage: $(DEV_VENV)/.installed  ## Lines and branches of video, plan and job code that their tests run: ten minutes.
+	OMP_NUM_THREADS=1 $(DEV) -m coverage run -m pytest -p no:xdist tests/runtime/video tests/bsst/plan tests/runtime/jobs \
+		tests/runtime/test_job.py tests/runtime/test_job_failures.py tests/bsst/cli/test_run.py tests/bsst/cli/test_many.py
+	$(DEV) -m coverage combine
+	$(DEV) -m coverage report --include '$(MEASURED)'
 
 lint: $(DEV_VENV)/.installed  ## Style and types.
 	$(DEV) -m ruff check .
