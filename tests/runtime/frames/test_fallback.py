@@ -312,6 +312,24 @@ def test_a_plan_that_overflows_in_float16_gives_the_float32_result(
     assert opened == ["fp16", "fp16", "fp32", "fp16"]
 
 
+@pytest.mark.parametrize("value", [np.inf, np.nan])
+def test_flow_features_that_are_not_finite_are_estimated_again(
+    plans: Overflowing, expected: np.ndarray, tmp_path: Path, value: float
+) -> None:
+    plan = open_plan(plans.exact)
+    members = {stage.member: plan.member(stage.name) for stage in plan.manifest.stages}
+    float32 = tuple(dataclasses.replace(s, member=f"{s.name}_float32.onnx") for s in plan.manifest.stages)
+    members |= {f"{stage.name}_float32.onnx": plan.member(stage.name) for stage in plan.manifest.stages}
+    model = onnx.load_from_string(members["flow_features.onnx"])
+    weights = next(tensor for tensor in model.graph.initializer if len(tensor.dims) == 4)
+    weights.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(weights) * np.float32(value), weights.name))
+    members["flow_features.onnx"] = model.SerializeToString()
+    write_plan(tmp_path / "broken.plan", dataclasses.replace(plan.manifest, float32=float32), members)
+    got, retried, repaired = restored(tmp_path / "broken.plan")
+    assert (repaired, [index for window in retried for index in window]) == ([], list(range(5)))
+    np.testing.assert_array_equal(got, expected)
+
+
 def test_a_tensorrt_plan_is_helped_by_the_cpu(plans: Overflowing, expected: np.ndarray, tmp_path: Path) -> None:
     with simulated_gpu():
         plan = gpu_plan(plans.kept, "tensorrt", tmp_path)
