@@ -22,6 +22,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from bsst.errors import InputError, ModelError, OutOfMemoryError
+from bsst.plan.manifest import GRID
 from bsst.runtime.frames.ahead import Ahead
 from bsst.runtime.frames.fallback import finite, with_finite_flow
 from bsst.runtime.frames.frame import RestoredWindow, SourceFrame, TileDone
@@ -29,7 +30,7 @@ from bsst.runtime.frames.guard import guarded
 from bsst.runtime.frames.layout import CallersFrames
 from bsst.runtime.frames.restorer import Restored, Restorer
 from bsst.runtime.frames.scenes import mark_cuts
-from bsst.runtime.frames.tiles import GRID, Blend, TiledFlow, TileGrid, tile_grid
+from bsst.runtime.frames.tiles import Blend, TiledFlow, TileGrid, tile_grid
 from bsst.runtime.frames.windows import Window, sliding_windows
 
 __all__ = ["Tiling", "deblur_frames", "restored_windows"]

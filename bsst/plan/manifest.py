@@ -46,6 +46,8 @@ COMPILED_TARGETS: frozenset[Target] = frozenset({"tensorrt", "tensorrt-rtx"})
 Precision = Literal["fp32", "fp16", "bf16", "int8"]
 
 MOST_FRAMES = 1024
+GRID = 4
+"""Flow is at 1/4 scale: everything a tile is cut at must be a multiple of this."""
 LARGEST_SIDE = 2**14
 LARGEST_TENSOR = 2**36
 LONGEST_LABEL = 500
@@ -331,7 +333,10 @@ def _check_values(manifest: Manifest) -> None:
             manifest.licence.isprintable() and len(manifest.licence) <= LONGEST_LABEL,
             "a short printable line",
         ),
-        "tile_overlap": (0 <= manifest.tile_overlap < min(height, width), "from 0 to below the tile size"),
+        "tile_overlap": (
+            0 <= manifest.tile_overlap < min(height, width) and manifest.tile_overlap % GRID == 0,
+            f"from 0 to below the tile size, a multiple of {GRID}",
+        ),
         "window_overlap": (0 <= manifest.window_overlap < manifest.frames, "from 0 to below frames"),
         "compute_capabilities": (all(map(_CAPABILITY.fullmatch, manifest.compute_capabilities)), 'like "8.9", "8.0+"'),
         "stages": (bool(names) and len(set(names)) == len(names), "one or more stages of different names"),

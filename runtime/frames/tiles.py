@@ -19,14 +19,12 @@ from typing import Any, Literal
 import numpy as np
 
 from bsst.errors import UsageError
+from bsst.plan.manifest import GRID
 from bsst.runtime.frames.restorer import FlowEstimator, Pair
 
 __all__ = ["Blend", "TileGrid", "TiledFlow", "flow_grid", "tile_grid"]
 
 Blend = Literal["feather", "release"]
-
-GRID = 4
-"""Flow is at 1/4 scale: everything a tile is cut at must be a multiple of this."""
 
 
 @dataclass(frozen=True)
