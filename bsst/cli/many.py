@@ -14,6 +14,7 @@ from bsst.files import what_is_at
 
 if TYPE_CHECKING:
     from bsst.cli.progress import Quiet
+    from bsst.cli.remote import Remote
     from bsst.runtime.jobs.report import Result
 
 __all__ = ["Job", "Outcome", "are_many", "plan_jobs", "run_jobs", "split_plan", "worst_status"]
@@ -128,6 +129,7 @@ def run_jobs(
     display: Callable[[], Quiet],
     *,
     overwrite: bool,
+    remote: Remote,
 ) -> Iterator[Outcome]:
     """Restore one after another; what is wrong with one does not keep the others.
 
@@ -136,28 +138,29 @@ def run_jobs(
         restore: does one.
         display: makes what shows failures.
         overwrite: restore those again whose result is there.
+        remote: knows what is a copy.
 
     Yields:
         What became of each, in order, as soon as it is known.
     """
     for job in jobs:
-        if not overwrite and _is_done(job.out):
-            yield Outcome(job=job, status=0, line=f"{job.video}: {job.out} is there, skipped")
-            continue
+        video, out = remote.name(job.video), remote.name(job.out)
         try:
+            if not overwrite and (_is_done(job.out) or remote.is_done(job.out)):
+                yield Outcome(job=job, status=0, line=f"{video}: {out} is there, skipped")
+                continue
             _make_folder(job.out)
             result = restore(job)
         except BsstError as error:
-            yield _failed(job, error.exit_code, str(error), display)
+            yield _failed(job, video, error.exit_code, str(error), display)
         except MemoryError:
-            yield _failed(
-                job, OutOfMemoryError.exit_code, "expected more memory, ran out; close other programs", display
-            )
+            words = "expected more memory, ran out; close other programs"
+            yield _failed(job, video, OutOfMemoryError.exit_code, words, display)
         except (BrokenPipeError, KeyboardInterrupt):
             raise
         except Exception as error:
             bug = f"{type(error).__name__}: {error}; this is a bug; run it alone with --debug for a traceback to report"
-            yield _failed(job, 1, bug, display)
+            yield _failed(job, video, 1, bug, display)
         else:
             status = EXIT_REPAIRED if result.repaired else 0
             repaired = f", {result.repaired} of them unchanged" if result.repaired else ""
@@ -172,9 +175,9 @@ def worst_status(outcomes: Sequence[Outcome]) -> int:
     return max((outcome.status for outcome in outcomes), key=rank.index, default=0)
 
 
-def _failed(job: Job, status: int, message: str, display: Callable[[], Quiet]) -> Outcome:
-    display().failure(f"{job.video}: {message}")
-    return Outcome(job=job, status=status, line=f"{job.video}: error: {message}")
+def _failed(job: Job, video: str, status: int, message: str, display: Callable[[], Quiet]) -> Outcome:
+    display().failure(f"{video}: {message}")
+    return Outcome(job=job, status=status, line=f"{video}: error: {message}")
 
 
 def _is_zip(path: Path) -> bool:
@@ -187,7 +190,9 @@ def _is_zip(path: Path) -> bool:
 
 def _is_folder_for(videos: Sequence[Path], output: Path) -> bool:
     """Whether one video goes into a folder that is there; pictures have their own meaning of it."""
-    return what_is_at(output) == "a folder" and what_is_at(videos[0]) == "a file"
+    from bsst.runtime.video.pictures import are_pictures
+
+    return what_is_at(output) == "a folder" and not are_pictures(videos[0])
 
 
 def _holds_clips(folder: Path) -> bool:

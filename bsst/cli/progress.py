@@ -41,8 +41,8 @@ class Quiet:
         """Something the user should know; the job goes on."""
         print(printable(f"warning: {message}"), file=sys.stderr)
 
-    def result(self, result: Result) -> None:
-        """The job is done."""
+    def result(self, result: Result, name: str) -> None:
+        """The job is done, and its result is called so."""
 
     def failure(self, message: str) -> None:
         """One of several jobs failed; the others go on."""
@@ -73,13 +73,11 @@ class Lines(Quiet):
         left = "" if state.eta_seconds is None else f", {clock(state.eta_seconds)} left"
         print(f"{state.frames}{total} frames, {state.fps:.2f} fps{left}", file=sys.stderr)
 
-    def result(self, result: Result) -> None:
+    def result(self, result: Result, name: str) -> None:
         """Print what was written."""
         fallback = f", {result.fallback} of them by the float32 fallback" if result.fallback else ""
         print(
-            printable(
-                f"{result.output}: {result.frames} frames in {clock(result.seconds)}, {result.fps:.2f} fps{fallback}"
-            ),
+            printable(f"{name}: {result.frames} frames in {clock(result.seconds)}, {result.fps:.2f} fps{fallback}"),
             file=sys.stderr,
         )
 
@@ -131,10 +129,10 @@ class Bar(Lines):
         """Print above the bar."""
         self._bar.console.print(printable(f"warning: {message}"), markup=False, highlight=False)
 
-    def result(self, result: Result) -> None:
+    def result(self, result: Result, name: str) -> None:
         """Print what was written in place of the bar."""
         self._bar.stop()
-        super().result(result)
+        super().result(result, name)
 
 
 class JsonLines(Quiet):
@@ -168,9 +166,9 @@ class JsonLines(Quiet):
         """One line."""
         self._write("warning", message=message)
 
-    def result(self, result: Result) -> None:
+    def result(self, result: Result, name: str) -> None:
         """One line."""
-        self._write("result", **{**dataclasses.asdict(result), "output": str(result.output)})
+        self._write("result", **{**dataclasses.asdict(result), "output": name})
 
     def failure(self, message: str) -> None:
         """Said by `outcomes`, and by the event of the error."""

@@ -41,10 +41,10 @@ Examples:
 
 
 @click.command(cls=Command, imports="bsst.runtime.job", epilog=RUN_EXAMPLES + EXIT_STATUS)
-@click.argument("files", metavar="[PLAN] VIDEO...", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.argument("files", metavar="[PLAN] VIDEO...", nargs=-1, required=True)
 @click.option("--plan", metavar="FILE", type=click.Path(path_type=Path),
               help="The plan, as an argument that ends in .plan.  [default: the packaged one]")  # fmt: skip
-@click.option("-o", "--output", metavar="FILE", type=click.Path(path_type=Path),
+@click.option("-o", "--output", "target", metavar="FILE",
               help="What to write: a file (.mp4, .m4v, .mov, .mkv or .webm), pictures such as out/%06d.png, - for "
                    "standard output, or for several videos a folder, or a pattern with {stem}, {suffix}, {folder}: "
                    "out/{stem}_sharp.mp4.  [default: VIDEO.deblurred.SUFFIX]")  # fmt: skip
@@ -104,9 +104,9 @@ Examples:
 @click.option("--log-json", is_flag=True, help="Print progress and result as JSON lines on standard output.")
 @click.option("--debug", is_flag=True, help="Show tracebacks.")
 def run(
-    files: tuple[Path, ...],
+    files: tuple[str, ...],
     plan: Path | None,
-    output: Path | None,
+    target: str | None,
     overwrite: bool,
     resume: bool,
     keep_work: bool,
@@ -146,8 +146,8 @@ def run(
     Every frame keeps its time; audio, subtitles and metadata are copied. The result appears under its name only after
     it was read back and checked.
     """
-    plan, videos = split_plan(files, plan)
     from bsst.cli import progress
+    from bsst.cli.remote import Remote
     from bsst.runtime.job import deblur
     from bsst.runtime.jobs.opened import OpenedPlan
     from bsst.runtime.jobs.options import Execution, OutputFormat
@@ -166,7 +166,14 @@ def run(
         raise UsageError(f"expected a preview of some length, got {preview}; 5s shows enough as a rule")
     if timed and seconds is not None:
         raise UsageError("expected a preview or a part, got both; leave --preview or --start, --end and --duration out")
-    default = default_output if seconds is None else default_preview
+    remote = Remote()
+    plan, videos = split_plan([remote.source(name) for name in files], plan)
+    output = None if target is None else remote.output(target)
+
+    def default(video: Path) -> Path:
+        usual = default_output(video) if seconds is None else default_preview(video)
+        return Path(usual.name) if remote.is_remote(video) else usual
+
     several = are_many(videos, output)
     jobs = plan_jobs(videos, output, default) if several else [Job(videos[0], output or default(videos[0]))]
     if len(jobs) == 1 and jobs[0].video == videos[0]:
@@ -179,6 +186,7 @@ def run(
 
         limit = None if max_memory is None else dry.parse_bytes(max_memory)
         for job in jobs:
+            remote.fetch(job.video, lambda line: click.echo(line, err=True))
             measured = dry.Job(
                 job.video,
                 plan,
@@ -203,6 +211,7 @@ def run(
             return progress.Quiet()
         return progress.Bar() if sys.stderr.isatty() else progress.Lines()
 
+    share = _share(segment)
     execution = Execution(
         threads=threads,
         in_flight=in_flight,
@@ -211,13 +220,16 @@ def run(
         hwaccel=hwaccel,
         resume=resume,
         keep_work=keep_work,
-        share=_share(segment),
+        share=share,
     )
 
     def restore(job: Job) -> Result:
         with display_of() as display:
             if several:
-                display.info(f"{job.video}:")
+                display.info(f"{remote.name(job.video)}:")
+            elif not overwrite and remote.is_done(job.out):
+                raise OutputError(f"expected nothing at {target}, found something; choose another name, or pass -y")
+            remote.fetch(job.video, display.info)
             result = deblur(
                 job.video,
                 job.out,
@@ -237,8 +249,10 @@ def run(
                     info=display.info, progress=display.progress, warning=display.warning, trace=recorded
                 ),
             )
+            if share is None:
+                remote.finish(job.video, job.out, display.info)
             if not several or log_json:
-                display.result(result)
+                display.result(result, str(result.output) if share else remote.name(job.out))
         return result
 
     with ExitStack() as stack:
@@ -253,7 +267,7 @@ def run(
                 opened = stack.enter_context(OpenedPlan(plan, threads=threads, in_flight=in_flight, trace=recorded))
             outcomes = list[Outcome]()
             try:
-                for outcome in run_jobs(jobs, restore, display_of, overwrite=overwrite):
+                for outcome in run_jobs(jobs, restore, display_of, overwrite=overwrite, remote=remote):
                     outcomes.append(outcome)
             finally:
                 display_of().outcomes(outcomes)

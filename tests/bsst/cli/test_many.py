@@ -12,6 +12,7 @@ from click.testing import CliRunner, Result
 from bsst import cli
 from bsst.cli.many import Job, Outcome, plan_jobs, run_jobs, split_plan, worst_status
 from bsst.cli.progress import Quiet
+from bsst.cli.remote import Remote
 from bsst.errors import UsageError
 from bsst.runtime.jobs import opened
 from bsst.runtime.jobs.output import default_output, default_preview
@@ -128,7 +129,7 @@ def test_a_bug_with_one_video_does_not_keep_the_others_and_is_the_worst(tmp_path
             raise ZeroDivisionError("x")
         raise UsageError("expected other options")
 
-    outcomes = list(run_jobs(jobs, restore, Quiet, overwrite=False))  # type: ignore[arg-type]
+    outcomes = list(run_jobs(jobs, restore, Quiet, overwrite=False, remote=Remote()))  # type: ignore[arg-type]
     assert [outcome.status for outcome in outcomes] == [2, 1, 2]
     assert worst_status(outcomes) == 1
     eight = Outcome(job=jobs[0], status=8, line="")
