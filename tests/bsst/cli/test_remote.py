@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 
-import bsst.runtime.job
 from bsst import cli
 from bsst.errors import MissingDependencyError
 from bsst.runtime.jobs import opened
@@ -27,10 +26,9 @@ def bucket(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
         (tmp_path / name).mkdir()
     monkeypatch.chdir(tmp_path / "here")
     monkeypatch.setenv("BSST_CACHE_DIR", str(tmp_path / "cache"))
-    monkeypatch.setattr(bsst.runtime.job, "load_network", lambda *plan, **options: Identity())
     monkeypatch.setattr(opened, "load_network", lambda *plan, **options: Identity())
-    monkeypatch.setattr(bsst.runtime.job, "_fitting", lambda *plan: None)
-    monkeypatch.setattr(bsst.runtime.job, "_clips", lambda *video: 4)
+    monkeypatch.setattr(opened, "_fitting", lambda *plan: None)
+    monkeypatch.setattr(opened, "_clips", lambda *video: 4)
     monkeypatch.setattr(opened, "fitting_plan", lambda plan, *size, **options: plan)
     system = fsspec.filesystem("memory")
     system.rm("/", recursive=True) if system.ls("/") else None
