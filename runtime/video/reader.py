@@ -286,6 +286,8 @@ class VideoReader:
                 f"expected memory to decode {self.path}, ran out after frame {count} ({words}); close other programs, "
                 f"or scale the video down"
             )
+        if count == 0 and "webp" in self._container.format.name:
+            return not_a_video(self.path, error)
         return InputError(
             f"expected decodable video in {self.path}, it is damaged after frame {count}: {words}; to restore what is "
             f"left, first repair it with: ffmpeg -i {quoted(self.path)} -c:v ffv1 repaired.mkv"

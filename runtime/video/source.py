@@ -75,7 +75,7 @@ def require_video_file(path: Path) -> None:
 
 
 def not_a_video(path: Path, error: Exception) -> InputError:
-    """Why FFmpeg could not open a file, and what to do."""
+    """Why FFmpeg could not open a file, or decode anything of it, and what to do."""
     try:
         with path.open("rb") as file:
             head = file.read(HEAD_BYTES).lstrip(b"\xef\xbb\xbf \r\n\t")
@@ -85,6 +85,12 @@ def not_a_video(path: Path, error: Exception) -> InputError:
         return InputError(
             f"expected a video in {path}, it is a list that names other files or addresses; join what it names first, "
             f"if you trust it: ffmpeg -i {quoted(path)} -c copy joined.mkv"
+        )
+    if head.startswith(b"RIFF") and head[8:12] == b"WEBP" and b"ANIM" in head:
+        code = "import sys; from PIL import Image; Image.open(sys.argv[1]).save(sys.argv[2], save_all=True)"
+        return InputError(
+            f"expected a video in {path}, it is an animated WebP, which FFmpeg cannot decode; make an animated PNG of "
+            f'it first, with Pillow: python -c "{code}" {quoted(path)} clip.apng'
         )
     if path.suffix.lower() in (".yuv", ".rgb", ".raw", ".nv12"):
         return InputError(

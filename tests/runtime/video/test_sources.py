@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import struct
+import subprocess
+import sys
 from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
@@ -10,11 +12,12 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
+from PIL import Image
 
 from bsst.errors import InputError
 from bsst.runtime.job import deblur
 from bsst.runtime.video.reader import VideoReader
-from tests.media import Clip, Identity, decode
+from tests.media import Clip, Identity, decode, moving_photograph
 
 
 def seconds(path: Path) -> list[float]:
@@ -219,6 +222,20 @@ def test_what_is_no_file_is_refused_with_the_command_that_makes_one(
 ) -> None:
     with pytest.raises(InputError, match=remedy):
         VideoReader(make(tmp_path))
+
+
+def test_an_animated_webp_is_refused_with_a_command_that_makes_something_of_it(tmp_path: Path) -> None:
+    path = tmp_path / "it's.webp"
+    pictures = [Image.fromarray(pixels) for pixels in moving_photograph(4, 24, 32)]
+    pictures[0].save(path, save_all=True, append_images=pictures[1:], duration=80, lossless=True)
+    with pytest.raises(InputError, match="an animated WebP, which FFmpeg cannot decode") as error:
+        VideoReader(path)
+    command = f"cd {tmp_path} && {sys.executable}{str(error.value).split('Pillow: python')[1]}"
+    subprocess.run(command, shell=True, check=True)
+    with VideoReader(tmp_path / "clip.apng") as reader:
+        frames = list(reader)
+    for frame, pixels in zip(frames, moving_photograph(4, 24, 32), strict=True):
+        np.testing.assert_allclose(frame.rgb.transpose(1, 2, 0), pixels / 255, atol=1e-6)
 
 
 @pytest.mark.parametrize("audio", ["pcm_mulaw", "adpcm_ms", "adpcm_ima_wav"])
