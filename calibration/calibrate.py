@@ -13,7 +13,7 @@ from pathlib import Path
 import onnx
 
 from bsst.calibration.observe import ObservingSession, RangeCollector
-from bsst.calibration.precision.int8_placement import INT8_STAGES, int8_sites, plain_graph
+from bsst.calibration.precision.int8_placement import INT8_STAGES, cpu_int8_sites, int8_sites, plain_graph
 from bsst.calibration.ranges import ClipRecord, Method, Ranges, stages_key
 from bsst.calibration.samples import read_samples
 from bsst.errors import UsageError
@@ -103,6 +103,9 @@ def _sessions(plan: Plan, collectors: dict[str, RangeCollector], threads: int) -
             sessions[stage.name] = OrtSession(stage.name, member, threads=threads)
             continue
         model = plain_graph(onnx.load_from_string(member))
-        tensors = {site.tensor for site in int8_sites(model) if site.axis is None}
+        operands = {site.tensor for site in int8_sites(model) if site.axis is None}
+        results = {site.tensor for site in cpu_int8_sites(model) if site.result} - operands
+        tensors = operands | results
+        collectors[stage.name].results = frozenset(results)
         sessions[stage.name] = ObservingSession(model, tensors, collectors[stage.name], threads=threads)
     return sessions

@@ -1,7 +1,8 @@
 """Which stages of a plan become int8: as many as the loss on real clips allows, chosen one by one.
 
 Every stage that may be quantised is measured alone; then, from the least to the most costly, each joins those chosen
-before if the clips stay within the budget, and otherwise keeps the fallback precision.
+before if the clips stay within the budget, and otherwise keeps the fallback precision. On a CPU it must also be faster
+than float32 here: integers save bytes anywhere, and time only where the kernels and the processor have instructions.
 """
 
 from __future__ import annotations
@@ -16,10 +17,11 @@ import onnx
 from bsst.calibration.calibrate import sample_size
 from bsst.calibration.precision.emulate import emulate_half
 from bsst.calibration.precision.int8 import to_int8
-from bsst.calibration.precision.int8_placement import INT8_STAGES, int8_sites, plain_graph
+from bsst.calibration.precision.int8_placement import INT8_STAGES, cpu_int8_sites, int8_sites, plain_graph
 from bsst.calibration.precision.to_half import HalfType, feature_tensors, to_half
 from bsst.calibration.ranges import Ranges
 from bsst.calibration.samples import Sample, read_samples
+from bsst.calibration.stage_speed import speedup
 from bsst.errors import ExportError
 from bsst.plan.archive import Plan
 from bsst.runtime import metrics
@@ -30,6 +32,9 @@ from bsst.runtime.sessions.ort import OrtSession
 __all__ = ["Budget", "Figures", "choose_int8", "decision_table"]
 
 Progress = Callable[[str], None]
+
+LEAST_SPEEDUP = 1.05
+"""Times as fast as float32 that a stage in int8 must be on a CPU; less is noise."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,6 +66,7 @@ def choose_int8(
     *,
     half: HalfType | None,
     budget: Budget,
+    cpu: bool = False,
     after: Callable[[onnx.ModelProto], onnx.ModelProto] = lambda model: model,
     progress: Progress = lambda step: None,
 ) -> tuple[dict[str, onnx.ModelProto], dict[str, Any]]:
@@ -72,6 +78,7 @@ def choose_int8(
         fallback: every stage in the precision it has unless it becomes int8.
         half: type of the products that stay floating point, None for float32; the same as in `fallback`.
         budget: what all chosen stages together may cost.
+        cpu: the plan will run on a CPU: pairs where its kernels want them, and no stage that is not faster.
         after: graph pass that the target wants last.
         progress: told about every measurement.
 
@@ -86,8 +93,8 @@ def choose_int8(
     quantised = {}
     for name in INT8_STAGES:
         model = plain_graph(onnx.load_from_string(plan.member(name)))
-        if int8_sites(model):
-            integer = to_int8(model, ranges.tensors.get(name, {}), stage=name)
+        if cpu_int8_sites(model) if cpu else int8_sites(model):
+            integer = to_int8(model, ranges.tensors.get(name, {}), stage=name, cpu=cpu)
             mixed = to_half(integer, half, half_tensors=feature_tensors(integer)) if half else integer
             quantised[name] = after(mixed)
     bench = _Bench(plan, fallback, quantised, ranges, budget)
@@ -104,7 +111,11 @@ def choose_int8(
             progress(f"measuring {name} in int8 with {', '.join(chosen)}")
         joint = bench.measure((*chosen, name)) if chosen else alone[name]
         rows[name] = {"int8": joint.within, "alone": _row(alone[name]), "together": _row(joint)}
-        if joint.within:
+        if cpu:
+            progress(f"timing {name} in int8 and in float32")
+            gained = speedup(plan.manifest.stage(name), fallback[name], quantised[name])
+            rows[name] |= {"speed": gained, "int8": joint.within and gained >= LEAST_SPEEDUP}
+        if rows[name]["int8"]:
             chosen.append(name)
             together = joint
     decisions: dict[str, Any] = {
@@ -117,9 +128,11 @@ def choose_int8(
     if not chosen:
         for line in decision_table(decisions):
             progress(line)
+        faster = " that is faster too" if cpu else ""
         raise ExportError(
             f"expected at least one stage in int8 within {budget.loss_db} dB of ground truth or {budget.psnr_db} dB of "
-            "fp32, got none, see the table; allow more with --int8-loss or --int8-psnr, or export without --int8"
+            f"fp32, got none{faster}, see the table; allow more with --int8-loss or --int8-psnr, or export without "
+            "--int8"
         )
     return {name: quantised[name] for name in chosen}, decisions
 
@@ -130,10 +143,11 @@ def decision_table(decisions: Mapping[str, Any]) -> list[str]:
     def cells(row: Mapping[str, float]) -> tuple[str, str]:
         return f"{row['psnr']:.1f} dB", f"{row['loss']:+.3f} dB" if "loss" in row else "-"
 
-    rows = [("stage", "alone to fp32", "lost", "together to fp32", "lost", "int8")]
-    rows.append(("none", *cells(decisions["without"]), *cells(decisions["without"]), ""))
+    rows = [("stage", "alone to fp32", "lost", "together to fp32", "lost", "times as fast", "int8")]
+    rows.append(("none", *cells(decisions["without"]), *cells(decisions["without"]), "", ""))
     for name, row in sorted(decisions["stages"].items(), key=lambda item: -item[1]["alone"]["psnr"]):
-        rows.append((name, *cells(row["alone"]), *cells(row["together"]), "yes" if row["int8"] else "no"))
+        speed = f"{row['speed']:.2f}" if "speed" in row else "-"
+        rows.append((name, *cells(row["alone"]), *cells(row["together"]), speed, "yes" if row["int8"] else "no"))
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
 

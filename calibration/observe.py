@@ -40,6 +40,8 @@ class RangeCollector:
 
     def __init__(self, stage: str, method: Method, percentile: float) -> None:
         self._stage = stage
+        self.results: frozenset[str] = frozenset()
+        """Tensors that may be zero everywhere and have no range then, such as a residual that is not trained yet."""
         self._extremes: dict[str, tuple[float, float]] = {}
         self._histograms = (
             None
@@ -75,12 +77,13 @@ class RangeCollector:
             with contextlib.redirect_stdout(io.StringIO()):
                 found = self._histograms.compute_collection_result()
             chosen = {name: (float(low), float(high)) for name, (low, high, *_) in found.items()}
-        if empty := [name for name, (low, high) in chosen.items() if max(-low, high) <= 0]:
+        zero = {name for name, (low, high) in chosen.items() if max(-low, high) <= 0}
+        if empty := sorted(zero - self.results):
             raise ModelError(
                 f"stage {self._stage}: expected values other than 0, got none in {', '.join(empty[:5])}; "
                 "calibrate on clips that show something"
             )
-        return chosen
+        return {name: pair for name, pair in chosen.items() if name not in zero}
 
 
 class ObservingSession(HostSession):

@@ -120,6 +120,7 @@ def rebuild_plan(
             plain,
             half=half,
             budget=int8.budget,
+            cpu=target == "cpu" and half is None,
             after=lambda model: fit_convolutions(model, target, capabilities),
             progress=progress,
         )

@@ -11,6 +11,10 @@
 Convolutions of few channels a group stay too: TensorRT-RTX 1.7 compiles them in int8 as gathers over stored index
 tables, and `decode` of `edge` took 82 MB of weights instead of 0.18 MB (see `calibration/precision/widen_groups.py`).
 
+ONNX Runtime on a CPU knows another rule: it computes a convolution in integers only where its result becomes integers
+too, else it dequantises what it reads and computes in float32, which is slower than without int8. There
+(`cpu_int8_sites`) a pair stands behind each Conv as well, and residuals and transposed convolutions stay as they are.
+
 Only the stages below hold such products; flow, its refinement and propagation are never quantised, because their errors
 move pixels or grow with every frame.
 Source: NVIDIA TensorRT documentation, "Working with Quantized Types", Q/DQ layer-placement recommendations.
@@ -30,7 +34,7 @@ from bsst.calibration.precision.to_half import feature_tensors
 from bsst.calibration.precision.widen_groups import LEAST_CHANNELS
 from bsst.plugins.registry import lower
 
-__all__ = ["INT8_STAGES", "Site", "int8_sites", "plain_graph"]
+__all__ = ["INT8_STAGES", "Site", "cpu_int8_sites", "int8_sites", "plain_graph"]
 
 INT8_STAGES = ("encode", "fuse", "attend", "decode", "restore")
 """Stages that may be quantised."""
@@ -52,6 +56,8 @@ class Site:
     """Name of the operand."""
     axis: int | None
     """Channel axis of weights; None for an activation."""
+    result: bool = False
+    """The tensor is what the node gives; `position` means nothing then."""
 
 
 def plain_graph(model: onnx.ModelProto) -> onnx.ModelProto:
@@ -91,6 +97,15 @@ def int8_sites(model: onnx.ModelProto) -> tuple[Site, ...]:
     made = {node.output[0] for node in products.values()}
     sites.extend(_residuals(graph, made, protected | set(constants)))
     return tuple(sorted(sites, key=lambda site: (site.node, site.position)))
+
+
+def cpu_int8_sites(model: onnx.ModelProto) -> tuple[Site, ...]:
+    """What to quantise where ONNX Runtime's CPU kernels compute; see the module."""
+    nodes = model.graph.node
+    operands = [site for site in int8_sites(model) if nodes[site.node].op_type in ("Conv", "MatMul")]
+    convolutions = dict.fromkeys(site.node for site in operands if nodes[site.node].op_type == "Conv")
+    results = [Site(node=n, position=0, tensor=nodes[n].output[0], axis=None, result=True) for n in convolutions]
+    return tuple(sorted(operands + results, key=lambda site: (site.node, site.result, site.position)))
 
 
 def _is_weight(node: onnx.NodeProto, constants: Mapping[str, tuple[int, ...]]) -> bool:

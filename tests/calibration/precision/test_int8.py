@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,7 @@ from onnx import numpy_helper, parser
 
 from bsst.calibration.precision.emulate import emulate_half
 from bsst.calibration.precision.int8 import to_int8
-from bsst.calibration.precision.int8_placement import INT8_STAGES, int8_sites
+from bsst.calibration.precision.int8_placement import INT8_STAGES, cpu_int8_sites, int8_sites
 from bsst.calibration.precision.to_half import feature_tensors, precision_shares, to_half
 from bsst.errors import ModelError
 from bsst.runtime.network.wiring import FLOW_STAGES, calls_of
@@ -85,6 +86,30 @@ def test_products_take_integers_and_give_floating_point_to_their_activation() ->
 
 def test_a_residual_is_quantised_only_on_the_side_that_is_not_the_product() -> None:
     assert integers(quantised(RESIDUAL))["half"] == ("full",)
+
+
+def test_on_a_cpu_convolutions_give_integers_too_and_run_as_such(tmp_path: Path) -> None:
+    sites = cpu_int8_sites(RESIDUAL)
+    assert [(site.tensor, site.result) for site in sites if site.axis is None] == [
+        ("full", False),
+        ("a", True),
+        ("r", False),
+        ("b", True),
+    ]
+    ranges = {"full": (-2.0, 4.0), "a": (-14.0, 14.0), "r": (-1.4, 14.0), "b": (-14.0, 14.0)}
+    model = to_int8(RESIDUAL, ranges, stage="stage", cpu=True)
+    onnx.checker.check_model(model, full_check=True)
+    assert precision_shares(model) == {"float32": 1 / 3, "int8": 2 / 3}
+    full, frame = RNG.uniform(-2, 4, (1, 4, 7, 9)), RNG.uniform(0, 1, (1, 3, 7, 9))
+    for want, got in zip(*(run(m, full=full, frame=frame) for m in (RESIDUAL, model)), strict=True):
+        assert 1e-4 < np.sqrt(np.mean((got - want) ** 2)) / want.std() < 0.05
+    options = ort.SessionOptions()
+    options.optimized_model_filepath = str(tmp_path / "optimised.onnx")
+    options.log_severity_level = 4
+    ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    kinds = [node.op_type for node in onnx.load(tmp_path / "optimised.onnx").graph.node]
+    assert kinds.count("QLinearConv") == 2
+    assert kinds.count("QLinearLeakyRelu") == 1
 
 
 def test_what_becomes_a_pixel_stays_out() -> None:
@@ -236,3 +261,14 @@ def test_the_pass_leaves_its_input_alone() -> None:
     before = RESIDUAL.SerializeToString(deterministic=True)
     quantised(RESIDUAL)
     assert RESIDUAL.SerializeToString(deterministic=True) == before
+
+
+def test_the_largest_integers_do_not_saturate_on_any_processor() -> None:
+    text = "stage (float[1,16,7,9] full) => (float[1,8,7,9] half) { half = Conv <pads=[1,1,1,1]> (full, w) }"
+    model = graph(text, w=np.ones((8, 16, 3, 3)))
+    high = 144.0
+    integer = to_int8(model, {"full": (-1.0, 1.0), "half": (-high, high)}, stage="stage", cpu=True)
+    full = np.ones((1, 16, 7, 9), np.float32)
+    (exact,), (got,) = run(model, full=full), run(integer, full=full)
+    assert exact.max() == high
+    np.testing.assert_allclose(got, exact, atol=high / 127)
