@@ -14,7 +14,8 @@ import numpy as np
 import onnx
 
 from bsst.plan.manifest import StageSpec
-from bsst.runtime.sessions.base import Array, Session
+from bsst.runtime.devices.base import Array
+from bsst.runtime.sessions.base import HostSession
 from bsst.runtime.sessions.ort import OrtSession
 
 __all__ = ["speedup"]
@@ -41,7 +42,7 @@ def speedup(spec: StageSpec, before: onnx.ModelProto, after: onnx.ModelProto) ->
     return statistics.median(slow / fast for slow, fast in rounds[1:])
 
 
-def _seconds(session: Session, inputs: Mapping[str, Array], outputs: Mapping[str, Array]) -> float:
+def _seconds(session: HostSession, inputs: Mapping[str, Array], outputs: Mapping[str, Array]) -> float:
     started = time.process_time()
     session.run(inputs, outputs)
     return max(time.process_time() - started, 1e-9)
