@@ -10,7 +10,8 @@ from typing import Any
 from bsst.errors import OutputError
 from bsst.files import atomic_file
 from bsst.plan.archive import Plan
-from bsst.plan.manifest import Manifest, StageSpec, TensorSpec, manifest_to_json
+from bsst.plan.manifest import Manifest, StageSpec, TensorSpec
+from bsst.plan.manifest_json import manifest_to_json
 from bsst.runtime.network.device_memory import device_memory
 
 __all__ = ["describe_plan", "extract_plan", "memory_lines", "plan_table"]

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from bsst.config import CONFIGS, NetworkConfig, config_from_json
 from bsst.errors import CheckpointError, UsageError
-from bsst.plan.manifest import LONGEST_LABEL
+from bsst.plan.rules import LONGEST_LABEL
 from bsst.reference.bsstnet import BSSTNet
 from bsst.reference.raft import RAFT
 from bsst.text import printable

@@ -22,18 +22,8 @@ from typing import IO, BinaryIO
 
 from bsst.errors import PlanError
 from bsst.files import atomic_file, what_is_at
-from bsst.plan.manifest import (
-    Compiler,
-    Manifest,
-    Shape,
-    StageSpec,
-    Tail,
-    TensorSpec,
-    content_key,
-    manifest_from_json,
-    manifest_to_json,
-    require,
-)
+from bsst.plan.manifest import Compiler, Manifest, Shape, StageSpec, Tail, TensorSpec, require
+from bsst.plan.manifest_json import content_key, manifest_from_json, manifest_to_json
 
 __all__ = ["Compiler", "Manifest", "Plan", "StageSpec", "TensorSpec", "open_plan", "require", "write_plan"]
 

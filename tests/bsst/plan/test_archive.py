@@ -15,7 +15,7 @@ import pytest
 
 from bsst.errors import OutputError, PlanError
 from bsst.plan.archive import open_plan, write_plan
-from bsst.plan.manifest import content_key, manifest_to_json
+from bsst.plan.manifest_json import content_key, manifest_to_json
 from tests.bsst.plan.archives import entries
 from tests.bsst.plan.manifests import MEMBERS, manifest, stage
 

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from bsst.errors import PlanError
-from bsst.plan.manifest import Manifest, content_key, manifest_from_json
+from bsst.plan.manifest import Manifest
+from bsst.plan.manifest_json import content_key, manifest_from_json
 from bsst.plan.strict_json import canonical_json
 from tests.bsst.plan.manifests import manifest
 

@@ -11,7 +11,8 @@ import pytest
 
 from bsst.errors import PlanError
 from bsst.plan.archive import open_plan, write_plan
-from bsst.plan.manifest import Manifest, StageSpec, manifest_to_json
+from bsst.plan.manifest import Manifest, StageSpec
+from bsst.plan.manifest_json import manifest_to_json
 from bsst.runtime.network.network import DEFAULT_PLAN
 from tests.bsst.plan.archives import edit, entries, rewrite
 from tests.bsst.plan.manifests import MEMBERS, manifest, stage

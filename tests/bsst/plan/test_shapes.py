@@ -11,7 +11,8 @@ import pytest
 
 from bsst.errors import PlanError
 from bsst.plan.archive import open_plan, write_plan
-from bsst.plan.manifest import Shape, StageSpec, Tail, TensorSpec, manifest_to_json
+from bsst.plan.manifest import Shape, StageSpec, Tail, TensorSpec
+from bsst.plan.manifest_json import manifest_to_json
 from bsst.runtime.estimate import plan_workload
 from bsst.runtime.frames.fit import fitting_plan
 from tests.bsst.plan.manifests import MEMBERS, manifest, stage
