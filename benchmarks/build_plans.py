@@ -25,6 +25,7 @@ from typing import Any
 import onnx
 
 from bsst.calibration.precision.to_half import precision_shares
+from bsst.cli.common import parse_bytes
 from bsst.engines.builder import BuildOptions, StageGraph, build_stage
 from bsst.engines.cache import EngineCache
 from bsst.engines.prepare import prepare_stage
@@ -157,7 +158,9 @@ def main() -> int:
     parser.add_argument("--tile", default="256x256", metavar="HxW")
     parser.add_argument("--precision", choices=("fp16", "fp32"), action="append", help="default: both")
     parser.add_argument("--sm", default="75,80,86,89,120", metavar="LIST")
-    parser.add_argument("--memory-limit", type=int, default=16, metavar="GIB", help="of the compiler, per stage")
+    parser.add_argument(
+        "--max-memory", type=parse_bytes, default=16 << 30, metavar="SIZE", help="of the compiler, per stage"
+    )
     parser.add_argument("--out", type=Path, default=Path("out/build_plans"))
     parser.add_argument("--table", action="store_true", help="print what OUT/build_plans.json holds and build nothing")
     options = parser.parse_args()
@@ -168,7 +171,7 @@ def main() -> int:
     options.out.mkdir(parents=True, exist_ok=True)
     plan = cpu_plan(options.config, options.frames, (height, width), options.out)
     cache = EngineCache(directory=options.out / "cache")
-    limits = BuildOptions(memory_limit_bytes=options.memory_limit << 30, work_directory=options.out / "failed")
+    limits = BuildOptions(memory_limit_bytes=options.max_memory, work_directory=options.out / "failed")
     failures = 0
     for precision in options.precision or ("fp16", "fp32"):
         for sm in options.sm.split(","):

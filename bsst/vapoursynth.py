@@ -62,7 +62,7 @@ def deblur(
     if not isinstance(clip, vs.VideoNode):
         raise InputError(f"expected a VapourSynth clip of video, got {type(clip).__name__}")
     if clip.format is None or clip.format.id != vs.RGBS or not clip.width or not clip.height:
-        found = "a variable format" if clip.format is None else f"{clip.format.name} {clip.width}x{clip.height}"
+        found = "a variable format" if clip.format is None else f"{clip.format.name}, {clip.height}x{clip.width}"
         raise InputError(
             f"expected a clip of format RGBS and constant size, got {found}; "
             "use core.resize.Bicubic(clip, format=vs.RGBS, matrix_in_s='709')"

@@ -71,7 +71,7 @@ def run_limited(
             if time.monotonic() - started > time_limit_seconds:
                 limit = f"stopped at its time limit of {time_limit_seconds:g} s"
             elif peak > memory_limit_bytes:
-                limit = f"stopped at its memory limit of {memory_limit_bytes / 2**30:.2f} GiB"
+                limit = f"stopped at its memory limit of {memory_limit_bytes / 1e6:.0f} MB"
             with suppress(subprocess.TimeoutExpired):
                 process.wait(_POLL_SECONDS)
     finally:

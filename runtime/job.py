@@ -275,8 +275,8 @@ def _enough_memory(restorer: Restorer | Planned, reader: Reader) -> Iterator[Non
         yield
     except MemoryError as error:
         raise OutOfMemoryError(
-            f"expected memory for {restorer.frames} frames of {reader.info.width}x{reader.info.height}, ran out; "
-            f"use a plan with fewer frames or scale the video down"
+            f"expected memory for {restorer.frames} frames of {reader.info.height}x{reader.info.width} (height x "
+            f"width), ran out; use a plan with fewer frames or scale the video down"
         ) from error
 
 

@@ -6,6 +6,7 @@ import _thread
 import importlib
 import math
 import os
+import re
 import signal
 import sys
 import threading
@@ -27,6 +28,7 @@ __all__ = [
     "Command",
     "Finite",
     "Group",
+    "parse_bytes",
     "require_inputs",
     "require_output",
     "require_packages",
@@ -49,8 +51,21 @@ Exit status:
 THREADS = click.IntRange(0, 256)
 """Threads of a network; hundreds more take minutes to start."""
 
+UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "KI": 2**10, "MI": 2**20, "GI": 2**30}
 OUT_OF_MEMORY = ("can't start new thread", "can't allocate memory", "Cannot allocate memory", "bad_alloc")
 """Words of Python, PyTorch, the operating system and C++ for one and the same."""
+
+
+def parse_bytes(text: str, option: str = "--max-memory") -> int:
+    """`800MB`, `2G`, `1.5GiB` -> bytes.
+
+    Raises:
+        UsageError: it is not a size.
+    """
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMG]I?)?B?", text.strip().upper())
+    if match is None:
+        raise UsageError(f"expected a size such as 800MB or 2GiB for {option}, got {text}")
+    return int(float(match[1]) * UNITS[match[2] or ""])
 
 
 def require_output(path: Path | None, *, others: Iterable[Path | None] = ()) -> None:

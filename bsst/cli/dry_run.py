@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from fractions import Fraction
 from pathlib import Path
 
@@ -16,9 +15,7 @@ from bsst.runtime.jobs.part import Part
 from bsst.runtime.network.network import DEFAULT_PLAN, load_network
 from bsst.runtime.video.sources import open_reader
 
-__all__ = ["Job", "parse_bytes"]
-
-UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "KI": 2**10, "MI": 2**20, "GI": 2**30}
+__all__ = ["Job"]
 
 
 class Job:
@@ -85,7 +82,7 @@ class Job:
             "windows": f"{work.windows or 'unknown'}, of {manifest.frames} frames, one every {work.stride}; hard cuts "
             "add some",
             "tiles": f"{work.tiles} of {height}x{width} in each window; flow on {work.flow_tiles} of "
-            f"{flow_height}x{flow_width}",
+            f"{flow_height}x{flow_width} pixels (height x width)",
             "computed": "unknown"
             if work.computed is None
             else f"{work.computed:.2f} times the video's own pixels: what tiles and windows share is computed again",
@@ -101,18 +98,6 @@ class Job:
         if seconds is not None:
             rows["time"] = f"about {clock(seconds)} by clips measured here, without decoding and encoding"
         return "\n".join(f"{name:9} {value}" for name, value in rows.items())
-
-
-def parse_bytes(text: str, option: str = "--max-memory") -> int:
-    """`800MB`, `2G`, `1.5GiB` -> bytes.
-
-    Raises:
-        UsageError: it is not a size.
-    """
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMG]I?)?B?", text.strip().upper())
-    if match is None:
-        raise UsageError(f"expected a size such as 800MB or 2GiB for {option}, got {text}")
-    return int(float(match[1]) * UNITS[match[2] or ""])
 
 
 def _megabytes(count: int) -> str:

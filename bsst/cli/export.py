@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import click
 
-from bsst.cli.common import EXIT_STATUS, Command, Finite, require_inputs, require_output, require_packages
+from bsst.cli.common import EXIT_STATUS, Command, Finite, parse_bytes, require_inputs, require_output, require_packages
 from bsst.errors import UsageError
 from bsst.plan.manifest import Target
 from bsst.text import printable
@@ -101,8 +101,8 @@ class Size(click.ParamType[tuple[int, int]]):
 @click.option("--no-plugins", is_flag=True, help="TensorRT: custom operators as standard ones, not as our kernels.")
 @click.option("--time-limit", type=Finite(min=0, min_open=True), metavar="SECONDS",
               help="Stop a stage that compiles longer.  [default: 3600]")  # fmt: skip
-@click.option("--memory-limit", type=Finite(min=0, min_open=True), metavar="GIB",
-              help="Stop a stage whose compiler takes more memory.  [default: 16]")  # fmt: skip
+@click.option("--max-memory", metavar="SIZE",
+              help="Stop a stage whose compiler takes more, such as 8GB.  [default: 16GiB]")  # fmt: skip
 @click.option("--no-check", is_flag=True, help="Skip the comparison with the reference.")
 @click.option("--no-cache", is_flag=True, help="Build every engine again.")
 @click.option("-q", "--quiet", is_flag=True, help="Print errors only.")
@@ -132,7 +132,7 @@ def export(
     timing_cache: Path | None,
     no_plugins: bool,
     time_limit: float | None,
-    memory_limit: float | None,
+    max_memory: str | None,
     no_check: bool,
     no_cache: bool,
     quiet: bool,
@@ -164,7 +164,7 @@ def export(
         "--timing-cache": ("timing_cache", timing_cache),
         "--no-plugins": ("plugins", False if no_plugins else None),
         "--time-limit": ("time_limit_seconds", time_limit),
-        "--memory-limit": ("memory_limit_bytes", None if memory_limit is None else int(memory_limit * 2**30)),
+        "--max-memory": ("memory_limit_bytes", None if max_memory is None else parse_bytes(max_memory)),
     }
     chosen = {option: entry for option, entry in compiling.items() if entry[1] is not None}
     if fp16 and bf16:

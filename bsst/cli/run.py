@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from bsst.cli.common import EXIT_STATUS, THREADS, Command, require_output
+from bsst.cli.common import EXIT_STATUS, THREADS, Command, parse_bytes, require_output
 from bsst.cli.many import Job, Outcome, are_many, plan_jobs, run_jobs, split_plan, worst_status
 from bsst.errors import EXIT_REPAIRED, OutputError, UsageError
 from bsst.runtime.video.quality import DEFAULT_CRF
@@ -184,7 +184,7 @@ def run(
     if dry_run or max_memory is not None:
         from bsst.cli import dry_run as dry
 
-        limit = None if max_memory is None else dry.parse_bytes(max_memory)
+        limit = None if max_memory is None else parse_bytes(max_memory)
         for job in jobs:
             remote.fetch(job.video, lambda line: click.echo(line, err=True))
             measured = dry.Job(

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 import platformdirs
 
-from bsst.cli.common import THREADS, Command, require_packages
+from bsst.cli.common import THREADS, Command, parse_bytes, require_packages
 from bsst.errors import UsageError
 
 if TYPE_CHECKING:
@@ -160,7 +160,6 @@ def _home(name: str) -> Path:
 
 
 def _limits(max_upload: str, max_disk: str) -> Limits:
-    from bsst.cli.dry_run import parse_bytes
     from bsst.web.options import Limits
 
     return Limits(upload_bytes=parse_bytes(max_upload, "--max-upload"), disk_bytes=parse_bytes(max_disk, "--max-disk"))

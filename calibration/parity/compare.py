@@ -292,8 +292,9 @@ def _measure(
     }
     if sharp is not None and sharp.shape != blurry.shape:
         raise InputError(
-            f"{footage.clip}: expected ground truth of {blurry.shape[2]}x{blurry.shape[1]}, got "
-            f"{sharp.shape[2]}x{sharp.shape[1]} at frame {footage.start + offset}; give the ground truth of this clip"
+            f"{footage.clip}: expected ground truth of {blurry.shape[1]}x{blurry.shape[2]}, got "
+            f"{sharp.shape[1]}x{sharp.shape[2]} (height x width) at frame {footage.start + offset}; "
+            "give the ground truth of this clip"
         )
     return FrameFigures(
         clip=footage.clip,

@@ -63,8 +63,8 @@ class FrameLayout:
                 if isinstance(frame, np.ndarray) and frame.ndim == 3 and _kind(frame) == self.kind:
                     height, width = FrameLayout(frame.shape, self.kind).size
                     raise InputError(
-                        f"expected all frames to be {self.size[1]}x{self.size[0]} like the first, got {width}x{height} "
-                        f"at frame {index}; split or scale the video first"
+                        f"expected all frames to be {self.size[0]}x{self.size[1]} like the first, got {height}x{width} "
+                        f"(height x width) at frame {index}; split or scale the video first"
                     )
                 raise InputError(f"expected every frame like the first, {self}, got {_described(frame)} at {index}")
             if self.kind == "float":

@@ -251,8 +251,8 @@ def write_error(error: Exception, folder: Path, info: VideoInfo, advice: str = "
     short = isinstance(error, av.error.MemoryError | av.error.BlockingIOError | av.error.ExternalError)
     if short or "allocate memory" in str(error):
         return OutOfMemoryError(
-            f"expected memory to encode {info.width}x{info.height}, ran out ({error_text(error)}); close other "
-            f"programs, or scale the video down"
+            f"expected memory to encode {info.height}x{info.width} (height x width), ran out ({error_text(error)}); "
+            f"close other programs, or scale the video down"
         )
     return OutputError(
         f"expected to write a video into {folder}, FFmpeg could not: {error_text(error)}; check free space and "

@@ -187,8 +187,9 @@ def _cropping(stream: VideoStream, top: int, bottom: int, left: int, right: int)
         return ""
     width, height = stream.width - left - right, stream.height - top - bottom
     return (
-        f"the file wants {width}x{height} of its {stream.width}x{stream.height} shown (clean aperture), which is not "
-        f"kept: hidden edges will show; crop them first with: ffmpeg -i FILE -vf crop={width}:{height}:{left}:{top}"
+        f"the file wants {height}x{width} (height x width) of its {stream.height}x{stream.width} shown (clean "
+        f"aperture), which is not kept: hidden edges will show; crop them first with: "
+        f"ffmpeg -i FILE -vf crop={width}:{height}:{left}:{top}"
     )
 
 

@@ -195,8 +195,9 @@ class PictureReader:
         picture, info = read
         if (picture.height, picture.width) != (self.info.height, self.info.width):
             raise InputError(
-                f"expected all pictures of {self.path} to be {self.info.width}x{self.info.height} like the first, got "
-                f"{picture.width}x{picture.height} in {self.paths[index].name}; scale it or take it away"
+                f"expected all pictures of {self.path} to be {self.info.height}x{self.info.width} like the first, "
+                f"got {picture.height}x{picture.width} (height x width) in {self.paths[index].name}; "
+                "scale it or take it away"
             )
         lost = lost_with_frame(picture, side_data(picture))
         self.warnings += [message for message in lost if message not in self.warnings]

@@ -215,8 +215,9 @@ class VideoReader:
         while frame is not None:
             if (frame.height, frame.width) != (self.info.height, self.info.width):
                 raise InputError(
-                    f"expected all frames of {self.path} to be {self.info.width}x{self.info.height} like the first, "
-                    f"got {frame.width}x{frame.height} at {frame.time or 0:.2f} s; split or scale the video first"
+                    f"expected all frames of {self.path} to be {self.info.height}x{self.info.width} like the first, "
+                    f"got {frame.height}x{frame.width} (height x width) at {frame.time or 0:.2f} s; "
+                    "split or scale the video first"
                 )
             duration = frame.duration or round(1 / (self.info.rate * self.info.time_base))
             pts = times.best(frame.pts, frame.dts)

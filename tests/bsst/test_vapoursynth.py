@@ -69,7 +69,7 @@ def test_a_clip_in_other_colours_is_refused_with_the_remedy() -> None:
     import vapoursynth as vs
 
     clip = vs.core.std.BlankClip(format=vs.YUV420P8, width=96, height=64, length=2)
-    with pytest.raises(InputError, match="expected a clip of format RGBS and constant size, got YUV420P8 96x64; use"):
+    with pytest.raises(InputError, match="expected a clip of format RGBS and constant size, got YUV420P8, 64x96; use"):
         deblur(clip)
     with pytest.raises(InputError, match="expected a VapourSynth clip of video, got str"):
         deblur("holiday.mp4")

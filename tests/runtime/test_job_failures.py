@@ -250,7 +250,7 @@ def test_a_change_of_size_is_refused(tmp_path: Path) -> None:
              for name, size in (("a", (64, 96)), ("b", (96, 64)))]  # fmt: skip
     joined = tmp_path / "joined.h264"
     joined.write_bytes(b"".join(part.read_bytes() for part in parts))
-    with pytest.raises(InputError, match="96x64 like the first, got 64x96"):
+    with pytest.raises(InputError, match="64x96 like the first, got 96x64"):
         deblur(joined, plan=Identity())
     assert "joined.deblurred.mkv" not in names(tmp_path)
 

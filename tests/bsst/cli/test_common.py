@@ -42,13 +42,24 @@ def refused(status: int, words: str, *arguments: object) -> None:
         ("expected one pipe or several files", ["run", "x.mp4", "-"]),
         ("expected a folder or a pattern such as out/{stem}_sharp.mp4", ["run", "x.mp4", "y.mp4", "-o", "z.mp4"]),
         ("no such command 'bogus'; see bsst --help", ["bogus"]),
-        ("nan is not a finite number", ["export", "-o", "x.plan", "--memory-limit", "nan"]),
+        ("expected a size such as 800MB or 2GiB", ["export", "-o", "x.plan", "--max-memory", "nan"]),
         ("inf is not a finite number", ["export", "-o", "x.plan", "--time-limit", "inf"]),
         ("nan is not a finite number", ["parity", "x.plan", "--clip", "x.mp4", "--min-psnr", "nan"]),
     ],
 )
 def test_wrong_usage_is_one_line(words: str, arguments: list[str]) -> None:
     refused(2, words, *arguments)
+
+
+@pytest.mark.parametrize(
+    ("words", "found"),
+    [("bsst exp", "plain,export"), ("bsst run --max", "plain,--max-memory"), ("bsst export --bf", "plain,--bf16")],
+)
+def test_the_shell_completes_commands_and_options(words: str, found: str) -> None:
+    count = str(len(words.split()) - 1)
+    environment = {"_BSST_COMPLETE": "bash_complete", "COMP_WORDS": words, "COMP_CWORD": count}
+    result = CliRunner().invoke(cli.main, [], prog_name="bsst", env=environment)
+    assert result.output.splitlines() == [found]
 
 
 def test_nothing_that_is_read_or_written_besides_is_overwritten(tmp_path: Path) -> None:

@@ -60,7 +60,7 @@ def test_limits_of_the_compiler_reach_it(tmp_path, monkeypatch) -> None:
     monkeypatch.setenv("BSST_CACHE_DIR", str(tmp_path / "cache"))
     arguments = ["--from", DEFAULT_PLAN, "--target", "tensorrt-rtx", "--fp16", "--sm", "86", "--no-check"]
     for option, value, words in (
-        ("--memory-limit", "0.01", "memory limit of 0.01 GiB"),
+        ("--max-memory", "10MB", "memory limit of 10 MB"),
         ("--time-limit", "0.01", "time limit of 0.01 s"),
     ):
         result = run("-o", tmp_path / "x.plan", *arguments, option, value)

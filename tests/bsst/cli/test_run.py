@@ -185,7 +185,7 @@ def test_a_dry_run_tells_frames_windows_tiles_memory_and_time_and_writes_nothing
 
 
 def test_sizes_are_read_and_nonsense_is_refused(clip: Path) -> None:
-    from bsst.cli.dry_run import parse_bytes
+    from bsst.cli.common import parse_bytes
 
     assert [parse_bytes(text) for text in ("800MB", "2g", "1.5 GiB", "7")] == [800_000_000, 2 * 10**9, 3 * 2**29, 7]
     assert invoke(clip, "--max-memory", "plenty").exit_code == 2

@@ -172,7 +172,7 @@ def test_ground_truth_that_does_not_pair_up_is_refused() -> None:
         with pytest.raises(InputError, match=message):
             compare([footage(7, sharp=shortened(count))], Identity(), Identity())
     wrong = footage(7, sharp=lambda: iter(np.zeros((7, 3, 50, 60), np.uint8)))
-    with pytest.raises(InputError, match="ground truth of 70x50, got 60x50"):
+    with pytest.raises(InputError, match="ground truth of 50x70, got 50x60"):
         compare([wrong], Identity(), Identity())
 
 
