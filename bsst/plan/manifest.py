@@ -16,6 +16,7 @@ from bsst.errors import PlanError
 __all__ = [
     "COMPILED_TARGETS",
     "FORMAT_VERSION",
+    "GRID",
     "Compiler",
     "DType",
     "Manifest",
@@ -37,6 +38,8 @@ Target = Literal["cpu", "ort-cuda", "ort-tensorrt", "ort-webgpu", "tensorrt", "t
 COMPILED_TARGETS: frozenset[Target] = frozenset({"tensorrt", "tensorrt-rtx"})
 """Targets whose stages are engines of one library version and some GPUs, not ONNX."""
 Precision = Literal["fp32", "fp16", "bf16", "int8"]
+GRID = 4
+"""Flow is at 1/4 scale: everything a tile is cut at must be a multiple of this."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,13 +7,11 @@ import re
 from typing import get_args
 
 from bsst.errors import PlanError
-from bsst.plan.manifest import Manifest, Shape, StageSpec, Target, member_suffix
+from bsst.plan.manifest import GRID, Manifest, Shape, StageSpec, Target, member_suffix
 
 __all__ = ["LONGEST_LABEL", "check_agreement", "check_values"]
 
 MOST_FRAMES = 1024
-GRID = 4
-"""Flow is at 1/4 scale: everything a tile is cut at must be a multiple of this."""
 LARGEST_SIDE = 2**14
 LARGEST_TENSOR = 2**36
 LONGEST_LABEL = 500

@@ -68,17 +68,17 @@ def sliding_windows(
             recent.clear()
             pairs.clear()
             seen = done = 0
-        previous = features  # here, so that features of two frames are held, not of three
+        previous = features  # before the next are made: features of two frames are held, not of three
         features = flows.features(frame.pixels)
         if not first:
-            # Waited for pair by pair: that costs nothing while flow takes less time than the network, a window behind.
+            # Waiting for each pair costs nothing while flow takes less time than the network, a window behind.
             pairs.append(flows.flow(previous, features))
         recent.append(frame)
         seen += 1
         if last or (seen >= length and (seen - length) % stride == 0):
             end = seen if last else seen - (overlap - overlap // 2)
             start = seen - len(recent)
-            # Held by nobody here while the next one is made.
+            # Only the caller holds the window while the next one is made.
             yield _window(list(recent), list(pairs), length, slice(done - start, end - start))
             done = end
 

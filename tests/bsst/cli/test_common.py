@@ -53,7 +53,7 @@ def test_wrong_usage_is_one_line(words: str, arguments: list[str]) -> None:
 
 @pytest.mark.parametrize(
     ("words", "found"),
-    [("bsst exp", "plain,export"), ("bsst run --max", "plain,--max-memory"), ("bsst export --bf", "plain,--bf16")],
+    [("bsst cali", "plain,calibrate"), ("bsst run --max", "plain,--max-memory"), ("bsst export --bf", "plain,--bf16")],
 )
 def test_the_shell_completes_commands_and_options(words: str, found: str) -> None:
     count = str(len(words.split()) - 1)
