@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from bsst.cli.common import EXIT_STATUS, THREADS, Command, require_inputs, require_output, require_packages
+from bsst.cli.common import EXIT_STATUS, PLAN, THREADS, Command, require_inputs, require_output, require_packages
 from bsst.errors import UsageError
 from bsst.text import printable
 
@@ -20,15 +20,15 @@ METHODS = ("minmax", "percentile", "entropy")
 
 EXAMPLES = """\b
 Examples:
-  bsst-calibrate edge.plan street.mp4 park.mp4 -o ranges.json
-  bsst-calibrate edge.plan blurry.mp4 --truth sharp.mp4 -o ranges.json   measures losses against ground truth later
-  bsst-export --from edge.plan --int8 --ranges ranges.json -o edge_int8.plan
+  bsst-calibrate packaged street.mp4 park.mp4 -o ranges.json
+  bsst-calibrate packaged blurry.mp4 --truth sharp.mp4 -o ranges.json   measures losses against ground truth later
+  bsst-export --from packaged --int8 --ranges ranges.json -o edge_int8.plan
 
 """
 
 
 @click.command(cls=Command, imports="bsst.calibration.calibrate", epilog=EXAMPLES + EXIT_STATUS)
-@click.argument("plan", type=click.Path(path_type=Path))
+@click.argument("plan", type=PLAN)
 @click.argument("clips", metavar="CLIP...", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option("-o", "--output", metavar="RANGES", required=True, type=click.Path(path_type=Path),
               help="File of ranges to write.")  # fmt: skip

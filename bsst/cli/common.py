@@ -24,6 +24,7 @@ from bsst.text import printable
 
 __all__ = [
     "EXIT_STATUS",
+    "PLAN",
     "THREADS",
     "Command",
     "Finite",
@@ -141,6 +142,24 @@ class Finite(click.FloatRange):
         if not math.isfinite(number):
             self.fail(f"{value} is not a finite number.", param, ctx)
         return number
+
+
+class PlanFile(click.Path):
+    """A plan file; where no file is called so, the word `packaged` means the plan that the package holds."""
+
+    name = "plan"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path:
+        """Parse."""
+        path = Path(value)
+        if str(path) == "packaged" and not path.exists():
+            from bsst.runtime.network.network import DEFAULT_PLAN
+
+            return DEFAULT_PLAN
+        return path
+
+
+PLAN = PlanFile()
 
 
 class Command(click.Command):

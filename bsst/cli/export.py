@@ -9,7 +9,16 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import click
 
-from bsst.cli.common import EXIT_STATUS, Command, Finite, parse_bytes, require_inputs, require_output, require_packages
+from bsst.cli.common import (
+    EXIT_STATUS,
+    PLAN,
+    Command,
+    Finite,
+    parse_bytes,
+    require_inputs,
+    require_output,
+    require_packages,
+)
 from bsst.errors import UsageError
 from bsst.plan.manifest import Target
 from bsst.text import printable
@@ -29,8 +38,8 @@ Examples:
   bsst-export --weights BSST_gopro.pth --raft raft-things.pth -o gopro.plan
   bsst-export --frames 8 --tile 512x512 -o edge8.plan
   bsst-export --fp16 --target tensorrt-rtx --sm 86,89,120 -o rtx.plan
-  bsst-export --from edge.plan --fp16 --target tensorrt -o engine.plan
-  bsst-export --from edge.plan --int8 --ranges ranges.json -o edge_int8.plan     status 5 where int8 costs too much
+  bsst-export --from packaged --fp16 --target tensorrt -o engine.plan
+  bsst-export --from packaged --int8 --ranges ranges.json -o edge_int8.plan     status 5 where int8 costs too much
   bsst-export --fp16 --target tensorrt --timing-cache timings.bin --optimization-level 5 -o engine.plan
 
 """
@@ -60,8 +69,8 @@ class Size(click.ParamType[tuple[int, int]]):
 @click.option(
     "--config", type=click.Choice(["edge", "release"]), help="Insist on a configuration.  [default: recognise]"
 )
-@click.option("--from", "source", metavar="PLAN", type=click.Path(path_type=Path),
-              help="Build from a cpu plan instead of weights; needs no torch.")  # fmt: skip
+@click.option("--from", "source", metavar="PLAN", type=PLAN,
+              help="Build from a cpu plan instead of weights, or from `packaged`; needs no torch.")  # fmt: skip
 @click.option(
     "--target", type=click.Choice(get_args(Target)), default="cpu", show_default=True, help="What runs the plan."
 )

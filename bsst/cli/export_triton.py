@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from bsst.cli.common import EXIT_STATUS, Command
+from bsst.cli.common import EXIT_STATUS, PLAN, Command
 from bsst.text import printable
 
 __all__ = ["export_triton"]
@@ -20,12 +20,12 @@ Example:
 
 
 @click.command("export-triton", cls=Command, imports="bsst.plan.archive", epilog=EXAMPLE + EXIT_STATUS)
-@click.argument("plan", type=click.Path(path_type=Path))
+@click.argument("plan", type=PLAN)
 @click.argument("repository", type=click.Path(path_type=Path))
 @click.option("--name", default="bsst", show_default=True, help="Of the model.")
 @click.option("--debug", is_flag=True, help="Show tracebacks.")
 def export_triton(plan: Path, repository: Path, name: str, debug: bool) -> None:
-    """Add a model that runs PLAN to a REPOSITORY of Triton Inference Server.
+    """Add a model that runs PLAN, or the `packaged` one, to a REPOSITORY of Triton Inference Server.
 
     The model takes FRAMES and returns SHARP, both (frames, height, width, 3) uint8 RGB: one clip a request.
     """

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from bsst.cli.common import THREADS, Command, Finite, require_inputs, require_output, require_packages
+from bsst.cli.common import PLAN, THREADS, Command, Finite, require_inputs, require_output, require_packages
 from bsst.errors import EXIT_OVER_BUDGET, UsageError
 from bsst.text import printable
 
@@ -25,7 +25,7 @@ __all__ = ["parity"]
 EPILOG = """\b
 Examples:
   bsst-parity engine.plan --clip holiday.mp4 --html report.html
-  bsst-parity edge.plan --clip blurry.mp4 --truth sharp.mp4 --frames 24
+  bsst-parity packaged --clip blurry.mp4 --truth sharp.mp4 --frames 24
   bsst-parity fp16.plan --against fp32.plan --clip holiday.mp4 --min-psnr 50
   bsst-parity gopro.plan --weights BSST_gopro.pth --raft raft-things.pth --gopro GOPRO --patches
   bsst-parity broken.plan --clip holiday.mp4 --frames 12 --bisect
@@ -55,7 +55,7 @@ File = click.Path(path_type=Path)
 
 
 @click.command(cls=Command, imports="bsst.calibration.parity.footage", epilog=EPILOG)
-@click.argument("plan", type=File)
+@click.argument("plan", type=PLAN)
 @click.option("--clip", metavar="VIDEO", type=File, help="Compare on a video, or a folder of pictures.")
 @click.option("--truth", metavar="VIDEO", type=File, help="Sharp frames of --clip, to score against.")
 @click.option("--gopro", metavar="ROOT", type=File, help="Compare and score on GoPro: ROOT/test/blur and ROOT/test/GT.")
@@ -111,7 +111,7 @@ def parity(
         raise UsageError(f"expected --truth with --clip, got it with {kind}, which has its own; leave it out")
     if against != "reference" and (weights is not None or raft is not None):
         raise UsageError(f"expected --weights and --raft with --against reference, got --against {against}; choose one")
-    compared = None if against == "reference" else Path(against)
+    compared = None if against == "reference" else PLAN.convert(against, None, None)
     require_inputs(weights, raft, truth)
     require_output(html, others=[plan, footage, truth, weights, raft, compared])
     require_packages("PIL", "skimage", "jinja2", "onnx", extra="parity", purpose="bsst-parity")
@@ -142,8 +142,8 @@ def parity(
     result = judge_plan(
         plan,
         _reference(manifest, weights, raft, threads)
-        if against == "reference"
-        else plan_reference(Path(against), manifest, threads=threads),
+        if compared is None
+        else plan_reference(compared, manifest, threads=threads),
         footages,
         budgets=budgets,
         tiling=Tiling(

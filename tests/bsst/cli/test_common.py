@@ -11,6 +11,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from bsst import cli
+from bsst.cli.common import PLAN
 from bsst.errors import UsageError
 from bsst.runtime.network.network import DEFAULT_PLAN
 from tests.media import Clip
@@ -60,6 +61,16 @@ def test_the_shell_completes_commands_and_options(words: str, found: str) -> Non
     environment = {"_BSST_COMPLETE": "bash_complete", "COMP_WORDS": words, "COMP_CWORD": count}
     result = CliRunner().invoke(cli.main, [], prog_name="bsst", env=environment)
     assert result.output.splitlines() == [found]
+
+
+def test_packaged_is_the_plan_of_the_package_unless_a_file_is_called_so(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert PLAN.convert("packaged", None, None) == DEFAULT_PLAN
+    (tmp_path / "packaged").write_bytes(b"no plan")
+    refused(5, "expected a plan that ends", "export-triton", "packaged", "models")
+    assert PLAN.convert("other.plan", None, None) == Path("other.plan")
 
 
 def test_nothing_that_is_read_or_written_besides_is_overwritten(tmp_path: Path) -> None:
