@@ -84,6 +84,7 @@ def create_app(store: JobStore, settings: Settings, *, command: Sequence[str] = 
         Route("/jobs/{id}", service.remove, methods=["DELETE"]),
         Route("/jobs/{id}/events", service.job_events),
         Route("/jobs/{id}/source", service.source),
+        Route("/jobs/{id}/preview", service.preview),
         Route("/jobs/{id}/result", service.result),
         Route("/jobs/{id}/cancel", service.cancel, methods=["POST"]),
         Route("/jobs/{id}/resume", service.resume, methods=["POST"]),
@@ -172,6 +173,12 @@ class _Service:
         if not job.source.is_file():
             raise InputError(f"expected the source {job.name} where it was, it is gone")
         return FileResponse(job.source, filename=job.name, content_disposition_type="inline")
+
+    async def preview(self, request: Request) -> Response:
+        job = self._job(request)
+        if not job.previewed:
+            raise HTTPException(409, "expected a job with a preview, this one has none yet; ask for it, and wait")
+        return FileResponse(job.preview, content_disposition_type="inline")
 
     async def result(self, request: Request) -> Response:
         job = self._job(request)

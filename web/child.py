@@ -2,7 +2,8 @@
 
 Standard input is its life line: one line of JSON says what to do, and its end says stop. So the process ends with a
 server that was killed, as it does when it is asked to, on every system alike, and keeps what it finished. Standard
-output is JSON lines: `info`, `warning`, `progress`, and `result` or `error` at the end.
+output is JSON lines: `info`, `warning`, `progress`, `preview` once that can be watched, and `result` or `error` at the
+end.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from bsst.errors import EXIT_INTERRUPTED, EXIT_REPAIRED, BsstError
 __all__ = ["main"]
 
 PROGRESS_SECONDS = 0.25
+PREVIEW_SECONDS = 1
 PREDECESSOR_SECONDS = 60
 """A process that a killed server left behind ends by itself within seconds."""
 
@@ -58,36 +60,69 @@ def main() -> int:
 
 def _restore(request: dict[str, Any], events: TextIO) -> int:
     from bsst.runtime.job import deblur
-    from bsst.runtime.jobs.options import Execution, OutputFormat
+    from bsst.runtime.jobs.options import OutputFormat
     from bsst.runtime.jobs.part import Part
+
+    trouble = "" if request["preview"] is None else _preview(request, events)
+    start, end = request["start"], request["end"]
+    result = deblur(
+        request["source"],
+        request["result"],
+        part=Part.of(start=start or None, end=end or None) if start or end else None,
+        output_format=OutputFormat(lossless=request["lossless"], crf=request["crf"]),
+        **_alike(request, events),
+    )
+    summary = asdict(result)
+    del summary["output"], summary["warnings"]
+    if trouble:
+        _write(events, "warning", message=trouble)
+    _write(events, "result", **summary)
+    return EXIT_REPAIRED if result.repaired else 0
+
+
+def _preview(request: dict[str, Any], events: TextIO) -> str:
+    """Restore the blurriest second -> what went wrong, which the job itself says first where it is fatal."""
+    from bsst.runtime.job import deblur
+    from bsst.runtime.jobs.options import OutputFormat
+    from bsst.runtime.jobs.part import Preview
+
+    try:
+        deblur(
+            request["source"],
+            request["preview"],
+            part=Preview(seconds=PREVIEW_SECONDS),
+            output_format=OutputFormat(crf=request["crf"], audio="none"),
+            **_alike(request, events, preview=True),
+        )
+    except BsstError as error:
+        return f"no preview: {' '.join(str(error).split())}"
+    _write(events, "preview")
+    return ""
+
+
+def _alike(request: dict[str, Any], events: TextIO, **marks: bool) -> dict[str, Any]:
+    """Arguments that the preview and the whole have in common; `marks` go with each progress."""
+    from bsst.runtime.jobs.options import Execution
     from bsst.runtime.jobs.report import Observer, Progress
 
-    start, end, last = request["start"], request["end"], 0.0
+    last = 0.0
 
     def on_progress(progress: Progress) -> None:
         nonlocal last
         if time.monotonic() - last >= PROGRESS_SECONDS:
             last = time.monotonic()
-            _write(events, "progress", **asdict(progress))
+            _write(events, "progress", **asdict(progress), **marks)
 
-    result = deblur(
-        request["source"],
-        request["result"],
-        request["plan"],
-        overwrite=True,
-        part=Part.of(start=start or None, end=end or None) if start or end else None,
-        output_format=OutputFormat(lossless=request["lossless"], crf=request["crf"]),
-        execution=Execution(threads=request["threads"]),
-        observer=Observer(
+    return {
+        "plan": request["plan"],
+        "overwrite": True,
+        "execution": Execution(threads=request["threads"]),
+        "observer": Observer(
             info=lambda line: _write(events, "info", message=line),
             warning=lambda line: _write(events, "warning", message=line),
             progress=on_progress,
         ),
-    )
-    summary = asdict(result)
-    del summary["output"], summary["warnings"]
-    _write(events, "result", **summary)
-    return EXIT_REPAIRED if result.repaired else 0
+    }
 
 
 def _write(events: TextIO, event: str, **values: Any) -> None:

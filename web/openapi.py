@@ -20,6 +20,8 @@ OPTIONS: dict[str, Any] = {
     "format": {"type": "string", "enum": ["source", *(suffix[1:] for suffix in CONTAINERS)], "default": "source"},
     "start": {"type": "string", "description": "Restore from here on: seconds, or 1:30, or 0:01:30.5."},
     "end": {"type": "string", "description": "Restore up to here."},
+    "preview": {"type": "boolean", "default": False,
+                "description": "Restore the blurriest second first; not with start or end."},
 }  # fmt: skip
 JOB: dict[str, Any] = {
     "type": "object",
@@ -29,7 +31,12 @@ JOB: dict[str, Any] = {
         "state": {"type": "string", "enum": ["queued", "running", "done", "failed", "cancelled"]},
         "jobs_before": {"type": "integer", "description": "Jobs that come first, of a job that is queued."},
         "created": {"type": "number", "description": "Seconds since 1970."},
-        "progress": {"type": "object", "description": "frames, work, total, fps, eta_seconds of a job that runs."},
+        "progress": {
+            "type": "object",
+            "description": "frames, work, total, fps, eta_seconds of a job that runs; "
+            "`preview` is true while they are those of the preview.",
+        },
+        "previewed": {"type": "boolean", "description": "There is a preview."},
         "error": {"type": "string", "description": "One line, of a job that failed."},
         "exit_status": {"type": ["integer", "null"], "description": "As `bsst run` would end."},
         "warnings": {"type": "array", "items": {"type": "string"}},
@@ -72,6 +79,9 @@ def openapi(version: str) -> dict[str, Any]:
             "get": _says("Its state as server-sent events, from now until it ends", 200, events, 404)
         },
         "/jobs/{id}/source": {"get": _says("The source; ranges are served", 200, video, 404, 422)},
+        "/jobs/{id}/preview": {
+            "get": _says("Its blurriest second: source on the left, restored on the right", 200, video, 404, 409)
+        },
         "/jobs/{id}/result": {"get": _says("The result; `?download` for an attachment", 200, video, 404, 409)},
         "/jobs/{id}/cancel": {"post": _says("Stop it and keep what is finished", 200, job, 404)},
         "/jobs/{id}/resume": {"post": _says("Go on with a cancelled or failed job", 200, job, 400, 404)},

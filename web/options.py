@@ -51,6 +51,8 @@ class JobOptions:
     """Restore from here on, as of `--start`; "" for the beginning."""
     end: str = ""
     """Restore up to here; "" for the end."""
+    preview: bool = False
+    """Restore the blurriest second first, beside its source."""
 
     @classmethod
     def from_mapping(cls, values: Mapping[str, Any], *, plans: Mapping[str, Path | None]) -> Self:
@@ -71,7 +73,8 @@ class JobOptions:
         formats = ["source", *(suffix[1:] for suffix in CONTAINERS)]
         if options.format not in formats:
             raise UsageError(f"expected a format among {', '.join(formats)}, got {options.format[:20]}; choose one")
-        options.part()
+        if options.part() is not None and options.preview:
+            raise UsageError("expected a preview of a whole video, got start or end as well; leave one out")
         return options
 
     def part(self) -> Part | None:

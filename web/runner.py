@@ -151,6 +151,7 @@ class Runner:
             "result": str(job.result),
             "plan": None if (plan := self.plans[job.options.plan]) is None else str(plan),
             **{name: getattr(job.options, name) for name in ("crf", "lossless", "start", "end")},
+            "preview": str(job.preview) if job.options.preview and not job.previewed else None,
             "threads": self._threads,
         }
         with (job.folder / "log.txt").open("ab") as log:
@@ -172,6 +173,9 @@ class Runner:
                 elif kind in ("info", "warning"):  # none comes before the source was opened
                     job.is_video = True
                     (job.info if kind == "info" else job.warnings).append(event["message"])
+                elif kind == "preview":
+                    job.previewed, job.progress = True, {}
+                    self._set(job, "running")
                 else:
                     last = event
                 self.changed()

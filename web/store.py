@@ -4,6 +4,7 @@
     <folder>/job-<id>/job.json   the job, replaced whole at each change of its state
     <folder>/job-<id>/source.*   what was uploaded or fetched; a file that was named stays where it is
     <folder>/job-<id>/result.*   the result, once it was verified; beside it the work folder of the unfinished job
+    <folder>/job-<id>/preview.mp4  a second of it, source and result side by side, where it was asked for
     <folder>/job-<id>/log.txt    what the process that restores has to say beside its events
 
 An id is looked up among the jobs in memory, never on disk, so no text of a caller becomes part of a path.
@@ -56,6 +57,8 @@ class Job:
     """One line, of a job that failed."""
     exit_status: int | None = None
     """As of `bsst run`; None before the job ended."""
+    previewed: bool = False
+    """Its preview can be watched."""
     warnings: list[str] = field(default_factory=list)
     summary: dict[str, Any] = field(default_factory=dict)
     """Frames, seconds, and what else `bsst.Result` says of a finished job."""
@@ -68,6 +71,11 @@ class Job:
     def folder(self) -> Path:
         """Where the job lives."""
         return self.result.parent
+
+    @property
+    def preview(self) -> Path:
+        """Where its preview is, or will be."""
+        return self.folder / "preview.mp4"
 
     @property
     def download(self) -> str:

@@ -25,6 +25,12 @@ if head[4:8] == b"ftyp":  # a video, of which a step is finished at a time
     closed = threading.Event()
     threading.Thread(target=lambda: (sys.stdin.read(), closed.set()), daemon=True).start()
     say("info", message="decoder fake")
+    if request["preview"]:
+        say("progress", frames=1, work=1.0, total=25, fps=5.0, eta_seconds=4.8, preview=True)
+        if closed.wait(0.5):
+            os._exit(130)
+        shutil.copyfile(source, request["preview"])
+        say("preview")
     kept, first = result.with_name("steps"), 0
     if kept.exists():
         first = int(kept.read_text())

@@ -123,7 +123,7 @@ def test_a_chosen_file_is_sent_restored_compared_on_the_playing_video_and_downlo
     expect(job.get_by_role("progressbar")).to_have_attribute("max", "40")
     expect(job.locator(".state")).to_have_text("done")
     expect(job.locator(".warnings li")).to_have_text("goes on at step 0")
-    chosen = {"plan": "other", "lossless": True, "crf": 1, "format": "mp4", "start": "0.4", "end": ""}
+    chosen = {"plan": "other", "lossless": True, "crf": 1, "format": "mp4", "start": "0.4", "end": "", "preview": False}
     assert page.evaluate("async () => (await ask('GET', '/jobs'))[0].options") == chosen
 
     job.get_by_role("button", name="Compare before and after").click()
@@ -153,7 +153,9 @@ def test_a_chosen_file_is_sent_restored_compared_on_the_playing_video_and_downlo
     expect(page.locator("article")).to_have_count(0)
 
 
-def test_a_dropped_file_is_cancelled_and_goes_on_where_it_was(page: Any, server: Server, clip: Path) -> None:
+def test_a_dropped_file_shows_its_blurriest_second_is_cancelled_and_goes_on_where_it_was(
+    page: Any, server: Server, clip: Path
+) -> None:
     page.goto(server.page)
     data = page.evaluate_handle(
         """async (path) => {
@@ -165,13 +167,17 @@ def test_a_dropped_file_is_cancelled_and_goes_on_where_it_was(page: Any, server:
     )
     page.dispatch_event("#drop", "drop", {"dataTransfer": data})
     job = page.locator("article").filter(has_text="dropped.mp4")
-    expect(job.locator(".text")).to_have_text(re.compile("of 40 frames"))
+    expect(job.locator(".text")).to_have_text(re.compile("Preview: 1 of 25 frames"))
+    expect(job.locator(".text")).to_have_text(re.compile("^[0-9]+ of 40 frames"))
+    until(page, "document.querySelector('.preview video').currentTime > 0")
+    expect(job.locator(".preview")).to_contain_text("The blurriest second: before on the left, after on the right")
     job.get_by_role("button", name="Cancel").click()
     expect(job.locator(".state")).to_have_text("cancelled")
     expect(job.get_by_role("link", name="Download")).to_be_hidden()
     job.get_by_role("button", name="Go on").click()
     expect(job.locator(".state")).to_have_text("done")
     expect(job.locator(".warnings li")).to_have_text(re.compile("goes on at step [1-9]"))
+    expect(job.locator(".preview")).to_be_hidden()
     job.get_by_role("button", name="Remove").click()
     expect(job).to_have_count(0)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import signal
@@ -78,6 +79,38 @@ def test_a_job_survives_the_kill_of_its_server_and_ends_in_the_frames_that_deblu
         server.send_signal(signal.SIGTERM)
         assert server.communicate(timeout=60)[1].endswith("stopped\n")
         assert server.returncode == 0
+
+
+@pytest.mark.slow
+def test_the_process_of_a_job_shows_a_second_side_by_side_before_the_whole_and_goes_on_without_one(
+    cpu_plan: Path, tmp_path: Path
+) -> None:
+    clip = Clip(size=(48, 64), times=tuple(range(0, 15 * 2560, 2560)), audio="aac").write(tmp_path / "clip")
+    request = {"source": str(clip), "plan": str(cpu_plan), "threads": 1, "crf": 1, "lossless": False}
+    request |= {"start": "", "end": ""}
+    nowhere = tmp_path / "none" / "preview.mp4"
+    for preview, kinds in ((tmp_path / "preview.mp4", {"preview"}), (nowhere, set())):
+        result = tmp_path / f"result{len(kinds)}.mp4"
+        order = json.dumps({**request, "preview": str(preview), "result": str(result)})
+        with subprocess.Popen(
+            [sys.executable, "-m", "bsst.web.child"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        ) as child:
+            assert child.stdin is not None
+            assert child.stdout is not None
+            child.stdin.write(order + "\n")
+            child.stdin.flush()
+            events = [json.loads(line) for line in child.stdout]
+        assert child.returncode == 0
+        names = [event["event"] for event in events]
+        assert names[-1] == "result"
+        assert {"preview"} & set(names) == kinds
+        marks = [event.get("preview", False) for event in events if event["event"] == "progress"]
+        assert marks == sorted(marks, reverse=True)
+        assert len(decode(result).seconds) == 15
+    shown = decode(tmp_path / "preview.mp4")
+    assert (len(shown.seconds), shown.audio) == (5, [])
+    assert shown.planes[0][0].shape == (48, 128)
+    assert [event["message"] for event in events if event["event"] == "warning"][-1].startswith("no preview: expected")
 
 
 def test_a_short_token_is_refused_in_one_line(tmp_path: Path) -> None:

@@ -22,6 +22,8 @@ from bsst.web.options import Limits, plans_by_name
 from bsst.web.store import JobStore
 
 TOKEN = "a token of the tests"
+VIDEO = b"\0\0\0 ftypisom"
+"""What the fake process takes for a video, of which it restores a step at a time."""
 BEARER = {"Authorization": f"Bearer {TOKEN}"}
 FAKE = (sys.executable, "-I", "-S", str(Path(__file__).with_name("fake_child.py")))
 
@@ -77,6 +79,27 @@ def test_an_upload_becomes_a_result_that_is_downloaded_whole_and_in_ranges(clien
     assert client.get(f"/jobs/{job['id']}/source").content == b"finish"
     assert client.delete(f"/jobs/{job['id']}").status_code == 204
     assert client.get("/jobs").json() == []
+
+
+def test_a_preview_can_be_watched_while_its_job_goes_on_and_is_not_made_again(
+    client: TestClient, tmp_path: Path
+) -> None:
+    job = upload(client, VIDEO, preview="true")
+    for _ in range(500):
+        if (now := client.get(f"/jobs/{job['id']}").json())["previewed"]:
+            break
+        time.sleep(0.02)
+    assert (now["state"], now["previewed"]) == ("running", True)
+    assert client.get(f"/jobs/{job['id']}/preview").content == VIDEO
+    preview = tmp_path / "jobs" / f"job-{job['id']}" / "preview.mp4"
+    client.post(f"/jobs/{job['id']}/cancel")
+    made = preview.stat().st_mtime_ns
+    client.post(f"/jobs/{job['id']}/resume")
+    reached(client, job["id"], "done")
+    assert preview.stat().st_mtime_ns == made
+    without = upload(client, b"finish")
+    assert "one has none yet" in error_of(client.get(f"/jobs/{without['id']}/preview"))
+    assert (client.get(f"/jobs/{without['id']}/preview")).status_code == 409
 
 
 def test_events_of_a_job_go_from_its_state_now_to_its_end(client: TestClient) -> None:
@@ -164,6 +187,8 @@ def test_named_files_and_urls_are_refused_where_the_server_does_not_allow_them(t
         ({"name": "a.mp4", "colour": "red"}, "got colour"),
         ({"name": "a.mp4", "start": "5", "end": "0:04"}, "a part that ends after it starts"),
         ({"name": "a.mp4", "end": "soon"}, "expected a time"),
+        ({"name": "a.mp4", "preview": "true", "end": "3"}, "a preview of a whole video"),
+        ({"name": "a.mp4", "preview": "1s"}, "true or false for preview"),
         ({}, "the name of a video"),
         ({"name": "../.."}, "the name of a video"),
     ],
