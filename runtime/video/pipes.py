@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from fractions import Fraction
 from pathlib import Path
@@ -90,7 +90,7 @@ class PipeReader(VideoReader):
         self._stream = next(s for s in self._container.streams.video if s.index == self.scan.stream)
         self._stream.thread_type = "AUTO"
 
-    def _decoded(self) -> Iterator[VideoFrame]:
+    def _decoded(self) -> Generator[VideoFrame, None, None]:
         count = size = 0
         for frame in super()._decoded():
             size = size or sum(plane.width * plane.height for plane in frame.planes) * (self.info_bits(frame) // 8)

@@ -12,9 +12,8 @@ the same frame. Source: PyAV documentation, `av.codec.hwaccel.HWAccel`.
 from __future__ import annotations
 
 import math
-import time
 import zlib
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import cached_property
@@ -37,7 +36,7 @@ from bsst.runtime.metrics import psnr, to_uint8
 from bsst.runtime.video.colour import Encoding, luma_from_planes, rgb_from_planes
 from bsst.runtime.video.facts import Tags, VideoInfo, describe, lost_with_frame, side_data
 from bsst.runtime.video.frame import frame_to_planes, frame_to_rgb, is_interleaved
-from bsst.runtime.video.log import ErrorLog, error_text
+from bsst.runtime.video.log import ErrorLog, error_text, unlogged
 from bsst.runtime.video.scan import Scan
 from bsst.runtime.video.scan import scan as scan_file
 from bsst.runtime.video.source import file_url, main_video_stream, not_a_video, open_source, quoted, require_video_file
@@ -190,8 +189,7 @@ class VideoReader:
     def restart(self) -> None:
         """Go back to the first frame, so that the reader may be iterated again."""
         on_gpu, self._on_gpu = self._on_gpu, False
-        self._container.close()
-        time.sleep(0.001)  # a decoder's thread that waits for Python, to log, must not be joined by what comes next
+        self._close()
         self._start()
         self._frames = self._decoded()
         self._first = next(self._frames, None)
@@ -203,7 +201,7 @@ class VideoReader:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._container.close()
+        self._close()
 
     def __iter__(self) -> Iterator[Frame]:
         times = _Times(trust_pts=not self._unordered)
@@ -244,6 +242,16 @@ class VideoReader:
         if corrupt:
             self._warn(f"{corrupt} frames are damaged in the source")
 
+    def _close(self) -> None:
+        """Free the decoder, with everything that holds it."""
+        with unlogged():
+            self._frames.close()
+            self._first = None
+            self.__dict__.pop("_stream", None)
+            if (container := self.__dict__.pop("_container", None)) is not None:
+                container.close()
+            del container
+
     def _warn(self, *messages: str) -> None:
         self.warnings += [message for message in messages if message not in self.warnings]
 
@@ -263,7 +271,7 @@ class VideoReader:
         self._stream = next(s for s in self._container.streams.video if s.index == self.scan.stream)
         self._stream.thread_type = "AUTO"
 
-    def _decoded(self) -> Iterator[VideoFrame]:
+    def _decoded(self) -> Generator[VideoFrame, None, None]:
         """Frames in presentation order; undecodable packets are skipped until the first frame, then refused."""
         count = 0
         correction = self.scan.timeline.correction()
@@ -310,8 +318,9 @@ class VideoReader:
         if problem:
             container.close()
             return problem
-        self._container.close()
-        self._container, self._stream = container, stream
+        with unlogged():
+            self._container.close()
+            self._container, self._stream = container, stream
         self._frames = self._decoded_on_gpu(frames)
         self._on_gpu = True
         return ""
@@ -334,7 +343,7 @@ class VideoReader:
             return f"its first frame agrees with the software decoder's to {agreement:.1f} dB only"
         return ""
 
-    def _decoded_on_gpu(self, frames: Iterator[VideoFrame]) -> Iterator[VideoFrame]:
+    def _decoded_on_gpu(self, frames: Iterator[VideoFrame]) -> Generator[VideoFrame, None, None]:
         """The frames after the first; where the GPU fails, the software decoder goes on."""
         count = 1
         try:
@@ -346,8 +355,9 @@ class VideoReader:
             self.gpu_problem = f"it failed after {count} frames: {error_text(error)}"
         self.warnings.append(f"NVDEC did not decode all of the video, software did the rest: {self.gpu_problem}")
         self._on_gpu = False
-        self._container.close()
-        self._start()
+        with unlogged():
+            self._container.close()
+            self._start()
         yield from islice(self._decoded(), count, None)
 
     def _corrected(self, container: InputContainer, stream: VideoStream) -> Iterator[VideoFrame]:

@@ -5,15 +5,18 @@
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 from typing import Any
 
 import av
 import numpy as np
+import psutil
 import pytest
 
 from bsst.errors import UsageError
 from bsst.runtime.devices.cuda_driver import find_gpus
+from bsst.runtime.video.log import ErrorLog
 from bsst.runtime.video.reader import Frame, VideoReader
 from tests.media import FULL, TAG_BT709, Clip
 from tests.runtime.video.fake_video import as_gpu_frame, use_nvdec
@@ -134,3 +137,24 @@ def test_nvdec_gives_the_same_frames(tmp_path: Path, clip: str) -> None:
     frames, reader = read(path, "cuda")
     assert reader.decoder.endswith("on NVDEC")
     check_same(frames, path)
+
+
+def test_a_decoder_is_not_freed_while_the_log_of_ffmpeg_reaches_python(tmp_path: Path) -> None:
+    """Its threads might be at logging and wait for the interpreter, which would wait for them."""
+    with VideoReader(Clip().write(tmp_path / "clip")) as reader:
+        closing = threading.Thread(target=reader.restart)
+        with ErrorLog():
+            closing.start()
+            closing.join(0.3)
+            waited = closing.is_alive()
+        closing.join(30)
+        assert (waited, closing.is_alive()) == (True, False)
+
+
+def test_a_reader_that_is_left_has_no_threads(tmp_path: Path) -> None:
+    path, process = Clip().write(tmp_path / "clip"), psutil.Process()
+    before = process.num_threads()
+    with VideoReader(path) as reader:
+        next(iter(reader))
+    assert process.num_threads() <= before
+    assert reader.decoder == "h264"
