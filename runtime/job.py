@@ -23,7 +23,7 @@ from bsst.runtime.frames.restorer import Restorer
 from bsst.runtime.jobs.cluster_ray import restore_on_cluster
 from bsst.runtime.jobs.opened import OpenedPlan, memory_warnings, open_restorer
 from bsst.runtime.jobs.options import Execution, OutputFormat
-from bsst.runtime.jobs.output import PICTURE_FILES, Output, default_output, default_preview, output_of
+from bsst.runtime.jobs.output import PICTURE_FILES, Output, Writer, default_output, default_preview, output_of
 from bsst.runtime.jobs.part import Part, Preview
 from bsst.runtime.jobs.piped import restore_piped
 from bsst.runtime.jobs.preview import restore_preview
@@ -43,6 +43,7 @@ from bsst.runtime.video.pipes import PIPE
 from bsst.runtime.video.publish import publish
 from bsst.runtime.video.sound import AUDIO_CHOICES
 from bsst.runtime.video.sources import Reader, open_reader, pictures_key
+from bsst.runtime.video.writer import SoundRefusedError
 from bsst.system import usable_cores
 
 __all__ = ["deblur"]
@@ -155,7 +156,7 @@ def deblur(
         key = _key(video, restorer, options)
         work = stack.enter_context(WorkFolder(output.place, key, resume=execution.resume, share=share))
         unfinished = work.path / "result.tmp"  # on the output's file system, so that the rename is atomic
-        surveyed = None
+        surveyed, cut = None, None
 
         def restore(target: Target, encoder: str, lost: list[str]) -> tuple[Survey, range, list[Segment]]:
             """Restore what is missing -> the survey, the frames to keep, and the segments of this job or share."""
@@ -196,11 +197,29 @@ def deblur(
                     meter.finished(line)
             return survey, kept, segments
 
+        def write() -> tuple[Writer, Survey, range]:
+            """Restore, and write the unfinished file; again with other sound where only the sound is in the way."""
+            done = None
+            for audio in AUDIO_CHOICES[AUDIO_CHOICES.index(output_format.audio) :]:
+                written = replace(output_format, audio=audio)
+                try:
+                    with output.writer(
+                        unfinished, reader, source=video, output_format=written, hwaccel=hwaccel, cut=cut
+                    ) as writer:
+                        survey, kept, segments = done = done or restore(writer.target, writer.encoder, writer.warnings)
+                        paths = [work.segment_path(segment) for segment in segments]
+                        for packet in joined_packets(paths, segments, survey, reader.info):
+                            writer.write_packet(packet)
+                    return writer, survey, kept
+                except SoundRefusedError as error:
+                    now = "converted" if audio == "copy" else "left out"
+                    meter.warn([f"the sound is {now}, {output.container} cannot hold it so: {error.reason}"])
+            raise AssertionError("a file without sound was refused for its sound")
+
         with (
             _kept_or_removed(work, meter, keep=execution.keep_work or share is not None),
             _enough_memory(restorer, reader),
         ):
-            cut = None
             if part is not None:  # where sound is cut must be known before the header is written
                 surveyed = _surveyed(work, reader, tiling, part, further=restorer.frames)
                 cut = part.cut(surveyed.times, reader.info.time_base)
@@ -218,13 +237,7 @@ def deblur(
                 meter.info(f"share {share[0]} of {share[1]} is in {work.path}; the same command without it joins all")
                 return meter.result(work.path)
             try:
-                with output.writer(
-                    unfinished, reader, source=video, output_format=output_format, hwaccel=hwaccel, cut=cut
-                ) as writer:
-                    survey, kept, segments = restore(writer.target, writer.encoder, writer.warnings)
-                    paths = [work.segment_path(segment) for segment in segments]
-                    for packet in joined_packets(paths, segments, survey, reader.info):
-                        writer.write_packet(packet)
+                writer, survey, kept = write()
                 times = array("q", (time - writer.origin for time in survey.times[kept.start : kept.stop]))
                 try:
                     publish(

@@ -26,6 +26,8 @@ AUDIO_CHOICES: tuple[Audio, ...] = ("copy", "convert", "none")
 ENCODERS = {"matroska": "flac", "mp4": "aac", "mov": "aac", "webm": "libopus"}
 BITS_PER_CHANNEL = 128_000
 OPUS_RATE = 48_000
+AUDIBLE = Fraction(1, 50)
+"""Seconds; less is the rounding of timestamps."""
 USUAL_LAYOUTS = ("mono", "stereo", "2.1", "4.0", "5.0", "5.1", "6.1", "7.1")
 """Where a file tells the number of channels alone, as AVI does; those that FFmpeg takes by default."""
 
@@ -64,8 +66,11 @@ class Converted:
 
     def __init__(self, stream: AudioStream) -> None:
         self._stream = stream
+        self._end = Fraction(-(2**62))
         self.damaged = 0
         """Packets that could not be decoded; their time stays silent."""
+        self.raised = 0
+        """Decoded pieces that start later, because the one before had not ended; audibly so."""
 
     def packets(self, packet: Packet[Any] | None) -> Iterator[Packet[Any]]:
         """A packet of the source, None after the last -> packets to write."""
@@ -75,9 +80,22 @@ class Converted:
             frames = []
             self.damaged += 1
         for frame in frames:
+            self._place(frame)
             yield from self._stream.encode(frame)
         if packet is None:
             yield from self._stream.encode(None)
+
+    def _place(self, frame: Any) -> None:
+        """Give a piece of sound its time in samples, after all before it: encoders refuse what goes back."""
+        if frame.pts is None or not frame.time_base:
+            return
+        start = frame.pts * frame.time_base
+        if start < self._end:
+            self.raised += self._end - start > AUDIBLE
+            start = self._end
+        frame.time_base = Fraction(1, frame.sample_rate)
+        frame.pts = round(start * frame.sample_rate)
+        self._end = Fraction(frame.pts + frame.samples, frame.sample_rate)
 
 
 def convert_sound(container: OutputContainer, name: str, original: AudioStream) -> tuple[AudioStream, str] | None:

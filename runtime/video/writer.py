@@ -32,7 +32,7 @@ from bsst.runtime.video.reader import HWAccelChoice
 from bsst.runtime.video.sound import Audio, Converted, Copied, convert_sound
 from bsst.runtime.video.source import file_url, main_video_stream, open_source
 
-__all__ = ["CONTAINERS", "VideoWriter"]
+__all__ = ["CONTAINERS", "SoundRefusedError", "VideoWriter"]
 
 CONTAINERS = {".mp4": "mp4", ".m4v": "mp4", ".mov": "mov", ".mkv": "matroska", ".webm": "webm"}
 """Suffixes that can be written: containers that keep variable frame rates."""
@@ -62,6 +62,22 @@ NO_SOURCE = SimpleNamespace(
     streams=type("NoStreams", (tuple,), {"audio": ()})(), metadata={}, chapters=list, close=lambda: None
 )
 """In place of the file that pictures and pipes have not."""
+
+
+class SoundRefusedError(OutputError):
+    """A container refuses what it was given, and sound is as a rule what it refuses.
+
+    Args:
+        container: its name.
+        reason: FFmpeg's words.
+    """
+
+    def __init__(self, container: str, reason: str) -> None:
+        super().__init__(
+            f"expected sound that {container} can hold, FFmpeg says: {reason}; try --audio convert or --audio none, or "
+            f"an output name that ends in .mkv"
+        )
+        self.reason = reason
 
 
 class VideoWriter:
@@ -114,6 +130,7 @@ class VideoWriter:
         self.origin = 0 if cut is None else round(cut.start / info.time_base)
         self._audio = audio
         self.warnings: list[str] = []
+        self._copies: dict[int, Copied | Converted] = {}
         self._container_name = container
         self._info = info
         self.target, self.encoder = choose_encoder(container, info, lossless=lossless, crf=crf, hwaccel=hwaccel)
@@ -340,7 +357,7 @@ class VideoWriter:
 
     def _report(self) -> None:
         for index, kept in self._copies.items():
-            if isinstance(kept, Copied) and kept.raised:
+            if kept.raised:
                 self._warn(f"{kept.raised} packets of stream {index} overlapped others and start later")
             if isinstance(kept, Converted) and kept.damaged:
                 self._warn(f"{kept.damaged} packets of stream {index} are damaged in the source and silent")
@@ -350,6 +367,9 @@ class VideoWriter:
             self._container.mux(packet)
 
     def _output_error(self, error: Exception) -> OutputError | OutOfMemoryError:
+        refused = isinstance(error, av.error.ArgumentError | av.error.InvalidDataError)  # by FFmpeg, not by the disk
+        if refused and any(stream.index in self._copies for stream in self._source.streams.audio):
+            return SoundRefusedError(self._container_name, error_text(error))
         return write_error(error, self.path.parent, self._info, ", or choose an output name that ends in .mkv")
 
 

@@ -16,7 +16,10 @@ from PIL import Image
 
 from bsst.errors import InputError
 from bsst.runtime.job import deblur
+from bsst.runtime.jobs.options import OutputFormat
 from bsst.runtime.video.reader import VideoReader
+from bsst.runtime.video.sound import AUDIO_CHOICES
+from bsst.runtime.video.writer import VideoWriter
 from tests.media import Clip, Identity, decode, moving_photograph
 
 
@@ -266,3 +269,54 @@ def test_what_decoders_log_about_damage_is_not_printed(
     path.write_bytes(data)
     assert "damaged in the source" in warnings(path)
     assert capfd.readouterr() == ("", "")
+
+
+def overlapping_sound(path: Path) -> Path:
+    """Eight pieces of sound of 0.25 s, each 0.05 s after the one before."""
+    with av.open(str(path), "w") as container:
+        video, sound = container.add_stream("libx264", rate=25), container.add_stream("pcm_s16le", rate=8000)
+        video.width, video.height, video.pix_fmt, sound.layout = 64, 48, "yuv420p", "mono"
+        for number, pixels in enumerate(moving_photograph(12, 48, 64)):
+            frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(pixels), format="rgb24")
+            frame.pts, frame.time_base = number, Fraction(1, 25)
+            container.mux(video.encode(frame))
+        container.mux(video.encode(None))
+        for number in range(8):
+            wave = (np.sin(np.arange(2000) / 9) * 9000).astype(np.int16)
+            piece = av.AudioFrame.from_ndarray(wave[None], format="s16", layout="mono")
+            piece.sample_rate, piece.pts, piece.time_base = 8000, 400 * number, Fraction(1, 8000)
+            container.mux(sound.encode(piece))
+    return path
+
+
+@pytest.mark.parametrize("suffix", [".mkv", ".mp4"])
+def test_converted_sound_whose_parts_overlap_is_kept_whole(tmp_path: Path, suffix: str) -> None:
+    source, out = overlapping_sound(tmp_path / "clip.mkv"), tmp_path / f"out{suffix}"
+    result = deblur(source, out, Identity(), output_format=OutputFormat(audio="convert"))
+    assert "7 packets of stream 1 overlapped others and start later" in result.warnings
+    with av.open(str(out)) as container:
+        length = sum(frame.samples / frame.sample_rate for frame in container.decode(audio=0))
+    assert length == pytest.approx(2, abs=0.2)  # AAC pads
+
+
+@pytest.mark.parametrize("worst", ["copy", "convert"])
+def test_sound_that_a_container_refuses_at_the_end_does_not_cost_the_film(
+    tmp_path: Path, worst: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`worst`: up to which way of keeping sound the file cannot be closed."""
+
+    def refuse(writer: VideoWriter, packets: object) -> None:
+        if AUDIO_CHOICES.index(writer._audio) <= AUDIO_CHOICES.index(worst):
+            raise av.error.InvalidDataError(-1, "Invalid data")
+
+    monkeypatch.setattr(VideoWriter, "_mux", refuse)  # what is left in the encoder of the film: nothing
+    source = Clip(audio="aac", times=tuple(range(12)), time_base=Fraction(1, 25)).write(tmp_path / "clip")
+    restorer = Identity()
+    result = deblur(source, tmp_path / "out.mp4", restorer)
+    clips = restorer.clips
+    deblur(source, tmp_path / "silent.mkv", once := Identity(), output_format=OutputFormat(audio="none"))
+    assert clips == once.clips
+    assert decode(result.output).stream["kinds"] == (["video", "audio"] if worst == "copy" else ["video"])
+    assert "the sound is converted, mp4 cannot hold it so: Invalid data" in result.warnings
+    assert ("the sound is left out, mp4 cannot hold it so: Invalid data" in result.warnings) == (worst == "convert")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["clip.mp4", "out.mp4", "silent.mkv"]
