@@ -2,6 +2,7 @@
 
 import json
 import pickle
+import re
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -170,6 +171,14 @@ def break_script(path: Path) -> None:
         torch.jit.script(torch.nn.Linear(2, 2)).save(path)
 
 
+def break_old_format(path: Path) -> None:
+    """PyTorch's format before 1.6, with the tensor's storage under a name that is not there."""
+    torch.save({"last_conv.weight": torch.zeros(2)}, path, _use_new_zipfile_serialization=False)
+    data = path.read_bytes()
+    name = re.findall(rb"\d{8,}", data)[-1]
+    path.write_bytes(data.replace(name, name[:-1] + bytes([name[-1] ^ 1]), 1))
+
+
 def break_one_bit(path: Path) -> None:
     torch.save(edge_state(), path)
     data = bytearray(path.read_bytes())
@@ -215,6 +224,7 @@ def break_safetensors(path: Path) -> None:
         (break_shape, r"needs last_conv.weight of shape .* found \(5, 4, 3, 3\)"),
         (break_flow_missing, "give --raft"),
         (break_safetensors, "expected a whole safetensors file"),
+        (break_old_format, "expected a PyTorch or safetensors checkpoint, got storage key"),
         (break_one_bit, "fails its checksum; download it again"),
         (changed(lambda tensor: tensor.to(torch.int8)), "expected float weights, got .* of torch.int8"),
         (changed(lambda tensor: tensor.bool()), "expected float weights, got .* of torch.bool"),
