@@ -33,7 +33,7 @@ from bsst.runtime.jobs.run import Task, restore_run
 from bsst.runtime.jobs.segment import Segment, plan_segments, segment_length, share_of, stretches
 from bsst.runtime.jobs.store import joined_packets
 from bsst.runtime.jobs.survey import Survey, take_survey
-from bsst.runtime.jobs.work import Finished, WorkFolder, remove_leftovers, source_key
+from bsst.runtime.jobs.work import Finished, WorkFolder, remove_leftovers, require_free, source_key
 from bsst.runtime.network.planned import Planned
 from bsst.runtime.restore import Tiling
 from bsst.runtime.trace import Trace
@@ -104,6 +104,8 @@ def deblur(
     else:
         output = output_of(video, out, overwrite=overwrite, crf=output_format.crf)
         remove_leftovers(output.place)
+        if share is None:
+            require_free(output.place)
     if output_format.audio not in AUDIO_CHOICES:
         raise UsageError(f"expected audio to be one of {', '.join(AUDIO_CHOICES)}, got {output_format.audio}")
     if share is not None and not (1 <= share[0] <= share[1] and execution.resume):

@@ -36,7 +36,16 @@ from bsst.files import atomic_file
 from bsst.runtime.jobs.segment import Segment
 from bsst.runtime.jobs.survey import Survey
 
-__all__ = ["Finished", "WorkFolder", "file_digest", "read_survey", "remove_leftovers", "segment_path", "source_key"]
+__all__ = [
+    "Finished",
+    "WorkFolder",
+    "file_digest",
+    "read_survey",
+    "remove_leftovers",
+    "require_free",
+    "segment_path",
+    "source_key",
+]
 
 OPENING_SECONDS = 60
 """How long a share waits for others that open the folder."""
@@ -119,8 +128,7 @@ class WorkFolder:
         try:
             return lock.acquire(timeout=wait)
         except Timeout as error:
-            raise OutputError(f"expected no other job that writes {self._out}, another process works in {self.path}; "
-                              f"wait for it") from error  # fmt: skip
+            raise _busy(self._out, self.path) from error
 
     def survey(self) -> Survey | None:
         """What `keep_survey` kept, if it can be read."""
@@ -211,6 +219,28 @@ class WorkFolder:
                 if path.stat().st_size == line.size and file_digest(path) == line.sha256:
                     self.finished[line.segment] = line
                     yield text
+
+
+def require_free(out: Path) -> None:
+    """Refuse an output that another job is writing, before anything is loaded; `WorkFolder` has the last word.
+
+    Raises:
+        OutputError: another process works on it.
+    """
+    folder = _work_folder(out)
+    if not (folder / "lock").exists():
+        return
+    try:
+        with FileLock(folder / "lock").acquire(timeout=0):
+            pass
+    except Timeout as error:
+        raise _busy(out, folder) from error
+    except OSError:  # of a folder that cannot be written, or is just being removed: told later, or gone
+        return
+
+
+def _busy(out: Path, folder: Path) -> OutputError:
+    return OutputError(f"expected no other job that writes {out}, another process works in {folder}; wait for it")
 
 
 def remove_leftovers(out: Path) -> None:

@@ -122,6 +122,12 @@ def test_work_without_a_finished_segment_gives_way_to_another_job(clip: Path) ->
         assert json.loads((folder.path / "job.json").read_text()) == {"crf": 2}
 
 
+def test_a_second_job_for_an_output_is_refused_before_it_loads_its_plan(clip: Path) -> None:
+    out = clip.with_name("out.mp4")
+    with WorkFolder(out, {}), pytest.raises(OutputError, match="another process works in .*; wait for it"):
+        deblur(clip, out, clip.with_name("missing.plan"))
+
+
 def test_two_jobs_with_one_output_are_refused(clip: Path) -> None:
     out = clip.with_name("out.mp4")
     with WorkFolder(out, {}), pytest.raises(OutputError, match="another process works in"):
