@@ -30,7 +30,12 @@ class CallersFrames:
         self._layout: FrameLayout | None = None
 
     def __iter__(self) -> Iterator[np.ndarray]:
-        frames = iter(self._frames)
+        try:
+            frames = iter(self._frames)
+        except TypeError as error:
+            raise InputError(
+                f"expected frames one after another, got a {type(self._frames).__name__}; give a list or a generator"
+            ) from error
         for first in frames:
             self._layout = frame_layout(first)
             yield from self._layout.read(chain([first], frames), start=self._start)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 
+from bsst.errors import InputError
 from bsst.runtime.frames.frame import RestoredWindow, SourceFrame, TileDone
 from bsst.runtime.restore import Tiling, deblur_frames, restored_windows
 from tests.media import Identity
@@ -63,3 +66,9 @@ def test_a_value_that_is_not_finite_costs_its_own_frame_and_no_other(in_flight: 
         expected = source if index in (0, 6) else np.clip(source - np.float32(0.01), 0, 1)
         np.testing.assert_allclose(got, expected, rtol=0, atol=1e-6)
     assert len(list(deblur_frames(iter(frames), Darker(in_flight=in_flight)))) == 9
+
+
+@pytest.mark.parametrize("frames", [None, 5])
+def test_what_holds_no_frames_is_refused_in_one_sentence(frames: Any) -> None:
+    with pytest.raises(InputError, match="expected frames one after another, got a .*; give a list or a generator"):
+        list(deblur_frames(frames, Identity()))
