@@ -30,10 +30,10 @@ PAN_SPEED, PAN_FRAMES = 90, 12
 PAGE = Template("""<!doctype html><meta charset="utf-8"><title>bsst: before and after</title>
 <style>
 body { margin: 2rem; font-family: sans-serif; background: #222; color: #eee }
-figure { position: relative; margin: 0; width: min(96vw, 1280px) }
+figure { position: relative; margin: 0; width: min(100%, 1280px) }
 img { width: 100%; display: block; image-rendering: pixelated }
 img + img { position: absolute; inset: 0; clip-path: inset(0 0 0 var(--at, 50%)) }
-input { width: min(96vw, 1280px) }
+input { width: min(100%, 1280px) }
 </style>
 <figure id="pair"><img src="data:image/png;base64,$before" alt="before"><img src="data:image/png;base64,$after" alt="after"></figure>
 <input type="range" aria-label="left of it before, right of it after" oninput="pair.style.setProperty('--at', this.value + '%')">

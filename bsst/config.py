@@ -111,6 +111,9 @@ class NetworkConfig:
     fast_motion: tuple[float, float] | None = None
     """Motion in the same unit up to which a place is changed in full, and from which it is left alone: faster than
     anything in training. It needs `still_motion`."""
+    followed_share: tuple[float, float] | None = None
+    """Share of a clip's places whose flows agree, up to which the clip is left alone, and from which it is changed in
+    full: where flows are wrong nearly everywhere, so is the change. It needs `still_motion`."""
     restraint_channels: int = 0
     """Channels of the network that says how far the change is trusted at each place; 0 leaves it out. It needs
     `still_motion`."""
@@ -199,6 +202,7 @@ EDGE = NetworkConfig(
     residual_limit=0.4,
     still_motion=(0.2, 0.8),
     fast_motion=(10.0, 16.0),
+    followed_share=(0.05, 0.09),
     restraint_channels=24,
     raft=RaftConfig(
         stage_channels=(16, 24, 32),

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from bsst.plugins.flow_warp import flow_warp
 
-__all__ = ["MOTION_CHANNELS", "Direction", "blur_map", "branch_motion", "flow_validity", "moving_map"]
+__all__ = ["MOTION_CHANNELS", "Direction", "blur_map", "branch_motion", "flow_validity", "followed", "moving_map"]
 
 Direction = Literal["backward", "forward"]
 
@@ -76,6 +76,27 @@ def flow_validity(flow: Tensor, check: Tensor, limit: float | None = None) -> Te
     scale = flow.square().sum(1, keepdim=True) + returned.square().sum(1, keepdim=True)
     valid = (gap < 0.01 * scale + 0.5).to(flow.dtype)
     return valid if limit is None else valid * (flow.abs().amax(1, keepdim=True) < limit).to(flow.dtype)
+
+
+def followed(backward: Tensor, forward: Tensor, limit: float | None = None) -> Tensor:
+    """Share of a clip's places whose flows to a neighbour and back cancel.
+
+    Args:
+        backward: flow of frame t to t + 1, (N, T-1, 2, H, W), pixels at this scale.
+        forward: flow of frame t + 1 to t, same shape.
+        limit: flows with a component of this size or more do not count.
+
+    Returns:
+        (N, 1, 1, 1, 1) in [0, 1]; a place counts where one of its neighbours, the previous or the next frame, does.
+    """
+    clip = backward.shape[:2]
+    first, second = backward.flatten(0, 1), forward.flatten(0, 1)
+    to_next, to_previous = (
+        flow_validity(*pair, limit).unflatten(0, clip) for pair in ((first, second), (second, first))
+    )
+    none = torch.zeros_like(to_next[:, :1])
+    either = torch.maximum(torch.cat((to_next, none), 1), torch.cat((none, to_previous), 1))
+    return either.mean((1, 2, 3, 4), keepdim=True)
 
 
 def branch_motion(

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from bsst.config import NetworkConfig
 from bsst.errors import UsageError
-from bsst.reference.blur import Direction, blur_map, branch_motion, moving_map
+from bsst.reference.blur import Direction, blur_map, branch_motion, followed, moving_map
 from bsst.reference.decoder import PixelShuffleUpsample, ShiftBlock, SkipUpsample
 from bsst.reference.layers import ChannelAttentionBlock, GatedBlock, GatedFusionBlock, conv3x3
 from bsst.reference.propagation import DeformableAlignment, make_backbone, propagation_step
@@ -142,6 +142,10 @@ class BSSTNet(nn.Module):
         if self.config.still_motion is None:
             return None
         moving = moving_map(backward, forward, self.config.still_motion, self.config.fast_motion)
+        if self.config.followed_share is not None:
+            low, high = self.config.followed_share
+            share = followed(backward, forward, self.config.flow_limit)
+            moving = moving * ((share - low) / (high - low)).clamp(0, 1)
         if not self.config.restraint_channels:
             return moving
         none = torch.zeros_like(forward[:, :1])

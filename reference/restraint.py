@@ -2,6 +2,8 @@
 
 A blurred edge and a smooth picture look alike to a decoder that sees a few pixels around it. This small network sees
 some sixty, with the motion and the change itself, and says which share of it each pixel gets, and what is missing.
+Motion takes detail away along its path only, so it is told how much detail there is along and across (`evidence`).
+How long a frame was exposed is the same everywhere in it, so means over the whole tile are told to every pixel.
 """
 
 from __future__ import annotations
@@ -10,13 +12,20 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-__all__ = ["MOTION_LIMIT", "Restraint"]
+__all__ = ["MOTION_LIMIT", "Restraint", "evidence"]
 
 MOTION_LIMIT = 40.0
 """Flows are clamped to it, in pixels at 1/4 scale."""
 DILATIONS = (1, 2, 4, 2, 1)
-FRAME, RESIDUAL, DECODED, MOTION = 2.0, 20.0, 2.37, 0.3
-"""Factors on the first weights: inputs times these have a standard deviation near 1."""
+TOLD_AFTER = 2
+"""Index of the layer after which means over the tile are told to every pixel."""
+FRAME, RESIDUAL, DECODED, MOTION, EVIDENCE = 2.0, 20.0, 2.37, 0.3, 0.7
+STEPS = (1, 2, 4)
+"""Half the distances, in pixels at 1/2 scale, over which differences are taken."""
+GREY_LEVELS = 64.0
+"""Grey values are scaled to it, so that half precision holds their squares."""
+FAINT = 0.05
+"""Mean square of differences that noise alone may cause, in grey levels."""
 LARGEST_SHARE = 2.0
 CORRECTION = 0.1
 
@@ -26,16 +35,25 @@ class Restraint(nn.Module):
 
     def __init__(self, channels: int, decoded: int) -> None:
         super().__init__()
-        self.first = nn.Conv2d(12 + 12 + decoded + 4, channels, 3, padding=1)
+        self.first = nn.Conv2d(12 + 12 + decoded + 4 + 2 * len(STEPS), channels, 3, padding=1)
         self.body = nn.ModuleList(nn.Conv2d(channels, channels, 3, padding=d, dilation=d) for d in DILATIONS)
+        self.seen = nn.Conv2d(channels, 2 * channels, 1)
+        self.told = nn.Conv2d(2 * channels, channels, 1)
         self.last = nn.Conv2d(channels, 16, 3, padding=1)
-        nn.init.zeros_(self.last.weight)
-        assert self.last.bias is not None
-        nn.init.zeros_(self.last.bias)
+        for layer in (self.told, self.last):
+            nn.init.zeros_(layer.weight)
+            assert layer.bias is not None
+            nn.init.zeros_(layer.bias)
         self.strength = nn.Parameter(torch.ones(()))
-        scales = [FRAME] * 12 + [RESIDUAL] * 12 + [DECODED] * decoded + [MOTION] * 4
         with torch.no_grad():
-            self.first.weight.mul_(torch.tensor(scales)[None, :, None, None])
+            self.first.weight.mul_(self.input_scales)
+
+    @property
+    def input_scales(self) -> Tensor:
+        """(1, inputs, 1, 1): inputs times these have a standard deviation near 1."""
+        known = [FRAME] * 12 + [RESIDUAL] * 12, [MOTION] * 4 + [EVIDENCE] * (2 * len(STEPS))
+        decoded = self.first.in_channels - sum(map(len, known))
+        return torch.tensor(known[0] + [DECODED] * decoded + known[1])[None, :, None, None]
 
     def forward(self, frames: Tensor, residual: Tensor, decoded: Tensor, motion: Tensor) -> Tensor:
         """Share and correct the change of frames.
@@ -51,10 +69,38 @@ class Restraint(nn.Module):
             The residual, up to twice as strong, and corrected; same shape.
         """
         motion = F.interpolate(motion, scale_factor=2, mode="bilinear", align_corners=False)
-        x = torch.cat((F.pixel_unshuffle(frames - 0.5, 2), F.pixel_unshuffle(residual, 2), decoded, motion), 1)
+        known = F.pixel_unshuffle(frames - 0.5, 2), F.pixel_unshuffle(residual, 2), decoded
+        x = torch.cat((*known, motion, evidence(frames, motion)), 1)
         x = F.leaky_relu(self.first(x), 0.1)
-        for layer in self.body:
+        for index, layer in enumerate(self.body):
             x = x + 0.5 * F.leaky_relu(layer(x), 0.1)
+            if index == TOLD_AFTER:
+                x = x + self.told(F.leaky_relu(self.seen(x), 0.1).mean((2, 3), keepdim=True))
         share, correction = self.last(x).split((4, 12), 1)
         share = LARGEST_SHARE * torch.sigmoid(F.pixel_shuffle(share, 2))
         return self.strength * (share * residual + CORRECTION * F.pixel_shuffle(correction, 2))
+
+
+def evidence(frames: Tensor, motion: Tensor) -> Tensor:
+    """How much detail a neighbourhood has along its motion and across it: what tells motion blur from smoothness.
+
+    Args:
+        frames: (B, 3, H, W), RGB in [0, 1].
+        motion: flow to the previous frame and to the next one (B, 4, H/2, W/2).
+
+    Returns:
+        (B, 6, H/2, W/2): for differences over 2, 4 and 8 pixels at 1/2 scale, the logarithm of the mean square along
+        the motion over that across it, and the logarithm of their product; both vanish where nothing moves.
+    """
+    grey = GREY_LEVELS * F.avg_pool2d(frames.mean(1, keepdim=True), 2)
+    way = motion[:, 2:] - motion[:, :2]
+    x, y = (way / (way.square().sum(1, keepdim=True) + 0.01).sqrt()).split(1, 1)
+    found = []
+    for n in STEPS:
+        padded = F.pad(grey, (n, n, n, n), mode="replicate")
+        dx = padded[:, :, n:-n, 2 * n :] - padded[:, :, n:-n, : -2 * n]
+        dy = padded[:, :, 2 * n :, n:-n] - padded[:, :, : -2 * n, n:-n]
+        squares = torch.cat((x * dx + y * dy, x * dy - y * dx), 1).square()
+        along, across = (F.avg_pool2d(squares, 9, 1, 4, count_include_pad=False) / FAINT + 1).log().split(1, 1)
+        found += [along - across, 0.5 * (along + across)]
+    return torch.cat(found, 1)

@@ -64,9 +64,8 @@ def outputs_of(net: BSSTNet, raft: RAFT, blurry: Tensor, sharp: Tensor, top: int
     recording = Recording(net.config).eval()
     recording.load_state_dict(net.state_dict())
     forward, backward = quarter_flow(raft, blurry / 255)
-    size = SIZE if blurry.shape[2] % 64 or blurry.shape[3] % 64 else None
-    at = (slice(top, top + size), slice(left, left + size)) if size else (slice(None), slice(None))
-    quarter = tuple(slice(s.start and s.start // 4, s.stop and s.stop // 4) for s in at)
+    at = slice(top, top + SIZE), slice(left, left + SIZE)
+    quarter = tuple(slice(s.start // 4, s.stop // 4) for s in at)
     blurry, sharp = blurry[:, :, *at], sharp[:, :, *at]
     recording(blurry[None] / 255, backward[None, :, :, *quarter], forward[None, :, :, *quarter])
     residual, decoded, moving = (t[: len(blurry)].half() for t in recording.recorded if t is not None)

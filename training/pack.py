@@ -100,7 +100,7 @@ def add_restraint(restraint: Path, out: Path, strength: float = 1.0) -> None:
         metadata = {**known.metadata(), "config": json.dumps(EDGE.to_json())}
     tensors = {name: tensor for name, tensor in load_file(out).items() if not name.startswith("restraint.")}
     tensors |= load_file(restraint)
-    tensors["restraint.strength"] = torch.tensor(strength)
+    tensors["restraint.strength"] = tensors["restraint.strength"] * strength
     _write(tensors, {**metadata, "restraint_strength": str(strength)}, out)
 
 

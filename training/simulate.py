@@ -63,6 +63,7 @@ def simulate(
     size: int,
     speeds: dict[str, tuple[float, float]] = SPEED,
     enlarged: float = 1.0,
+    duty: float | None = None,
 ) -> Clip:
     """Render one clip.
 
@@ -74,9 +75,11 @@ def simulate(
         size: height and width, a multiple of 16.
         speeds: range of the camera's typical speed in pixels per frame, by kind.
         enlarged: factor by which photographs are enlarged: smooth pictures that no motion has blurred.
+        duty: share of a frame's time that is exposed; drawn by default.
     """
     speed = float(np.exp(rng.uniform(*np.log(speeds[kind]))))
-    duty = rng.uniform(0.02, 0.2) if kind == "sharp" and rng.random() < 0.5 else rng.uniform(0.35, 0.95)
+    if duty is None:
+        duty = rng.uniform(0.02, 0.2) if kind == "sharp" and rng.random() < 0.5 else rng.uniform(0.35, 0.95)
     subframes = int(np.clip(2 * round(0.6 * speed * duty) + 5, 7, 27)) | 1
     middle = np.arange(frames) + 0.5
     times = (middle[:, None] + duty * (np.arange(subframes) - subframes // 2) / subframes).ravel()
