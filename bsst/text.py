@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-__all__ = ["printable"]
+__all__ = ["printable", "shortened"]
+
+LONGEST = 200
+"""Characters that an error quotes of one value."""
 
 
 def printable(text: str) -> str:
@@ -11,3 +14,9 @@ def printable(text: str) -> str:
     A name or a label could otherwise clear the screen, change the title of the window, or fake a line of ours.
     """
     return "".join(c if c.isprintable() or c in "\n\t" else c.encode("unicode_escape").decode() for c in text)
+
+
+def shortened(value: object) -> str:
+    """The value as text, of which a long one keeps its beginning; an error is one line, whatever a file holds."""
+    text = str(value)
+    return text if len(text) <= LONGEST else f"{text[:LONGEST]}... ({len(text)} characters)"

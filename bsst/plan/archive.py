@@ -24,6 +24,7 @@ from bsst.errors import PlanError
 from bsst.files import atomic_file, what_is_at
 from bsst.plan.manifest import Compiler, Manifest, Shape, StageSpec, Tail, TensorSpec, require
 from bsst.plan.manifest_json import content_key, manifest_from_json, manifest_to_json
+from bsst.text import shortened
 
 __all__ = ["Compiler", "Manifest", "Plan", "StageSpec", "TensorSpec", "open_plan", "require", "write_plan"]
 
@@ -229,7 +230,7 @@ def _check_layout(path: Path, archive: zipfile.ZipFile) -> dict[str, int]:
     for info in archive.infolist():
         name = info.filename
         if "/" in name or "\\" in name or name.startswith(".") or "\0" in info.orig_filename:
-            raise PlanError(f"{path}: expected plain member names, got {name!r}; do not use this file")
+            raise PlanError(f"{path}: expected plain member names, got {shortened(repr(name))}; do not use this file")
         if name in offsets:
             raise PlanError(f"{path}: expected each member once, got {name!r} twice; do not use this file")
         if info.compress_type != zipfile.ZIP_STORED or info.compress_size != info.file_size or info.flag_bits & 1:
@@ -275,8 +276,8 @@ def _check_members(path: Path, archive: zipfile.ZipFile, manifest: Manifest) -> 
     got = set(archive.namelist())
     if expected != got:
         raise PlanError(
-            f"{path}: expected exactly the members its manifest lists, got missing {sorted(expected - got)}, "
-            f"unknown {sorted(got - expected)}; do not use this file"
+            f"{path}: expected exactly the members its manifest lists, got missing "
+            f"{shortened(sorted(expected - got))}, unknown {shortened(sorted(got - expected))}; do not use this file"
         )
     for stage in manifest.members:
         size = archive.getinfo(stage.member).file_size

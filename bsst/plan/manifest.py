@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from bsst.errors import PlanError
+from bsst.text import shortened
 
 __all__ = [
     "COMPILED_TARGETS",
@@ -188,7 +189,7 @@ class Manifest:
             if stage.name == name:
                 return stage
         raise PlanError(
-            f"expected a stage {name!r} in the plan, got {', '.join(s.name for s in self.stages)}; "
+            f"expected a stage {name!r} in the plan, got {shortened(', '.join(s.name for s in self.stages))}; "
             "the plan is for another network: export it again"
         )
 
@@ -221,13 +222,15 @@ def require(
     version = manifest.compiler.version
     if compiler_version is not None and manifest.compiled and version != compiler_version:
         raise PlanError(
-            f"expected an engine built by {manifest.compiler.name} {compiler_version} (installed here), got {version}; "
-            f"install that version, or make a fitting plan: bsst-export --from CPU_PLAN --target {manifest.target}"
+            f"expected an engine built by {shortened(manifest.compiler.name)} {compiler_version} (installed here), got "
+            f"{shortened(version)}; install that version, or make a fitting plan: bsst-export --from CPU_PLAN "
+            f"--target {manifest.target}"
         )
     supported = manifest.compute_capabilities
     if compute_capability is not None and supported and not any(_covers(s, compute_capability) for s in supported):
         raise PlanError(
-            f"expected an engine for compute capability {compute_capability} (this GPU), got {', '.join(supported)}; "
+            f"expected an engine for compute capability {compute_capability} (this GPU), got "
+            f"{shortened(', '.join(supported))}; "
             f"run it {again} --target {manifest.target} --sm {compute_capability.replace('.', '')}"
         )
 

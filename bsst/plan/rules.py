@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Mapping
 from typing import get_args
 
 from bsst.errors import PlanError
 from bsst.plan.manifest import GRID, Manifest, Shape, StageSpec, Target, member_suffix
+from bsst.text import shortened
 
 __all__ = ["LONGEST_LABEL", "check_agreement", "check_values"]
 
 MOST_FRAMES = 1024
+MOST_TENSORS = 100
 LARGEST_SIDE = 2**14
 LARGEST_TENSOR = 2**36
 LONGEST_LABEL = 500
@@ -105,13 +108,46 @@ def check_agreement(manifest: Manifest) -> None:
             f"branches {', '.join(sorted(branches))}, as the stages are",
         )
     _hold(manifest, rules)
+    _hold_host_tensors(manifest, stages)
+
+
+def _hold_host_tensors(manifest: Manifest, stages: Mapping[str, StageSpec]) -> None:
+    """What the host fills and reads, and what it hands from one flow stage to the other; the wiring checks the rest."""
+    frame, flow_frame = (1, 3, *manifest.tile), (1, 3, *manifest.flow_size)
+    quarter, flow_quarter = ([side // GRID for side in size] for size in (manifest.tile, manifest.flow_size))
+    flows, pair = (manifest.frames - 1, 2, *quarter), (1, 2, *flow_quarter)
+    expected = {
+        "encode": {"frame": frame},
+        "restore": {"frame": frame, "sharp": frame},
+        "refine": {"backward": flows, "forward": flows},
+        "flow_features": {"frame": flow_frame},
+        "flow": {"backward": pair, "forward": pair},
+    }
+    for stage in filter(None, map(stages.get, expected)):
+        for tensor in stage.inputs + stage.outputs:
+            if (shape := expected[stage.name].get(tensor.name, tensor.shape)) != tensor.shape:
+                raise PlanError(
+                    f"manifest stages.{stage.name}.{tensor.name}: expected the shape {shape}, as tile, flow_size and "
+                    f"frames say, got {shortened(tensor.shape)}; export the plan again"
+                )
+    if "flow" in stages and "flow_features" in stages:
+        features = {(f"{t.name}_{x}", t.dtype, t.shape) for t in stages["flow_features"].outputs for x in "ab"}
+        taken = {(t.name, t.dtype, t.shape) for t in stages["flow"].inputs}
+        given = {t.name for t in stages["flow"].outputs}
+        if features != taken or given != {*expected["flow"]}:
+            raise PlanError(
+                f"manifest stages.flow: expected what stage flow_features gives of two frames, a and b, and outputs "
+                f"{' and '.join(expected['flow'])}, got {shortened(sorted(taken ^ features) or sorted(given))}; "
+                "export the plan again"
+            )
 
 
 def _hold(manifest: Manifest, rules: dict[str, tuple[object, str]]) -> None:
     for name, (holds, expected) in rules.items():
         if not holds:
             raise PlanError(
-                f"manifest {name}: expected {expected}, got {_lookup(manifest, name)}; export the plan again"
+                f"manifest {shortened(name)}: expected {shortened(expected)}, got {_lookup(manifest, name)}; "
+                "export the plan again"
             )
 
 
@@ -129,6 +165,10 @@ def _stage_rules(stage: StageSpec, where: str, extension: str) -> dict[str, tupl
         f"{where}.inputs, outputs": (
             bool(stage.outputs) and len({t.name for t in tensors}) == len(tensors),
             "one or more outputs and different names of all tensors",
+        ),
+        f"{where}.tensors": (
+            all(map(_NAME.fullmatch, (tensor.name for tensor in tensors))) and len(tensors) <= MOST_TENSORS,
+            f"up to {MOST_TENSORS} tensors, each with a name of letters, digits, - and _",
         ),
         f"{where}.shape": (
             all(size > 0 for t in tensors for size in t.shape)
@@ -162,4 +202,4 @@ def _interface(stage: StageSpec) -> tuple[object, ...]:
 
 def _lookup(manifest: Manifest, name: str) -> str:
     field = name.split(".")[0]
-    return repr(getattr(manifest, field))[:200]
+    return shortened(repr(getattr(manifest, field)))

@@ -12,6 +12,7 @@ import types
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from bsst.errors import PlanError
+from bsst.text import shortened
 
 __all__ = ["canonical_json", "from_json", "parse_json"]
 
@@ -30,7 +31,7 @@ def canonical_json(value: Any) -> bytes:
         return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()
     except (TypeError, ValueError) as error:
         raise PlanError(
-            f"expected plain finite JSON values, got {error}; convert the value before storing it"
+            f"expected plain finite JSON values, got {shortened(error)}; convert the value before storing it"
         ) from error
 
 
@@ -43,7 +44,9 @@ def parse_json(text: bytes, where: str) -> Any:
     try:
         return json.loads(text.decode("utf-8"), object_pairs_hook=_unique_keys, parse_constant=_refuse_constant)
     except (ValueError, RecursionError) as error:
-        raise PlanError(f"{where}: expected UTF-8 JSON, got {error}; copy or export the plan again") from error
+        raise PlanError(
+            f"{where}: expected UTF-8 JSON, got {shortened(error)}; copy or export the plan again"
+        ) from error
 
 
 def from_json(cls: type[T], data: Any, where: str) -> T:
@@ -74,7 +77,7 @@ def _decode(kind: Any, data: Any, where: str) -> Any:
     if origin is dict:
         if not isinstance(data, dict):
             raise _wrong(where, "an object", data)
-        return {key: _decode(args[1], value, f"{where}.{key}") for key, value in data.items()}
+        return {key: _decode(args[1], value, f"{where}.{shortened(key)}") for key, value in data.items()}
     if kind is int and type(data) is int and abs(data) > LARGEST_INTEGER:
         raise _wrong(where, f"an integer of at most {LARGEST_INTEGER}", data)
     if kind is float:
@@ -102,7 +105,8 @@ def _decode_dataclass(cls: Any, data: Any, where: str) -> Any:
     if missing or unknown:
         raise PlanError(
             f"{where}: expected exactly the fields {', '.join(names)}, got missing: {', '.join(missing) or 'none'}, "
-            f"unknown: {', '.join(unknown) or 'none'}; use the version of bsst that wrote the plan, or export it again"
+            f"unknown: {shortened(', '.join(unknown) or 'none')}; use the version of bsst that wrote the plan, "
+            "or export it again"
         )
     return cls(**{name: _decode(hints[name], data[name], f"{where}.{name}") for name in names})
 

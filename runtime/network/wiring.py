@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from bsst.errors import PlanError
 from bsst.plan.manifest import Manifest, StageSpec, TensorSpec
+from bsst.text import shortened
 
 __all__ = ["FLOW_STAGES", "Call", "View", "calls_of", "clip_calls", "clip_tensors"]
 
@@ -67,7 +68,8 @@ def clip_tensors(manifest: Manifest) -> dict[str, TensorSpec]:
     tensors: dict[str, TensorSpec] = {}
     for call in clip_calls(manifest):
         if call.stage not in stages:
-            raise PlanError(f"expected a stage {call.stage} in the plan, got {sorted(stages)}; export the plan again")
+            raise PlanError(f"expected a stage {call.stage} in the plan, got {shortened(sorted(stages))}; "
+                            "export the plan again")  # fmt: skip
         for views, specs in ((call.inputs, stages[call.stage].inputs), (call.outputs, stages[call.stage].outputs)):
             _check_names(stages[call.stage], views, specs)
             for spec in specs:
@@ -76,8 +78,8 @@ def clip_tensors(manifest: Manifest) -> dict[str, TensorSpec]:
                 tensor = TensorSpec(name=view.tensor, dtype=spec.dtype, shape=shape)
                 if tensors.setdefault(view.tensor, tensor) != tensor:
                     raise PlanError(
-                        f"stage {call.stage}: expected {spec.name} like {tensors[view.tensor]}, got {tensor}; "
-                        "export the plan again"
+                        f"stage {call.stage}: expected {spec.name} like {shortened(tensors[view.tensor])}, "
+                        f"got {shortened(tensor)}; export the plan again"
                     )
     return tensors
 
@@ -86,7 +88,7 @@ def _check_names(stage: StageSpec, views: Mapping[str, View], specs: tuple[Tenso
     names = {spec.name for spec in specs}
     if names != set(views):
         raise PlanError(
-            f"stage {stage.name}: expected tensors {sorted(views)}, got {sorted(names)}; "
+            f"stage {stage.name}: expected tensors {sorted(views)}, got {shortened(sorted(names))}; "
             "the plan was made by another version of bsst: export it again"
         )
 
