@@ -322,9 +322,15 @@ def _here(
     task: Task, restorer: Restorer, survey: Survey, trace: Trace | None, meter: Meter
 ) -> Generator[Finished, None, None]:
     """Restore segments in this process, neighbours in one go."""
+    before = 0  # frames of the runs that are done
     for run in stretches(task.run):
         part = replace(task, run=tuple(run))
-        yield from restore_run(part, restorer, survey, trace=trace, on_work=meter.worked)
+
+        def on_work(frames: float, before: int = before) -> None:
+            meter.worked(before + frames)
+
+        yield from restore_run(part, restorer, survey, trace=trace, on_work=on_work)
+        before += sum(len(segment.kept) for segment in run)
 
 
 def _elsewhere(task: Task, plan: object, planned: Planned, execution: Execution) -> Generator[Finished, None, None]:

@@ -60,13 +60,14 @@ def restore_run(
         restorer: an opened plan.
         survey: of the source.
         trace: records what happens when.
-        on_work: called after each tile with the frames of the run restored so far.
+        on_work: called after each tile with the frames of the run restored so far, without those for context.
 
     Yields:
         A line for the journal for each segment, when its file is in place.
     """
     run = task.run
     first, last, starts = run[0].first, run[-1].last, set(survey.scenes)
+    kept = range(run[0].keep_from, run[-1].keep_to)
 
     def sources(reader: Reader) -> Iterator[SourceFrame]:
         frames = frames_between(reader, survey, first, last)
@@ -97,7 +98,7 @@ def restore_run(
         writer = writer_of(segment)
         for result in results:
             if isinstance(result, TileDone):
-                on_work(max(0.0, result.frames - (run[0].keep_from - first)))
+                on_work(min(max(0.0, first + result.frames - kept.start), len(kept)))
                 continue
             wrong = {first + index for index in result.repaired}
             taken_back = {first + index for index in result.guarded}

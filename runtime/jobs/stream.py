@@ -78,7 +78,7 @@ def restore_stream(
     with closing(restored_windows(sources(), restorer, tiling)) as results:
         for result in results:
             if isinstance(result, TileDone):
-                meter.worked(max(0.0, result.frames + first - kept.start))
+                meter.worked(min(max(0.0, result.frames + first - kept.start), len(kept)))
                 continue
             written = []
             for (index, pts, duration), pixels in zip(result.times, result.frames, strict=True):

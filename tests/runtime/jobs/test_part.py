@@ -16,7 +16,7 @@ from bsst import Part
 from bsst.errors import UsageError
 from bsst.runtime.job import deblur
 from bsst.runtime.jobs.options import OutputFormat
-from bsst.runtime.jobs.report import Observer
+from bsst.runtime.jobs.report import Observer, Progress
 from tests.media import Clip, Identity, decode
 
 NTSC = array("q", (round(Fraction(1001 * index, 30000) * 90000) for index in range(60)))
@@ -109,6 +109,21 @@ def test_sound_and_chapters_are_cut_where_the_frames_are(tmp_path: Path, suffix:
     late = 1024 / 48000  # Matroska starts at zero, so the source's chapters are as much before its sound
     assert [title for title, _ in found] == ["1", "2"]
     assert [edge for _, edges in found for edge in edges] == pytest.approx([0, 0.2, 0.2, 0.6], abs=late)
+
+
+@pytest.mark.parametrize("out", ["part.mkv", "-"])
+def test_progress_counts_the_frames_of_the_part_and_no_more(
+    tmp_path: Path, capfdbinary: pytest.CaptureFixture[bytes], out: str
+) -> None:
+    source = Clip(times=tuple(512 * t for t in range(40)), size=(64, 96)).write(tmp_path / "clip")
+    states: list[Progress] = []
+    part = Part.of(start="0.28", end="0.56")  # within a window that begins before and ends after
+    place = Path(out) if out == "-" else tmp_path / out
+    deblur(source, place, Mean(), part=part, observer=Observer(progress=states.append))
+    capfdbinary.readouterr()
+    assert {state.total for state in states} == {7}
+    assert max(state.work for state in states) == 7
+    assert [states[-1].frames, states[-1].eta_seconds] == [7, 0]
 
 
 def test_a_part_is_a_job_of_its_own_and_resumes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
