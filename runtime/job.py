@@ -88,6 +88,8 @@ def deblur(
         VerificationError: the finished file does not match the source.
         OutOfMemoryError: the window does not fit into memory.
     """
+    if "" in (video, out):  # would be the present folder
+        raise UsageError("expected the name of a video and of its result, got an empty one; give both, or leave out")
     video, observer = Path(video), observer or Observer()
     output_format, tiling = output_format or OutputFormat(), tiling or Tiling()
     execution = execution or Execution()

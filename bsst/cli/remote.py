@@ -25,7 +25,13 @@ class Remote:
         """URL of the folder of results, and its local one."""
 
     def source(self, text: str) -> Path:
-        """Where a video is, or will be once `fetch` was called."""
+        """Where a video is, or will be once `fetch` was called.
+
+        Raises:
+            UsageError: an empty name, which would be the present folder: most likely a variable that is not set.
+        """
+        if not text:
+            raise UsageError("expected the name of a video, got an empty one; is a variable of your script not set?")
         if not is_url(text):
             return Path(text)
         file = RemoteFile(text)
@@ -34,7 +40,13 @@ class Remote:
         return local
 
     def output(self, text: str) -> Path:
-        """What to write: a file, a folder or a pattern, here or on its way."""
+        """What to write: a file, a folder or a pattern, here or on its way.
+
+        Raises:
+            UsageError: an empty name, or no video below a URL.
+        """
+        if not text:
+            raise UsageError("expected a name after -o, got an empty one; is a variable of your script not set?")
         if not is_url(text):
             return Path(text)
         base, rest = text.rstrip("/"), ""

@@ -238,6 +238,19 @@ cli.run(sys.argv[1:])
 """
 
 
+@pytest.mark.parametrize("arguments", [["a.plan", ""], [""], ["clip.mp4", "-o", ""]])
+def test_an_empty_name_is_refused_and_not_taken_for_the_present_folder(
+    clip: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str]
+) -> None:
+    monkeypatch.chdir(clip.parent)
+    result = CliRunner().invoke(cli.run, arguments)
+    assert result.exit_code == 2
+    assert result.stderr.startswith("error: expected ")
+    assert "got an empty one" in result.stderr
+    assert result.stderr.count("\n") == 1
+    assert [path.name for path in clip.parent.iterdir()] == ["clip.mp4"]
+
+
 @pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupt_leaves_nothing(clip: Path, sent: signal.Signals) -> None:
     with subprocess.Popen([sys.executable, "-c", SLOW, str(clip)], cwd=ROOT, text=True,
@@ -264,7 +277,8 @@ def test_the_bar_draws_and_lines_are_timed(capsys: pytest.CaptureFixture[str], c
     patient.progress(state)
     assert capsys.readouterr().err == ""
     with Bar() as bar:
-        bar.result(deblur(clip, observer=Observer(progress=bar.progress, warning=bar.warning)))
+        done = deblur(clip, observer=Observer(progress=bar.progress, warning=bar.warning))
+        bar.result(done, str(done.output))
     assert "12 frames in" in capsys.readouterr().err
 
 
