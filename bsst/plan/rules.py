@@ -116,7 +116,7 @@ def _hold_host_tensors(manifest: Manifest, stages: Mapping[str, StageSpec]) -> N
     frame, flow_frame = (1, 3, *manifest.tile), (1, 3, *manifest.flow_size)
     quarter, flow_quarter = ([side // GRID for side in size] for size in (manifest.tile, manifest.flow_size))
     flows, pair = (manifest.frames - 1, 2, *quarter), (1, 2, *flow_quarter)
-    expected = {
+    expected: dict[str, dict[str, tuple[int, ...]]] = {
         "encode": {"frame": frame},
         "restore": {"frame": frame, "sharp": frame},
         "refine": {"backward": flows, "forward": flows},
