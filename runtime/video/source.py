@@ -89,8 +89,8 @@ def not_a_video(path: Path, error: Exception) -> InputError:
     if head.startswith(b"RIFF") and head[8:12] == b"WEBP" and b"ANIM" in head:
         code = "import sys; from PIL import Image; Image.open(sys.argv[1]).save(sys.argv[2], save_all=True)"
         return InputError(
-            f"expected a video in {path}, it is an animated WebP, which FFmpeg cannot decode; make an animated PNG of "
-            f'it first, with Pillow: python -c "{code}" {quoted(path)} clip.apng'
+            f"expected a video in {path}, it is an animated WebP, which this FFmpeg cannot decode; make an animated "
+            f'PNG of it first, with Pillow: python -c "{code}" {quoted(path)} clip.apng'
         )
     if path.suffix.lower() in (".yuv", ".rgb", ".raw", ".nv12"):
         return InputError(

@@ -227,15 +227,22 @@ def test_what_is_no_file_is_refused_with_the_command_that_makes_one(
         VideoReader(make(tmp_path))
 
 
-def test_an_animated_webp_is_refused_with_a_command_that_makes_something_of_it(tmp_path: Path) -> None:
+def test_an_animated_webp_is_read_or_refused_with_a_command_that_makes_something_of_it(tmp_path: Path) -> None:
     path = tmp_path / "it's.webp"
     pictures = [Image.fromarray(pixels) for pixels in moving_photograph(4, 24, 32)]
     pictures[0].save(path, save_all=True, append_images=pictures[1:], duration=80, lossless=True)
-    with pytest.raises(InputError, match="an animated WebP, which FFmpeg cannot decode") as error:
-        VideoReader(path)
-    command = f"cd {tmp_path} && {sys.executable}{str(error.value).split('Pillow: python')[1]}"
-    subprocess.run(command, shell=True, check=True)
-    with VideoReader(tmp_path / "clip.apng") as reader:
+    refusal = ""
+    try:
+        with VideoReader(path):
+            pass
+    except InputError as error:
+        refusal = str(error)
+    if refusal:  # FFmpeg as PyAV 18 has it; with PyAV 19 it decodes them
+        assert "an animated WebP, which this FFmpeg cannot decode" in refusal
+        command = f"cd {tmp_path} && {sys.executable}{refusal.split('Pillow: python')[1]}"
+        subprocess.run(command, shell=True, check=True)
+        path = tmp_path / "clip.apng"
+    with VideoReader(path) as reader:
         frames = list(reader)
     for frame, pixels in zip(frames, moving_photograph(4, 24, 32), strict=True):
         np.testing.assert_allclose(frame.rgb.transpose(1, 2, 0), pixels / 255, atol=1e-6)
