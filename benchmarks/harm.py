@@ -1,4 +1,4 @@
-"""Does the packaged plan ever make a clip worse? Some 220 clips that it was not made for, with known sharp frames.
+"""Does the packaged plan ever make a clip worse? Some 250 clips that it was not made for, with known sharp frames.
 
     python benchmarks/harm.py                   # every clip; minutes
     python benchmarks/harm.py --only zoom,pan   # some kinds
