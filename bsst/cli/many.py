@@ -20,23 +20,8 @@ if TYPE_CHECKING:
 __all__ = ["Job", "Outcome", "are_many", "plan_jobs", "run_jobs", "split_plan", "worst_status"]
 
 VIDEOS = (
-    *(
-        ".mp4",
-        ".m4v",
-        ".mov",
-        ".mkv",
-        ".webm",
-        ".avi",
-        ".divx",
-        ".mts",
-        ".m2ts",
-        ".ts",
-        ".mpg",
-        ".mpeg",
-        ".m2v",
-        ".vob",
-    ),
-    *(".wmv", ".asf", ".flv", ".3gp", ".3g2", ".ogv", ".mxf", ".dv", ".y4m", ".nut", ".rm", ".rmvb"),
+    *(".mp4", ".m4v", ".mov", ".3gp", ".3g2", ".mkv", ".webm", ".ogv", ".nut", ".y4m", ".avi", ".divx", ".wmv"),
+    *(".asf", ".flv", ".mpg", ".mpeg", ".m2v", ".vob", ".ts", ".mts", ".m2ts", ".mxf", ".dv", ".rm", ".rmvb"),
 )
 """What is taken from a folder; a file that is named itself may end in anything."""
 OWN = (".deblurred", ".preview")
@@ -164,9 +149,8 @@ def run_jobs(
         else:
             status = EXIT_REPAIRED if result.repaired else 0
             repaired = f", {result.repaired} of them unchanged" if result.repaired else ""
-            yield Outcome(
-                job=job, status=status, line=f"{job.video}: {result.output}, {result.frames} frames{repaired}"
-            )
+            line = f"{video}: {remote.name(result.output)}, {result.frames} frames{repaired}"
+            yield Outcome(job=job, status=status, line=line)
 
 
 def worst_status(outcomes: Sequence[Outcome]) -> int:
