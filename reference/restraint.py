@@ -89,8 +89,8 @@ def evidence(frames: Tensor, motion: Tensor) -> Tensor:
         motion: flow to the previous frame and to the next one (B, 4, H/2, W/2).
 
     Returns:
-        (B, 6, H/2, W/2): for differences over 2, 4 and 8 pixels at 1/2 scale, the logarithm of the mean square along
-        the motion over that across it, and the logarithm of their product; both vanish where nothing moves.
+        (B, 6, H/2, W/2): for differences over 2, 4 and 8 pixels at 1/2 scale, with a = log(1 + mean square / `FAINT`)
+        along the motion and b the same across it, a - b and (a + b) / 2; both vanish where nothing moves.
     """
     grey = GREY_LEVELS * F.avg_pool2d(frames.mean(1, keepdim=True), 2)
     way = motion[:, 2:] - motion[:, :2]
