@@ -22,7 +22,7 @@ import numpy as np
 from skimage import data
 
 import bsst
-from bsst.runtime.frames.frame import RestoredWindow, SourceFrame
+from bsst.runtime.frames.windows import RestoredWindow, SourceFrame
 from bsst.runtime.metrics import psnr, to_uint8
 from bsst.runtime.restore import restored_windows
 from bsst.runtime.video.reader import VideoReader

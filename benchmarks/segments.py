@@ -122,7 +122,7 @@ def _measure(options: argparse.Namespace) -> dict[str, float]:
 
 def _plain(clip: Path, out: Path, plan: Path | None, *, lossless: bool) -> None:
     """One pass over the video into one encoder; nothing is kept in between."""
-    from bsst.runtime.frames.frame import RestoredWindow, SourceFrame
+    from bsst.runtime.frames.windows import RestoredWindow, SourceFrame
     from bsst.runtime.network.network import load_network
     from bsst.runtime.restore import restored_windows
     from bsst.runtime.video.reader import VideoReader

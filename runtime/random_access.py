@@ -17,10 +17,10 @@ from dataclasses import replace
 
 import numpy as np
 
-from bsst.runtime.frames.frame import RestoredWindow, SourceFrame, TileDone
 from bsst.runtime.frames.layout import CallersFrames
 from bsst.runtime.frames.restorer import Restorer
 from bsst.runtime.frames.scenes import CutFinder, frame_luma
+from bsst.runtime.frames.windows import RestoredWindow, SourceFrame, TileDone
 from bsst.runtime.jobs.segment import plan_segments
 from bsst.runtime.restore import Tiling, restored_windows
 

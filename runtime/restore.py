@@ -24,14 +24,20 @@ import numpy as np
 from bsst.errors import InputError, ModelError, OutOfMemoryError
 from bsst.plan.manifest import GRID
 from bsst.runtime.frames.ahead import Ahead
-from bsst.runtime.frames.fallback import finite, with_finite_flow
-from bsst.runtime.frames.frame import RestoredWindow, SourceFrame, TileDone
 from bsst.runtime.frames.guard import guarded
 from bsst.runtime.frames.layout import CallersFrames
 from bsst.runtime.frames.restorer import Restored, Restorer
 from bsst.runtime.frames.scenes import mark_cuts
 from bsst.runtime.frames.tiles import Blend, TiledFlow, TileGrid, tile_grid
-from bsst.runtime.frames.windows import Window, sliding_windows
+from bsst.runtime.frames.windows import (
+    RestoredWindow,
+    SourceFrame,
+    TileDone,
+    Window,
+    finite,
+    sliding_windows,
+    with_finite_flow,
+)
 
 __all__ = ["Tiling", "deblur_frames", "restored_windows"]
 
@@ -246,12 +252,18 @@ def _submitted(windows: Iterable[Window], restorer: Restorer, grid: TileGrid) ->
                 fallback=fallback,
             )
 
+    def fallback() -> TiledFlow | None:
+        network = restorer.fallback()
+        if network is None:
+            return None
+        return TiledFlow(network, size=network.flow_size, frame=grid.padded, overlap=network.tile_overlap)
+
     done = 0
     for window in windows:
         kept = window.keep.stop - window.keep.start
         frames = f"frames {done} to {done + kept - 1}"
         with _named(f"{frames}, flow by the float32 fallback"):
-            mended = with_finite_flow(window, restorer)
+            mended = with_finite_flow(window, fallback)
         yield from tiles(mended, frames, mended is not window)
         done += kept
         del window, mended  # before the next one is awaited

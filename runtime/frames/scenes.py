@@ -16,7 +16,7 @@ from statistics import median
 
 import numpy as np
 
-from bsst.runtime.frames.frame import SourceFrame
+from bsst.runtime.frames.windows import SourceFrame
 
 __all__ = ["CutFinder", "change_score", "frame_luma", "luma_step", "mark_cuts"]
 

@@ -17,17 +17,37 @@ Flow is estimated once per pair of neighbouring frames, features once per frame,
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from bsst.errors import UsageError
-from bsst.runtime.frames.frame import SourceFrame
 from bsst.runtime.frames.restorer import FlowEstimator, Pair
 
-__all__ = ["Window", "sliding_windows", "window_count"]
+__all__ = [
+    "RestoredWindow",
+    "SourceFrame",
+    "TileDone",
+    "Window",
+    "finite",
+    "sliding_windows",
+    "window_count",
+    "with_finite_flow",
+]
+
+
+@dataclass(frozen=True, slots=True)
+class SourceFrame:
+    """One frame of a video, with whatever belongs to it."""
+
+    pixels: np.ndarray
+    """(3, H, W) float32 RGB, nominally in [0, 1]."""
+    time: Any = None
+    """Comes back in `RestoredWindow.times`; nothing between reads it. A job keeps timestamp and duration here."""
+    cut: bool = False
+    """Starts a new scene."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,6 +62,32 @@ class Window:
     """Frames to output, half-open; never a reflected one."""
     times: Sequence[Any]
     """`SourceFrame.time` of each frame to output."""
+
+
+@dataclass(frozen=True, slots=True)
+class TileDone:
+    """One more tile of the present window is restored."""
+
+    frames: float
+    """Frames restored so far, with the finished part of the present window."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RestoredWindow:
+    """The frames that one window outputs; those of all windows, in order, are those that came in."""
+
+    first: int
+    """Index of its first frame among all that came in."""
+    frames: Sequence[np.ndarray]
+    """(3, H, W) float32 RGB each, limited to [0, 1] or to the source's value where that lies outside."""
+    times: Sequence[Any]
+    """`SourceFrame.time` of each."""
+    fallback: bool
+    """Any of it was not finite and was restored by the float32 fallback."""
+    guarded: Sequence[int]
+    """Index of each frame in which an implausible change was blended back, see `bsst.runtime.frames.guard`."""
+    repaired: Sequence[int]
+    """Index of each frame that was not finite in the end; the source's frame stands in for it."""
 
 
 def sliding_windows(
@@ -91,6 +137,41 @@ def window_count(frames: int, *, length: int, overlap: int) -> int:
     """
     stride = _stride(length, overlap)
     return min(frames, 1 + max(0, -(-(frames - length) // stride)))
+
+
+def finite(*arrays: np.ndarray) -> bool:
+    """Whether no value is NaN or infinite."""
+    return all(bool(np.isfinite(array).all()) for array in arrays)
+
+
+def with_finite_flow(window: Window, fallback: Callable[[], FlowEstimator | None]) -> Window:
+    """The window with flow estimated again between frames where it is not finite.
+
+    Flow is an input of restoration: with its flow mended, a window often needs nothing else.
+
+    Args:
+        window: as estimated.
+        fallback: asked only where flow is not finite; the same network in float32, None where there is none.
+
+    Returns:
+        The same object where all flow is finite, or nothing can be done.
+
+    Raises:
+        BsstError: the fallback cannot be opened, or failed.
+    """
+    wrong = [index for index, pair in enumerate(window.pairs) if not finite(*pair)]
+    flows = fallback() if wrong else None
+    if flows is None:
+        return window
+    pairs = list(window.pairs)
+    known: dict[tuple[int, int], Pair] = {}  # a short scene is walked back and forth
+    for index in wrong:
+        a, b = window.frames[index : index + 2]
+        if (id(a), id(b)) not in known:
+            backward, forward = flows.flow(flows.features(a), flows.features(b))
+            known |= {(id(a), id(b)): (backward, forward), (id(b), id(a)): (forward, backward)}
+        pairs[index] = known[id(a), id(b)]
+    return replace(window, pairs=pairs)
 
 
 def _stride(length: int, overlap: int) -> int:

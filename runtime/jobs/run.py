@@ -8,8 +8,8 @@ from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
 
-from bsst.runtime.frames.frame import SourceFrame, TileDone
 from bsst.runtime.frames.restorer import Restorer
+from bsst.runtime.frames.windows import SourceFrame, TileDone
 from bsst.runtime.jobs.seek import frames_between
 from bsst.runtime.jobs.segment import Segment
 from bsst.runtime.jobs.store import SegmentWriter

@@ -12,8 +12,8 @@ from typing import Protocol
 
 import numpy as np
 
-from bsst.runtime.frames.frame import RestoredWindow, SourceFrame, TileDone
 from bsst.runtime.frames.restorer import Restorer
+from bsst.runtime.frames.windows import RestoredWindow, SourceFrame, TileDone
 from bsst.runtime.jobs.report import Meter
 from bsst.runtime.jobs.segment import Segment
 from bsst.runtime.jobs.survey import Survey

@@ -15,8 +15,7 @@ from hypothesis import strategies as st
 from bsst.errors import OutOfMemoryError, UsageError
 from bsst.plan.archive import open_plan
 from bsst.runtime.estimate import Measured, choose_in_flight, measure, need_bytes, plan_workload, require_memory
-from bsst.runtime.frames.frame import RestoredWindow, SourceFrame
-from bsst.runtime.frames.windows import sliding_windows, window_count
+from bsst.runtime.frames.windows import RestoredWindow, SourceFrame, sliding_windows, window_count
 from bsst.runtime.network.device_memory import device_memory
 from bsst.runtime.network.memory_plan import plan_clip
 from bsst.runtime.network.network import DEFAULT_PLAN

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from bsst.errors import BsstError, ModelError, UsageError
 from bsst.plan.manifest import Manifest
-from bsst.runtime.frames.frame import SourceFrame, TileDone
+from bsst.runtime.frames.windows import SourceFrame, TileDone
 from bsst.runtime.network.network import Network, host_network
 from bsst.runtime.restore import Tiling, deblur_frames, restored_windows
 from tests.runtime.fake_stages import FakeStage, fake_manifest, fake_stages, restore_alone

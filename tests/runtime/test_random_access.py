@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from bsst.errors import InputError, ModelError
-from bsst.runtime.frames.frame import RestoredWindow, SourceFrame
+from bsst.runtime.frames.windows import RestoredWindow, SourceFrame
 from bsst.runtime.random_access import RandomAccess
 from bsst.runtime.restore import Tiling, restored_windows
 from tests.media import moving_photograph

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from bsst.errors import InputError
-from bsst.runtime.frames.frame import RestoredWindow, SourceFrame, TileDone
+from bsst.runtime.frames.windows import RestoredWindow, SourceFrame, TileDone
 from bsst.runtime.restore import Tiling, deblur_frames, restored_windows
 from tests.media import Identity
 

@@ -24,7 +24,7 @@ from bsst.errors import ModelError
 from bsst.plan.archive import Plan, open_plan, write_plan
 from bsst.plan.manifest import Manifest, StageSpec, TensorSpec
 from bsst.runtime.devices.base import Array
-from bsst.runtime.frames.frame import RestoredWindow, SourceFrame
+from bsst.runtime.frames.windows import RestoredWindow, SourceFrame
 from bsst.runtime.network import network as network_module
 from bsst.runtime.network.network import Network, host_network, load_network
 from bsst.runtime.restore import deblur_frames, restored_windows

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from skimage.transform import resize
 
-from bsst.runtime.frames.frame import SourceFrame
 from bsst.runtime.frames.scenes import mark_cuts
+from bsst.runtime.frames.windows import SourceFrame
 from tests.media import photograph
 
 NAMES = ("astronaut", "coffee", "chelsea", "rocket", "retina", "immunohistochemistry")

@@ -8,8 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bsst.errors import UsageError
-from bsst.runtime.frames.frame import SourceFrame
-from bsst.runtime.frames.windows import Window, sliding_windows
+from bsst.runtime.frames.windows import SourceFrame, Window, sliding_windows
 
 
 class Recorder:

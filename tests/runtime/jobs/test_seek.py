@@ -10,8 +10,8 @@ import av
 import numpy as np
 import pytest
 
-from bsst.runtime.frames.frame import SourceFrame
 from bsst.runtime.frames.scenes import mark_cuts
+from bsst.runtime.frames.windows import SourceFrame
 from bsst.runtime.jobs.seek import frames_between
 from bsst.runtime.jobs.survey import Survey, take_survey
 from bsst.runtime.video.reader import Frame, VideoReader

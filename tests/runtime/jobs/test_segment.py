@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 
-from bsst.runtime.frames.frame import RestoredWindow, SourceFrame
+from bsst.runtime.frames.windows import RestoredWindow, SourceFrame
 from bsst.runtime.jobs.segment import Segment, plan_segments, stretches
 from bsst.runtime.restore import Tiling, restored_windows
 from tests.media import Identity
