@@ -14,8 +14,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import av
 import av.error
@@ -28,12 +27,13 @@ from bsst.runtime.jobs.survey import Survey
 from bsst.runtime.jobs.work import file_digest
 from bsst.runtime.video.encoder import Target, add_video_stream, frame_from_rgb, write_error
 from bsst.runtime.video.log import error_text
+from bsst.runtime.video.muxed import Muxed
 from bsst.runtime.video.reader import VideoInfo, file_url
 
 __all__ = ["SegmentWriter", "joined_packets"]
 
 
-class SegmentWriter:
+class SegmentWriter(Muxed):
     """Encodes the kept frames of one segment. Leaving it without an error gives the file its name, synced.
 
     Args:
@@ -58,31 +58,10 @@ class SegmentWriter:
         self._times = survey.times[segment.keep_from : segment.keep_to]
         self._durations = survey.durations[segment.keep_from : segment.keep_to]
         self._count = 0
-        try:
+        with self._errors():
             self._container = av.open(file_url(self._partial), "w", format="nut")
             # The tag is for the file that segments are joined into; NUT knows no hvc1.
             self._stream = add_video_stream(self._container, info, replace(target, codec_tag=""))
-        except (av.error.FFmpegError, OSError) as error:
-            raise self._error(error) from error
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        try:
-            if error is None:
-                self._container.mux(self._stream.encode(None))
-            self._container.close()
-            if error is None:
-                self._finish()
-        except (av.error.FFmpegError, OSError) as failure:
-            if error is None:
-                raise self._error(failure) from failure
-        finally:
-            with suppress(OSError):
-                self._partial.unlink(missing_ok=True)
 
     def write(self, rgb: np.ndarray) -> None:
         """Append one frame (3, H, W) float32 RGB."""
@@ -91,10 +70,8 @@ class SegmentWriter:
         frame.duration = self._durations[self._count]
         frame.time_base = self._info.time_base
         self._count += 1
-        try:
-            self._container.mux(self._stream.encode(frame))
-        except (av.error.FFmpegError, OSError) as error:
-            raise self._error(error) from error
+        with self._errors():
+            self._encode(frame)
 
     def _finish(self) -> None:
         """Read the times back, make the file durable and give it its name."""
@@ -107,6 +84,10 @@ class SegmentWriter:
         with self._partial.open("r+b") as file:
             os.fsync(file.fileno())
         self._partial.replace(self._path)
+
+    def _release(self) -> None:
+        with suppress(OSError):
+            self._partial.unlink(missing_ok=True)
 
     def _error(self, error: Exception) -> OutputError | OutOfMemoryError:
         return write_error(error, self._path.parent, self._info)

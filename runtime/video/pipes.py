@@ -13,8 +13,7 @@ from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from fractions import Fraction
 from pathlib import Path
-from types import TracebackType
-from typing import Any, BinaryIO, Literal, Self, cast
+from typing import Any, BinaryIO, Literal, cast
 
 import av
 import av.error
@@ -28,6 +27,7 @@ from bsst.runtime.video.encoder import LEFT, LIMITED, RGB_TAG, Target, add_video
 from bsst.runtime.video.facts import VideoInfo, stated
 from bsst.runtime.video.frame import plane_format
 from bsst.runtime.video.log import description, error_text
+from bsst.runtime.video.muxed import Muxed
 from bsst.runtime.video.reader import HWAccelChoice, VideoReader
 from bsst.runtime.video.scan import Scan
 from bsst.runtime.video.source import main_video_stream, not_a_video, open_source
@@ -108,7 +108,7 @@ class PipeReader(VideoReader):
         return 8 if frame.format.components[0].bits == 8 else 16
 
 
-class PipeWriter:
+class PipeWriter(Muxed):
     """Writes video to a pipe, exactly as restored. Use as a context manager.
 
     Args:
@@ -130,29 +130,10 @@ class PipeWriter:
         if name == "y4m":
             info = dataclasses.replace(info, time_base=1 / info.rate)
         located = name == "y4m" and info.tags.chroma_location == LEFT
-        try:
+        with self._errors():
             self._container = av.open(cast(Any, _Sink(file, located=located)), "w", format=PIPE_FORMATS[name],
                                       options={"strict": "-1"})  # fmt: skip
             self._stream = add_video_stream(self._container, info, self.target)
-        except (av.error.FFmpegError, OSError) as error:
-            raise self._error(error) from error
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        try:
-            if error is None:
-                self._container.mux(self._stream.encode(None))
-            self._container.close()
-        except (av.error.FFmpegError, OSError) as failure:
-            if error is None:
-                raise self._error(failure) from failure
-        if self._moved:
-            self.warnings.append(f"{self._moved} frames are not shown when they were, y4m has one frame rate; "
-                                 f"--format nut keeps times")  # fmt: skip
 
     def write(self, rgb: np.ndarray, *, pts: int, duration: int) -> None:
         """Append one frame; see `VideoWriter.write`."""
@@ -165,10 +146,13 @@ class PipeWriter:
             self._moved += abs(shown - self._count) > Fraction(1, 2)
             frame.pts, frame.duration, frame.time_base = self._count, 1, 1 / self._info.rate
         self._count += 1
-        try:
-            self._container.mux(self._stream.encode(frame))
-        except (av.error.FFmpegError, OSError) as error:
-            raise self._error(error) from error
+        with self._errors():
+            self._encode(frame)
+
+    def _finish(self) -> None:
+        if self._moved:
+            self.warnings.append(f"{self._moved} frames are not shown when they were, y4m has one frame rate; "
+                                 f"--format nut keeps times")  # fmt: skip
 
     def _error(self, error: Exception) -> OutputError:
         if isinstance(error, BrokenPipeError):

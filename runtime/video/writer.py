@@ -11,8 +11,8 @@ import math
 from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
-from types import SimpleNamespace, TracebackType
-from typing import Any, Self
+from types import SimpleNamespace
+from typing import Any
 
 import av
 import av.error
@@ -20,13 +20,13 @@ import numpy as np
 from av.audio.stream import AudioStream
 from av.packet import Packet
 from av.stream import Stream
-from av.video.stream import VideoStream
 
 from bsst.errors import OutOfMemoryError, OutputError
 from bsst.runtime.video.cut import Cut
 from bsst.runtime.video.encoder import Target, add_video_stream, choose_encoder, frame_from_rgb, write_error
 from bsst.runtime.video.facts import VideoInfo
 from bsst.runtime.video.log import error_text
+from bsst.runtime.video.muxed import Muxed
 from bsst.runtime.video.quality import DEFAULT_CRF
 from bsst.runtime.video.reader import HWAccelChoice
 from bsst.runtime.video.sound import Audio, Converted, Copied, convert_sound
@@ -80,7 +80,7 @@ class SoundRefusedError(OutputError):
         self.reason = reason
 
 
-class VideoWriter:
+class VideoWriter(Muxed):
     """Writes one video file. Use as a context manager: leaving it without an error finishes the file.
 
     Args:
@@ -156,7 +156,7 @@ class VideoWriter:
                 self._warn(f"{container} cannot hold a copy of the sound ({error_text(error)}), so it is converted")
         except (av.error.FFmpegError, OSError) as error:
             self._source.close()
-            raise self._output_error(error) from error
+            raise self._error(error) from error
         except BaseException:
             self._source.close()
             raise
@@ -164,23 +164,6 @@ class VideoWriter:
         self._correction = info.timeline.correction()
         self._copied = self._packets() if cut is None else cut.packets(self._packets())
         self._next_copied = next(self._copied, None)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        try:
-            if error is None:
-                self._mux(self._stream.encode(None))
-                self._copy_until(None)
-            self._container.close()
-        except (av.error.FFmpegError, OSError) as failure:
-            if error is None:
-                raise self._output_error(failure) from failure
-        finally:
-            self._source.close()
 
     def write(self, rgb: np.ndarray, *, pts: int, duration: int) -> None:
         """Append one frame.
@@ -193,23 +176,19 @@ class VideoWriter:
         frame = frame_from_rgb(rgb, self.target)
         pts -= self.origin
         frame.pts, frame.duration, frame.time_base = pts, duration, self._info.time_base
-        try:
-            self._mux(self._stream.encode(frame))
+        with self._errors():
+            self._encode(frame)
             self._copy_until(pts * self._info.time_base)
-        except (av.error.FFmpegError, OSError) as error:
-            raise self._output_error(error) from error
 
     def write_packet(self, packet: Packet[Any]) -> None:
         """Append one frame that an encoder with the same `target` made, in decoding order and with all its times."""
         packet.stream = self._stream
         packet.pts = None if packet.pts is None else packet.pts - self.origin
         packet.dts = None if packet.dts is None else packet.dts - self.origin
-        try:
+        with self._errors():
             self._container.mux(packet)
             if packet.dts is not None:
                 self._copy_until(packet.dts * packet.time_base)
-        except (av.error.FFmpegError, OSError) as error:
-            raise self._output_error(error) from error
 
     def _start(self) -> None:
         """Describe all streams and write the header."""
@@ -362,11 +341,14 @@ class VideoWriter:
             if isinstance(kept, Converted) and kept.damaged:
                 self._warn(f"{kept.damaged} packets of stream {index} are damaged in the source and silent")
 
-    def _mux(self, packets: list[Packet[VideoStream]]) -> None:
-        for packet in packets:
-            self._container.mux(packet)
+    def _flush(self) -> None:
+        super()._flush()
+        self._copy_until(None)
 
-    def _output_error(self, error: Exception) -> OutputError | OutOfMemoryError:
+    def _release(self) -> None:
+        self._source.close()
+
+    def _error(self, error: Exception) -> OutputError | OutOfMemoryError:
         refused = isinstance(error, av.error.ArgumentError | av.error.InvalidDataError)  # by FFmpeg, not by the disk
         if refused and any(stream.index in self._copies for stream in self._source.streams.audio):
             return SoundRefusedError(self._container_name, error_text(error))
