@@ -43,7 +43,7 @@ from bsst.runtime.video.pipes import PIPE
 from bsst.runtime.video.publish import publish
 from bsst.runtime.video.sound import AUDIO_CHOICES
 from bsst.runtime.video.sources import Reader, open_reader, pictures_key
-from bsst.runtime.video.writer import SoundRefusedError
+from bsst.runtime.video.writer import RefusedError, SoundRefusedError
 from bsst.system import usable_cores
 
 __all__ = ["deblur"]
@@ -201,15 +201,25 @@ def deblur(
                     meter.finished(line)
             return survey, kept, segments
 
-        def write() -> tuple[Writer, Survey, range]:
+        done: tuple[Survey, range, list[Segment]] | None = None
+        chosen: tuple[Target, str] | None = None
+
+        def write(output: Output) -> tuple[Writer, Survey, range]:
             """Restore, and write the unfinished file; again with other sound where only the sound is in the way."""
-            done = None
+            nonlocal done, chosen
             for audio in AUDIO_CHOICES[AUDIO_CHOICES.index(output_format.audio) :]:
                 written = replace(output_format, audio=audio)
                 try:
                     with output.writer(
-                        unfinished, reader, source=video, output_format=written, hwaccel=hwaccel, cut=cut
+                        unfinished,
+                        reader,
+                        source=video,
+                        output_format=written,
+                        hwaccel=hwaccel,
+                        cut=cut,
+                        encoder=chosen,
                     ) as writer:
+                        chosen = writer.target, writer.encoder
                         survey, kept, segments = done = done or restore(writer.target, writer.encoder, writer.warnings)
                         paths = [work.segment_path(segment) for segment in segments]
                         for packet in joined_packets(paths, segments, survey, reader.info):
@@ -241,16 +251,24 @@ def deblur(
                 meter.info(f"share {share[0]} of {share[1]} is in {work.path}; the same command without it joins all")
                 return meter.result(work.path)
             try:
-                writer, survey, kept = write()
+                place, refused = output.place, None
+                try:
+                    writer, survey, kept = write(output)
+                except RefusedError as error:
+                    if done is None or output.container == "matroska":
+                        raise
+                    refused, place = error, output.place.with_suffix(".mkv")
+                    writer, survey, kept = write(replace(output, container="matroska"))
                 times = array("q", (time - writer.origin for time in survey.times[kept.start : kept.stop]))
                 try:
                     publish(
                         unfinished,
-                        output.place,
+                        place,
                         overwrite=output.overwrite,
                         times=times,
                         time_base=reader.info.time_base,
                         earliest=writer.earliest,
+                        problem=refused,
                     )
                 finally:
                     if not unfinished.exists():  # whole, under one name or another: its segments are needed no more
@@ -278,7 +296,8 @@ def _kept_or_removed(work: WorkFolder, meter: Meter, *, keep: bool) -> Iterator[
         resumable = False
     except (KeyboardInterrupt, OutputError, OutOfMemoryError) as error:
         if work.finished:
-            kept = f"{meter.frames} frames are kept in {work.path}, run the same command to go on"
+            again = "" if isinstance(error, RefusedError) else ", run the same command to go on"  # not to end so again
+            kept = f"{meter.frames} frames are kept in {work.path}{again}"
             error.args = (f"{str(error) or 'interrupted'}; {kept}",)
         raise
     finally:

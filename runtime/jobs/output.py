@@ -12,6 +12,7 @@ from bsst.errors import OutputError, UsageError
 from bsst.files import what_is_at
 from bsst.runtime.jobs.options import OutputFormat
 from bsst.runtime.video.cut import Cut
+from bsst.runtime.video.encoder import Target
 from bsst.runtime.video.pictures import (
     PICTURES,
     PictureReader,
@@ -48,7 +49,7 @@ class Output:
 
     def writer(
         self, unfinished: Path, reader: Reader, *, source: Path, output_format: OutputFormat, hwaccel: HWAccelChoice,
-        cut: Cut | None = None,
+        cut: Cut | None = None, encoder: tuple[Target, str] | None = None,
     ) -> Writer:  # fmt: skip
         """Open it under another name; see `VideoWriter` and `PictureWriter`."""
         if self.container == PICTURE_FILES:
@@ -66,6 +67,7 @@ class Output:
             hwaccel=hwaccel,
             cut=cut,
             audio=output_format.audio,
+            encoder=encoder,
         )
 
 

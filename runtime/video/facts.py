@@ -110,6 +110,8 @@ class VideoInfo:
     """Correction of all timestamps of the file; those of frames are corrected already."""
     start: Fraction = Fraction(0)
     """Time of the first frame in seconds."""
+    span: Fraction = Fraction(0)
+    """Seconds that a few frames in a row take at most, see `scan.SPAN`; 0 where unknown."""
 
 
 def describe(

@@ -30,7 +30,7 @@ from bsst.runtime.video.facts import Stated, Tags, VideoInfo, describe, lost_wit
 from bsst.runtime.video.frame import FULL_RANGE, plane_format
 from bsst.runtime.video.log import description, error_text
 from bsst.runtime.video.reader import Frame, HWAccelChoice
-from bsst.runtime.video.scan import Scan
+from bsst.runtime.video.scan import SPAN, Scan
 from bsst.runtime.video.source import not_a_video, open_source
 from bsst.runtime.video.timeline import Timeline
 
@@ -218,7 +218,9 @@ class PictureReader:
             if isinstance(error, av.error.FFmpegError | OSError):
                 raise not_a_video(path, error) from error
             raise InputError(f"expected a picture in {path}, found none; is the file complete?") from error
-        return frame, replace(info, time_base=1 / self._rate, rate=self._rate, start=Fraction(0), stream=None)
+        return frame, replace(
+            info, time_base=1 / self._rate, rate=self._rate, start=Fraction(0), stream=None, span=SPAN / self._rate
+        )
 
 
 class PictureWriter:

@@ -21,7 +21,14 @@ __all__ = ["publish"]
 
 
 def publish(
-    unfinished: Path, out: Path, *, overwrite: bool, times: array[int], time_base: Fraction, earliest: Fraction
+    unfinished: Path,
+    out: Path,
+    *,
+    overwrite: bool,
+    times: array[int],
+    time_base: Fraction,
+    earliest: Fraction,
+    problem: OutputError | None = None,
 ) -> None:
     """Check a finished video and give it its name, or another one beside it that the error tells.
 
@@ -32,10 +39,11 @@ def publish(
         times: of each frame in the source, ascending, in ticks.
         time_base: seconds per tick.
         earliest: see `VideoWriter`.
+        problem: why it cannot have its name, where that is known already.
 
     Raises:
         VerificationError: frames or times are not those of the source.
-        OutputError: a file appeared under the name, or it cannot be written.
+        OutputError: there is a problem, a file appeared under the name, or it cannot be written.
     """
     try:
         _verify(unfinished, times, time_base, earliest=earliest)
@@ -44,6 +52,9 @@ def publish(
         raise VerificationError(f"{error}; the result is kept as {kept}" if kept else str(error)) from error
     try:
         _sync(unfinished)
+        if problem is not None:
+            kept = _kept(unfinished, out, "new")
+            raise OutputError(f"{problem}; the result is kept as {kept}" if kept else str(problem)) from problem
         _name(unfinished, out, overwrite=overwrite)
     except FileExistsError as error:
         kept = _kept(unfinished, out, "new")

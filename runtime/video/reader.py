@@ -1,7 +1,7 @@
 """Video file to RGB frames with their timestamps, through PyAV.
 
 The decoder is flushed at the end, so frames held back for reordering are not lost. Every frame gets a timestamp: the
-file's own, or where it has none or repeats one, the next possible tick. Before the first frame the file is scanned once
+file's own, or where it has none or goes back, the next possible one. Before the first frame the file is scanned once
 without decoding, so that a truncated file is refused before hours of work and the number of frames is known.
 
 A GPU decodes through FFmpeg's CUDA hwaccel (NVDEC), in a CUDA context of its own; PyAV copies the frames to the host.
@@ -14,7 +14,7 @@ from __future__ import annotations
 import math
 import zlib
 from collections.abc import Generator, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import cached_property
 from itertools import islice
@@ -55,6 +55,8 @@ __all__ = [
 HWAccelChoice = Literal["auto", "none", "cuda"]
 """Where video is decoded and encoded: on the GPU if that works, in software, or on the GPU or not at all."""
 
+SHORTEST = Fraction(1, 1000)
+"""Seconds of a tick of Matroska."""
 SAME_PICTURE = 40
 """PSNR in dB of one frame from two decoders; exact for H.264, HEVC, VP9 and AV1, whose arithmetic is normative."""
 
@@ -125,13 +127,16 @@ class VideoReader:
             self._first = next(self._frames, None)
             if self._first is None:
                 raise InputError(f"expected video in {path}, could not decode a single frame; is the file complete?")
-            self.info = describe(
-                self._first,
-                self._stream,
-                path,
-                frames=self.scan.frames,
-                timeline=self.scan.timeline,
-                chroma_location=self.scan.stated.chroma_location,
+            self.info = replace(
+                describe(
+                    self._first,
+                    self._stream,
+                    path,
+                    frames=self.scan.frames,
+                    timeline=self.scan.timeline,
+                    chroma_location=self.scan.stated.chroma_location,
+                ),
+                span=self.scan.span,
             )
             self._look_for_losses(self._first)
             self._codec = self._stream.codec_context.name
@@ -223,7 +228,7 @@ class VideoReader:
             expected = 0 if last is None else last + duration
             if pts is None or (last is not None and pts <= last):
                 adjusted += not times.by_decoder
-                pts = expected if pts is None or times.by_decoder else cast(int, last) + 1
+                pts = expected if pts is None or times.by_decoder else cast(int, last) + _step(duration, self.info)
                 exact = False
             corrupt += frame.is_corrupt
             self._look_for_losses(frame)
@@ -365,6 +370,11 @@ class VideoReader:
         for packet in container.demux(stream):
             correction.apply(packet)
             yield from packet.decode()
+
+
+def _step(duration: int, info: VideoInfo) -> int:
+    """Ticks from a frame to the next one where its own time says none: what Matroska can tell apart."""
+    return max(1, min(round(SHORTEST / info.time_base), duration // 2))
 
 
 class _Times:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import struct
-from collections import Counter
+from array import array
+from collections import Counter, defaultdict
 from dataclasses import dataclass
 from fractions import Fraction
+from itertools import islice
 from pathlib import Path
 
 import av
@@ -16,10 +18,12 @@ from bsst.errors import InputError
 from bsst.runtime.video.facts import Stated, stated
 from bsst.runtime.video.log import description, error_text
 from bsst.runtime.video.source import main_video_stream, not_a_video, open_source, quoted
-from bsst.runtime.video.timeline import JumpFinder, Timeline
+from bsst.runtime.video.timeline import MICROSECONDS, JumpFinder, Timeline
 
-__all__ = ["Scan", "scan"]
+__all__ = ["SPAN", "Scan", "scan"]
 
+SPAN = 6
+"""Frames within which an encoder reorders."""
 MISSING_SECONDS = 0.5
 """A file that ends this much before its stated duration is truncated."""
 MAY_JUMP = 0x0200
@@ -38,6 +42,8 @@ class Scan:
     timeline: Timeline
     stated: Stated
     warnings: tuple[str, ...]
+    span: Fraction = Fraction(0)
+    """Seconds that `SPAN` frames in a row take at most; 0 where unknown."""
 
 
 def scan(path: Path) -> Scan:
@@ -55,7 +61,8 @@ def scan(path: Path) -> Scan:
         text = description(container)
         packets: Counter[int] = Counter()
         shown: Counter[int] = Counter()
-        end = 0.0
+        times: defaultdict[int, array[int]] = defaultdict(lambda: array("q"))  # of video, in ticks
+        longest, end = Fraction(0), 0.0
         finder = JumpFinder(may_jump=bool(int(container.format.flags) & MAY_JUMP))
         rates = {
             s.index: 1 / Fraction(s.average_rate) for s in container.streams.video if s.average_rate
@@ -68,6 +75,10 @@ def scan(path: Path) -> Scan:
                 if packet.pts is not None and packet.time_base:
                     end = max(end, float((packet.pts + (packet.duration or 0)) * packet.time_base))
                 packets[packet.stream.index] += 1
+                time = packet.dts if packet.pts is None else packet.pts
+                if packet.stream.type == "video" and time is not None and packet.time_base:
+                    times[packet.stream.index].append(time + round(finder.offset / (MICROSECONDS * packet.time_base)))
+                    longest = max(longest, (packet.duration or 0) * packet.time_base)
                 shown[packet.stream.index] += not packet.is_discard
         except av.error.FFmpegError as error:
             raise InputError(
@@ -95,7 +106,16 @@ def scan(path: Path) -> Scan:
             timeline=finder.timeline(),
             stated=said,
             warnings=tuple(warnings),
+            span=max(longest, _span(times[stream.index]) * Fraction(stream.time_base or 0)),
         )
+
+
+def _span(times: array[int]) -> int:
+    """Ticks from a frame to the one `SPAN` later, or to the last, at most."""
+    ascending = sorted(times)
+    if len(ascending) <= SPAN:
+        return ascending[-1] - ascending[0] if ascending else 0
+    return max(b - a for a, b in zip(ascending, islice(ascending, SPAN, None), strict=False))
 
 
 def _missing(container: InputContainer, packets: int, end: float) -> float:

@@ -13,7 +13,7 @@ from typing import Any
 
 from av.packet import Packet
 
-__all__ = ["Correction", "JumpFinder", "Timeline"]
+__all__ = ["MICROSECONDS", "Correction", "JumpFinder", "Timeline"]
 
 MICROSECONDS = 1_000_000
 BACK = MICROSECONDS // 10
@@ -62,8 +62,9 @@ class JumpFinder:
     def __init__(self, *, may_jump: bool) -> None:
         self.seconds: list[float] = []
         """Where the clock jumped, corrected."""
+        self.offset = 0
+        """Microseconds to add to timestamps from the last packet on."""
         self._may_jump = may_jump
-        self._offset = 0
         self._last: int | None = None  # of any stream
         self._of_stream: dict[int, tuple[int, int]] = {}  # last dts, and where the next is expected
         self._count: dict[int, int] = {}
@@ -83,18 +84,18 @@ class JumpFinder:
         self._count[stream] = count + 1
         if packet.dts is not None and packet.stream.type in ("video", "audio") and packet.time_base:
             scale = MICROSECONDS * Fraction(packet.time_base)
-            time = round(packet.dts * scale) + self._offset
+            time = round(packet.dts * scale) + self.offset
             delta = self._jump(stream, time)
             if delta:
-                self._offset -= delta
+                self.offset -= delta
                 time -= delta
                 self.seconds.append(time / MICROSECONDS)
             length = packet.duration * scale if packet.duration else (frame_seconds or 0) * MICROSECONDS
             self._of_stream[stream] = time, time + round(length)
             self._last = time
         steps = self._steps.setdefault(stream, [])
-        if self._offset != (steps[-1][1] if steps else 0):
-            steps.append((count, self._offset))
+        if self.offset != (steps[-1][1] if steps else 0):
+            steps.append((count, self.offset))
 
     def timeline(self) -> Timeline:
         """What was found."""

@@ -32,7 +32,7 @@ from bsst.runtime.video.reader import HWAccelChoice
 from bsst.runtime.video.sound import Audio, Converted, Copied, convert_sound
 from bsst.runtime.video.source import file_url, main_video_stream, open_source
 
-__all__ = ["CONTAINERS", "SoundRefusedError", "VideoWriter"]
+__all__ = ["CONTAINERS", "RefusedError", "SoundRefusedError", "VideoWriter"]
 
 CONTAINERS = {".mp4": "mp4", ".m4v": "mp4", ".mov": "mov", ".mkv": "matroska", ".webm": "webm"}
 """Suffixes that can be written: containers that keep variable frame rates."""
@@ -55,7 +55,10 @@ COPIED = ("audio", "subtitle", "attachment")
 OF_A_PHONE = ("com.apple.quicktime.", "com.android.", "com.samsung.")
 """Metadata of the key kind of QuickTime: place, date with zone, maker."""
 LARGEST_TIMESCALE = 2**31 - 1
-
+LARGEST_STEP = 2**31 - 1
+"""Ticks between two frames, and between decoding and showing one, that MP4 and MOV can hold."""
+COARSEST_TIMESCALE = 10000
+"""Theirs have at least as many ticks a second, unless told otherwise. Source: FFmpeg, movenc.c, `mov_init`."""
 
 NO_STREAM = SimpleNamespace(index=-1, metadata={}, disposition=av.stream.Disposition.default)
 NO_SOURCE = SimpleNamespace(
@@ -64,20 +67,27 @@ NO_SOURCE = SimpleNamespace(
 """In place of the file that pictures and pipes have not."""
 
 
-class SoundRefusedError(OutputError):
-    """A container refuses what it was given, and sound is as a rule what it refuses.
+class RefusedError(OutputError):
+    """A container refuses what it was given, and would again.
 
     Args:
         container: its name.
         reason: FFmpeg's words.
     """
 
+    what = "video"
+    remedy = "choose an output name that ends in .mkv"
+
     def __init__(self, container: str, reason: str) -> None:
-        super().__init__(
-            f"expected sound that {container} can hold, FFmpeg says: {reason}; try --audio convert or --audio none, or "
-            f"an output name that ends in .mkv"
-        )
+        super().__init__(f"expected {self.what} that {container} can hold, FFmpeg says: {reason}; {self.remedy}")
         self.reason = reason
+
+
+class SoundRefusedError(RefusedError):
+    """The same where there is sound, which it is as a rule."""
+
+    what = "sound"
+    remedy = "try --audio convert or --audio none, or an output name that ends in .mkv"
 
 
 class VideoWriter(Muxed):
@@ -93,6 +103,7 @@ class VideoWriter(Muxed):
         hwaccel: which encoder.
         audio: copy sound and convert what cannot be copied, convert all, or leave it out.
         cut: the part of the source that is written; it starts at zero in the file. All by default.
+        encoder: target and words of another writer, whose frames are written here; chosen by default.
 
     Raises:
         OutputError: the file cannot be written.
@@ -124,6 +135,7 @@ class VideoWriter(Muxed):
         hwaccel: HWAccelChoice = "none",
         audio: Audio = "copy",
         cut: Cut | None = None,
+        encoder: tuple[Target, str] | None = None,
     ) -> None:
         self.path = path
         self._cut = cut
@@ -133,7 +145,9 @@ class VideoWriter(Muxed):
         self._copies: dict[int, Copied | Converted] = {}
         self._container_name = container
         self._info = info
-        self.target, self.encoder = choose_encoder(container, info, lossless=lossless, crf=crf, hwaccel=hwaccel)
+        self.target, self.encoder = encoder or choose_encoder(
+            container, info, lossless=lossless, crf=crf, hwaccel=hwaccel
+        )
         if self.target.encoding.bits < info.encoding.bits:
             self.warnings.append(f"{self.target.codec} stores {self.target.encoding.bits} of the source's "
                                  f"{info.encoding.bits} bits per colour; --lossless to .mkv keeps them")  # fmt: skip
@@ -236,11 +250,29 @@ class VideoWriter(Muxed):
         scale = math.lcm(1000, self._info.time_base.denominator, *(start.denominator for start in starts))
         if scale > LARGEST_TIMESCALE:
             scale = math.lcm(1000, self._info.start.denominator)
-        options = {"movie_timescale": str(scale if scale <= LARGEST_TIMESCALE else 90000)}
+        options = {"movie_timescale": str(scale if scale <= LARGEST_TIMESCALE else 90000), **self._track_options()}
         keys = [*self._source.metadata, *original.metadata]
         if any(key.startswith(OF_A_PHONE) for key in keys):
             options["movflags"] = "use_metadata_tags"
         return options
+
+    def _track_options(self) -> dict[str, str]:
+        """Of MP4's video track, whose clock is coarse enough for the longest pauses.
+
+        Raises:
+            OutputError: none is.
+        """
+        ticks = self._info.time_base.denominator
+        usual = ticks << max(0, math.ceil(math.log2(COARSEST_TIMESCALE / ticks)))
+        if self._info.span * usual <= LARGEST_STEP:
+            return {}
+        if self._info.span * ticks > LARGEST_STEP:
+            raise OutputError(
+                f"expected at most {LARGEST_STEP / ticks / 3600:.1f} h from a frame to those that follow for "
+                f"{self._container_name}, got {float(self._info.span / 3600):.1f} h; choose an output name that ends "
+                f"in .mkv"
+            )
+        return {"video_track_timescale": str(ticks)}
 
     def _copy_of(self, original: Stream) -> Copied | Converted | None:
         """What becomes of a stream of the source; None where it is not kept."""
@@ -350,8 +382,9 @@ class VideoWriter(Muxed):
 
     def _error(self, error: Exception) -> OutputError | OutOfMemoryError:
         refused = isinstance(error, av.error.ArgumentError | av.error.InvalidDataError)  # by FFmpeg, not by the disk
-        if refused and any(stream.index in self._copies for stream in self._source.streams.audio):
-            return SoundRefusedError(self._container_name, error_text(error))
+        if refused:
+            has_sound = any(stream.index in self._copies for stream in self._source.streams.audio)
+            return (SoundRefusedError if has_sound else RefusedError)(self._container_name, error_text(error))
         return write_error(error, self.path.parent, self._info, ", or choose an output name that ends in .mkv")
 
 

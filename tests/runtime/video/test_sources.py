@@ -6,6 +6,7 @@ import struct
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 
@@ -85,6 +86,21 @@ def test_joined_recordings_go_on_where_the_first_part_ends(tmp_path: Path, suffi
         assert max(abs(np.sort(steps)[:-1] - 0.04)) < 0.0011
         assert 0.039 < max(steps) < 0.5
         assert any("the clock of the file jumps" in warning for warning in result.warnings)
+
+
+@pytest.mark.parametrize("out", ["out.mkv", "out.mp4"])
+def test_recordings_that_overlap_by_two_frames_keep_them_apart(tmp_path: Path, out: str) -> None:
+    """Less than FFmpeg takes for a jump of the clock: frames are shown a thousandth apart, and none is dropped."""
+    clip = Clip(suffix=".ts", codec="mpeg2video", times=tuple(range(12)), time_base=Fraction(1, 25))
+    first = clip.write(tmp_path / "first")
+    second = replace(clip, times=tuple(range(11, 23))).write(tmp_path / "second")  # the first begins at 0.04 s
+    joined = tmp_path / "joined.ts"
+    joined.write_bytes(first.read_bytes() + second.read_bytes())
+    result = deblur(joined, tmp_path / out, plan=Identity())
+    steps = np.diff([float(time) for time in decode(result.output).seconds])
+    assert steps[:14] == pytest.approx([0.04] * 11 + [0.001] * 2 + [0.038], abs=2e-5)
+    assert steps[14:] == pytest.approx([0.04] * 9, abs=2e-5)
+    assert any("2 frames had no usable timestamp" in warning for warning in result.warnings)
 
 
 def test_avi_with_reordered_frames_has_even_steps(tmp_path: Path) -> None:
