@@ -328,11 +328,11 @@ def test_sound_that_a_container_refuses_at_the_end_does_not_cost_the_film(
 ) -> None:
     """`worst`: up to which way of keeping sound the file cannot be closed."""
 
-    def refuse(writer: VideoWriter, packets: object) -> None:
+    def refuse(writer: VideoWriter, frame: object) -> None:
         if AUDIO_CHOICES.index(writer._audio) <= AUDIO_CHOICES.index(worst):
             raise av.error.InvalidDataError(-1, "Invalid data")
 
-    monkeypatch.setattr(VideoWriter, "_mux", refuse)  # what is left in the encoder of the film: nothing
+    monkeypatch.setattr(VideoWriter, "_encode", refuse)  # what is left in the encoder of the film: nothing
     source = Clip(audio="aac", times=tuple(range(12)), time_base=Fraction(1, 25)).write(tmp_path / "clip")
     restorer = Identity()
     result = deblur(source, tmp_path / "out.mp4", restorer)
