@@ -1,4 +1,4 @@
-"""Ctrl-C at any moment of a start: one line, status 130, no traceback."""
+"""A program starts: Ctrl-C at any moment is one line, status 130, no traceback, and HOME stays as it is."""
 
 from __future__ import annotations
 
@@ -75,3 +75,11 @@ def test_ctrl_c_while_workers_start_is_one_line(clip: Path, tmp_path: Path) -> N
     assert lines == ["error: interrupted; nothing was written"]
     assert "Traceback" not in done.stderr
     assert [path.name for path in clip.parent.iterdir()] == ["clip.mp4"]
+
+
+def test_an_empty_home_stays_empty(clip: Path, cpu_plan: Path, tmp_path: Path) -> None:
+    (home := tmp_path / "home").mkdir()
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("XDG_", "ORT_", "BSST_"))}
+    command = [sys.executable, "-m", "bsst", "run", str(cpu_plan), str(clip), "-o", str(tmp_path / "out.mkv")]
+    subprocess.run(command, check=True, capture_output=True, timeout=120, env={**environment, "HOME": str(home)})
+    assert list(home.rglob("*")) == []
