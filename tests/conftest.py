@@ -8,6 +8,7 @@ import logging
 import lzma
 import os
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -69,3 +70,12 @@ def cpu_plan(shaped_plan: Path) -> Path:
     members = {stage.member: plan.member(stage.name) for stage in plan.manifest.stages}
     write_plan(path, dataclasses.replace(plan.manifest, shapes=()), members)
     return path
+
+
+@pytest.fixture(scope="module")
+def prepared() -> Iterator[None]:
+    """Equal graphs are simplified, and loaded by a child of ONNX Runtime, once; see `tests.once`."""
+    from tests.once import prepared_once
+
+    with prepared_once():
+        yield

@@ -34,6 +34,8 @@ from bsst.runtime.sessions.ort import OrtSession
 DATA = Path(__file__).parents[1] / "data"
 CITY, SHARP = DATA / "city_blurry.mp4", DATA / "city_sharp.mp4"
 
+pytestmark = pytest.mark.usefixtures("prepared")
+
 
 @pytest.fixture(scope="module")
 def ranges(cpu_plan: Path) -> Ranges:
@@ -49,7 +51,7 @@ def always_faster() -> Iterator[None]:
 
 
 @pytest.fixture(scope="module")
-def int8_plan(cpu_plan: Path, ranges: Ranges, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def int8_plan(prepared: None, cpu_plan: Path, ranges: Ranges, tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("plans") / "int8.plan"
     rebuild_plan(cpu_plan, path, target="cpu", int8=Int8Request(ranges=ranges))
     return path

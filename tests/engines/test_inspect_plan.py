@@ -24,7 +24,6 @@ def plan(cpu_plan: Path) -> Plan:
     return open_plan(cpu_plan)
 
 
-@pytest.mark.slow
 def test_the_table_names_every_stage_and_what_people_ask_for(plan: Plan) -> None:
     text = plan_table(plan)
     assert all(stage.name in text for stage in plan.manifest.stages)
@@ -41,7 +40,6 @@ def test_the_table_names_every_stage_and_what_people_ask_for(plan: Plan) -> None
     assert max(map(len, text.splitlines())) < 400
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("facts", "cell"), [({"half_layers": 0.968}, "float32 100%, engine 97% half  "), ({}, "float32 100%  ")]
 )
@@ -56,7 +54,6 @@ def test_the_table_shows_what_the_inspector_counted_where_it_did(
     assert ("half  " in text) == bool(facts)
 
 
-@pytest.mark.slow
 def test_the_description_is_plain_json(plan: Plan) -> None:
     data = json.loads(json.dumps(describe_plan(plan)))
     assert data["manifest"]["frames"] == 4
@@ -64,7 +61,6 @@ def test_the_description_is_plain_json(plan: Plan) -> None:
     assert data["memory"]["total_bytes"] is None
 
 
-@pytest.mark.slow
 def test_memory_counts_what_is_needed_at_once_and_reuse_saves_some(plan: Plan) -> None:
     memory = device_memory(plan.manifest)
     tensors = clip_tensors(plan.manifest)
@@ -78,7 +74,6 @@ def test_memory_counts_what_is_needed_at_once_and_reuse_saves_some(plan: Plan) -
     assert memory.clip_bytes < sum(4 * math.prod(tensor.shape) for tensor in tensors.values())
 
 
-@pytest.mark.slow
 def test_a_plan_is_unpacked_into_files_that_other_tools_read(plan: Plan, tmp_path: Path) -> None:
     files = extract_plan(plan, tmp_path / "out")
     assert {file.name for file in files} == {s.member for s in plan.manifest.stages} | {"manifest.json"}
@@ -91,7 +86,6 @@ def test_a_plan_is_unpacked_into_files_that_other_tools_read(plan: Plan, tmp_pat
 POLYGRAPHY = "import sys; from polygraphy.tools._main import main; sys.argv[0] = 'polygraphy'; sys.exit(main())"
 
 
-@pytest.mark.slow
 @pytest.mark.skipif(importlib.util.find_spec("polygraphy") is None, reason="needs polygraphy")
 @pytest.mark.parametrize("stage", ["propagate_forward_1", "attend"])
 def test_polygraphy_runs_the_unpacked_graphs(plan: Plan, tmp_path: Path, stage: str) -> None:
@@ -110,7 +104,6 @@ def test_a_plan_of_another_network_is_refused_and_not_described(tmp_path: Path) 
         plan_table(open_plan(tmp_path / "odd.plan"))
 
 
-@pytest.mark.slow
 def test_a_tile_is_printed_as_the_exporter_reads_it(plan: Plan) -> None:
     from bsst.cli.export import Size
 

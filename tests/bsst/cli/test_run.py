@@ -171,14 +171,14 @@ def test_repaired_frames_are_counted_and_change_the_status(clip: Path, loads: Lo
     assert len(decode(clip.with_name("clip.deblurred.mp4")).seconds) == 12
 
 
-def test_a_dry_run_tells_frames_windows_tiles_memory_and_time_and_writes_nothing(clip: Path) -> None:
-    result = invoke(clip, "--dry-run", "--in-flight", 1)
+def test_a_dry_run_tells_frames_windows_tiles_memory_and_time_and_writes_nothing(clip: Path, cpu_plan: Path) -> None:
+    result = invoke(cpu_plan, clip, "--dry-run", "--in-flight", 1)
     assert (result.exit_code, result.stderr) == (0, "")
     rows = dict(line.split(maxsplit=1) for line in result.stdout.splitlines())
     assert rows["backend"] == "plan of target cpu runs on ONNX Runtime, CPUExecutionProvider"
     assert rows["frames"] == "12"
-    assert rows["windows"].startswith("1, of 12 frames")
-    assert rows["tiles"].startswith("1 of 256x256")
+    assert rows["windows"].startswith("4, of 4 frames")
+    assert rows["tiles"].startswith("2 of 64x128")
     assert "1 in flight" in rows["planned"]
     assert rows["time"].startswith("about ")
     assert [path.name for path in clip.parent.iterdir()] == ["clip.mp4"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import cache
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -73,14 +74,17 @@ def test_the_sabotaged_node_is_named(stage: str, node: str, change: Callable[[on
     assert 1 <= fault.compared <= fault.tensors
 
 
-def test_graphs_traced_from_pytorch_name_the_node_of_a_plan() -> None:
+def test_graphs_traced_from_pytorch_name_the_node_of_a_plan(cpu_plan: Path) -> None:
     from bsst.calibration.parity.reference import torch_reference
-    from bsst.reference.checkpoint import load_networks
+    from tests.networks import small_edge
 
-    reference = torch_reference(load_networks(), open_plan(DEFAULT_PLAN).manifest)
-    broken = copy(graph("encode"))
+    plan = open_plan(cpu_plan)
+    reference = torch_reference(small_edge(), plan.manifest)
+    broken = onnx.load_from_string(plan.member("encode"))
     scale_weights(broken.graph, "node_conv2d_3", 1.01)
-    fault = first_bad_node(broken, reference.graphs("encode"), inputs("encode"), minimum=80, threads=1)
+    rng = np.random.default_rng(0)
+    given = {spec.name: rng.random(spec.shape, np.float32) for spec in plan.manifest.stage("encode").inputs}
+    fault = first_bad_node(broken, reference.graphs("encode"), given, minimum=80, threads=1)
     assert fault is not None
     assert fault.name == "node_conv2d_3"
     assert fault.tensors == len(broken.graph.node)

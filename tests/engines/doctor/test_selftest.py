@@ -138,6 +138,7 @@ def test_gpu_tests_are_run_where_they_are(tmp_path: Path, monkeypatch: pytest.Mo
     assert run_gpu_tests(tmp_path).skipped == "no NVIDIA GPU"
     monkeypatch.setattr(module, "find_gpus", lambda: (ADA,))
     assert "no tests in" in run_gpu_tests(tmp_path / "tests").skipped
+    monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")  # which take longer to import than it takes to run
     (tmp_path / "pytest.ini").write_text("[pytest]\nmarkers = needs_cuda: here\n")
     tests = tmp_path / "tests"
     tests.mkdir()
