@@ -1,4 +1,4 @@
-"""The same pictures from every PyAV: `make test-newest` runs this with the newest, `make test` with that of Python 3.11."""
+"""The same pictures from every PyAV: `make test-newest` runs this with the newest, `make test` with Python 3.11's."""
 
 from __future__ import annotations
 
