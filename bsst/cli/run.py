@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import re
 import sys
-from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 from bsst.cli.common import EXIT_STATUS, THREADS, Command, parse_bytes, require_output
-from bsst.cli.many import Job, Outcome, are_many, plan_jobs, run_jobs, split_plan, worst_status
-from bsst.errors import EXIT_REPAIRED, OutputError, UsageError
+from bsst.cli.many import Job, are_many, plan_jobs, split_plan
+from bsst.cli.words import devices_of, part_of, share_of
+from bsst.errors import UsageError
 from bsst.runtime.video.quality import DEFAULT_CRF
 
 if TYPE_CHECKING:
     from bsst.cli import progress
-    from bsst.runtime.trace import Trace
     from bsst.runtime.video.pipes import PipeFormat
     from bsst.runtime.video.reader import HWAccelChoice
     from bsst.runtime.video.sound import Audio
@@ -97,7 +95,7 @@ Examples:
 @click.option("--hwaccel", type=click.Choice(["auto", "none", "cuda"]), default="auto", show_default=True,
               help="Decode and encode video on an NVIDIA GPU; auto does if the plan runs on one.")  # fmt: skip
 @click.option("--max-memory", metavar="SIZE", help="Choose --in-flight to fit, such as 2GB; measures one clip first.")
-@click.option("--dry-run", is_flag=True, help="Measure one clip, print what the job takes, and stop.")
+@click.option("--dry-run", "dry", is_flag=True, help="Measure one clip, print what the job takes, and stop.")
 @click.option("--trace", metavar="FILE", type=click.Path(path_type=Path),
               help="Write what happened when as JSON for ui.perfetto.dev.")  # fmt: skip
 @click.option("-q", "--quiet", is_flag=True, help="Print warnings and errors only.")
@@ -132,7 +130,7 @@ def run(
     segment: str | None,
     hwaccel: HWAccelChoice,
     max_memory: str | None,
-    dry_run: bool,
+    dry: bool,
     trace: Path | None,
     quiet: bool,
     log_json: bool,
@@ -148,30 +146,19 @@ def run(
     """
     from bsst.cli import progress
     from bsst.cli.remote import Remote
-    from bsst.runtime.job import deblur
-    from bsst.runtime.jobs.opened import OpenedPlan
+    from bsst.cli.restoring import Request, dry_run, restore_all
     from bsst.runtime.jobs.options import Execution, OutputFormat
     from bsst.runtime.jobs.output import default_output, default_preview
-    from bsst.runtime.jobs.part import Part, Preview, parse_rate, parse_time
-    from bsst.runtime.jobs.report import Observer, Result
+    from bsst.runtime.jobs.part import parse_rate
     from bsst.runtime.restore import Tiling
-    from bsst.runtime.trace import Trace
-    from bsst.runtime.video.pictures import are_pictures
 
-    timed = (start, end, duration) != (None, None, None)
-    part = Part.of(start=start, end=end, duration=duration) if timed else None
+    part, remote = part_of(start, end, duration, preview), Remote()
     pictures = None if rate is None else parse_rate(rate)
-    seconds = None if preview is None else parse_time(preview)
-    if seconds == 0:
-        raise UsageError(f"expected a preview of some length, got {preview}; 5s shows enough as a rule")
-    if timed and seconds is not None:
-        raise UsageError("expected a preview or a part, got both; leave --preview or --start, --end and --duration out")
-    remote = Remote()
     plan, videos = split_plan([remote.source(name) for name in files], plan)
     output = None if target is None else remote.output(target)
 
     def default(video: Path) -> Path:
-        usual = default_output(video) if seconds is None else default_preview(video)
+        usual = default_output(video) if preview is None else default_preview(video)
         return Path(usual.name) if remote.is_remote(video) else usual
 
     several = are_many(videos, output)
@@ -181,28 +168,38 @@ def run(
     if show and (several or jobs[0].out == Path("-")):
         raise UsageError("expected one file to --open, got several or standard output; leave it out")
     require_output(trace, others=[plan, *(path for job in jobs for path in (job.video, job.out))])
-    if dry_run or max_memory is not None:
-        from bsst.cli import dry_run as dry
-
+    request = Request(
+        jobs=jobs,
+        several=several,
+        remote=remote,
+        plan=plan,
+        overwrite=overwrite,
+        part=part,
+        rate=pictures,
+        output_format=OutputFormat(lossless=lossless, crf=crf, audio=audio, pipe_format=pipe_format),
+        tiling=Tiling(
+            window_overlap=window_overlap,
+            tile_overlap=tile_overlap,
+            scene_cuts=not no_scene_cuts,
+            guard=not no_guard,
+        ),
+        execution=Execution(
+            threads=threads,
+            in_flight=in_flight,
+            devices=devices_of(devices, workers, ray),
+            ray=ray,
+            hwaccel=hwaccel,
+            resume=resume,
+            keep_work=keep_work,
+            share=share_of(segment),
+        ),
+        trace=trace,
+    )
+    if dry or max_memory is not None:
         limit = None if max_memory is None else parse_bytes(max_memory)
-        for job in jobs:
-            remote.fetch(job.video, lambda line: click.echo(line, err=True))
-            measured = dry.Job(
-                job.video,
-                plan,
-                threads=threads,
-                in_flight=in_flight,
-                window_overlap=window_overlap,
-                tile_overlap=tile_overlap,
-                part=part if seconds is None else Part(end=seconds),
-                rate=pictures,
-            )
-            in_flight = in_flight if limit is None else measured.in_flight(limit, in_flight)
-            if dry_run:
-                click.echo(f"{job.video}\n" * several + measured.table(in_flight))
-        if dry_run:
+        request = dry_run(request, limit=limit, tables=dry)
+        if dry:
             return
-    recorded = None if trace is None else Trace()
 
     def display_of() -> progress.Quiet:
         if log_json:
@@ -211,98 +208,8 @@ def run(
             return progress.Quiet()
         return progress.Bar() if sys.stderr.isatty() else progress.Lines()
 
-    share = _share(segment)
-    execution = Execution(
-        threads=threads,
-        in_flight=in_flight,
-        devices=_devices(devices, workers, ray),
-        ray=ray,
-        hwaccel=hwaccel,
-        resume=resume,
-        keep_work=keep_work,
-        share=share,
-    )
-
-    def restore(job: Job) -> Result:
-        with display_of() as display:
-            if several:
-                display.info(f"{remote.name(job.video)}:")
-            elif not overwrite and remote.is_done(job.out):
-                raise OutputError(f"expected nothing at {target}, found something; choose another name, or pass -y")
-            remote.fetch(job.video, display.info)
-            result = deblur(
-                job.video,
-                job.out,
-                opened or plan,
-                overwrite=overwrite,
-                part=part if seconds is None else Preview(seconds),
-                rate=pictures if not several or are_pictures(job.video) else None,
-                output_format=OutputFormat(lossless=lossless, crf=crf, audio=audio, pipe_format=pipe_format),
-                tiling=Tiling(
-                    window_overlap=window_overlap,
-                    tile_overlap=tile_overlap,
-                    scene_cuts=not no_scene_cuts,
-                    guard=not no_guard,
-                ),
-                execution=execution,
-                observer=Observer(
-                    info=display.info, progress=display.progress, warning=display.warning, trace=recorded
-                ),
-            )
-            if share is None:
-                remote.finish(job.video, job.out, display.info)
-            if not several or log_json:
-                display.result(result, str(result.output) if share else remote.name(job.out))
-        return result
-
-    with ExitStack() as stack:
-        opened: OpenedPlan | None = None
-        if trace is not None and recorded is not None:
-            stack.callback(_write_trace, recorded, trace, display_of())  # also of a job that fails
-        if not several:
-            result = restore(jobs[0])
-            status = EXIT_REPAIRED if result.repaired else 0
-        else:
-            if not (execution.devices or ray):
-                opened = stack.enter_context(OpenedPlan(plan, threads=threads, in_flight=in_flight, trace=recorded))
-            outcomes = list[Outcome]()
-            try:
-                for outcome in run_jobs(jobs, restore, display_of, overwrite=overwrite, remote=remote):
-                    outcomes.append(outcome)
-            finally:
-                display_of().outcomes(outcomes)
-            status = worst_status(outcomes)
+    status = restore_all(request, display_of, always_result=log_json)
     if show:
         click.launch(str(jobs[0].out))
     if status:
         click.get_current_context().exit(status)
-
-
-def _write_trace(trace: Trace, path: Path, display: progress.Quiet) -> None:
-    """Hours of work are not lost for want of a trace."""
-    try:
-        trace.write(path)
-    except OutputError as error:
-        display.warning(str(error))
-
-
-def _devices(text: str, workers: int | None, ray: str) -> tuple[str, ...]:
-    """`cuda:0,cuda:1` -> the names; `workers` CPUs."""
-    given = [name for name, value in (("--devices", text), ("--workers", workers), ("--ray", ray)) if value]
-    if len(given) > 1:
-        raise UsageError(f"expected one of --devices, --workers and --ray, got {' and '.join(given)}; choose one")
-    names = tuple(name.strip() for name in text.split(",")) if text else ()
-    for name in names:
-        if name != "cpu" and not re.fullmatch(r"cuda:\d+", name):
-            raise UsageError(f"expected devices such as cuda:0,cuda:1 or cpu,cpu, got {name or 'an empty name'}")
-    return names or ("cpu",) * (workers or 0)
-
-
-def _share(text: str | None) -> tuple[int, int] | None:
-    """`2/5` -> the numbers."""
-    if text is None:
-        return None
-    match = re.fullmatch(r"(\d+)/(\d+)", text)
-    if match is None or not 1 <= int(match[1]) <= int(match[2]):
-        raise UsageError(f"expected --segment K/N with K from 1 to N, such as 2/5, got {text}")
-    return int(match[1]), int(match[2])
