@@ -2,6 +2,7 @@
 
     python benchmarks/harm.py                   # every clip; minutes
     python benchmarks/harm.py --only zoom,pan   # some kinds
+    python benchmarks/harm.py --part 1/2        # every second clip, for several processes side by side
 
 Made from the two demo clips and from pictures of scikit-image that training did not use: enlargements (fast, smooth
 motion), pans of 2 to 120 pixels per frame over pictures enlarged up to eight times (smooth though not blurred),
@@ -16,6 +17,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Callable, Iterator
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -40,11 +42,13 @@ def main() -> None:
     """Restore every clip and judge it."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--only", default="", help="kinds, separated by commas")
+    parser.add_argument("--part", default="1/1", help="K/N: the K-th of every N clips")
     parser.add_argument("--plan", type=Path)
     arguments = parser.parse_args()
+    part, parts = map(int, arguments.part.split("/"))
     rows: dict[str, list[tuple[float, bool, bool]]] = {}
     with bsst.load_network(arguments.plan) as network:
-        for name, blurry, sharp in clips():
+        for name, blurry, sharp in islice(clips(), part - 1, None, parts):
             if arguments.only and name.split()[0] not in arguments.only.split(","):
                 continue
             restored, touched = [], 0
