@@ -15,8 +15,8 @@ from fractions import Fraction
 
 from bsst.errors import UsageError
 from bsst.runtime.video.cut import Cut
+from bsst.runtime.video.decoded import Frame
 from bsst.runtime.video.facts import MOST_FRAMES_PER_SECOND
-from bsst.runtime.video.reader import Frame
 
 __all__ = ["Part", "Preview", "parse_rate", "parse_time"]
 

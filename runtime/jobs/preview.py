@@ -30,9 +30,10 @@ from bsst.runtime.jobs.stream import restore_stream
 from bsst.runtime.restore import Tiling
 from bsst.runtime.trace import Trace
 from bsst.runtime.video.cut import Cut
+from bsst.runtime.video.decoded import Frame
 from bsst.runtime.video.facts import VideoInfo
 from bsst.runtime.video.publish import publish
-from bsst.runtime.video.reader import Frame, HWAccelChoice
+from bsst.runtime.video.reader import HWAccelChoice
 from bsst.runtime.video.sources import Reader, open_reader, other_streams
 from bsst.runtime.video.writer import VideoWriter
 

@@ -15,7 +15,7 @@ import av.error
 
 from bsst.errors import InputError
 from bsst.runtime.jobs.survey import Survey
-from bsst.runtime.video.reader import Frame
+from bsst.runtime.video.decoded import Frame
 from bsst.runtime.video.sources import Reader
 
 __all__ = ["frames_between"]

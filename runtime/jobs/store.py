@@ -26,9 +26,10 @@ from bsst.runtime.jobs.segment import Segment
 from bsst.runtime.jobs.survey import Survey
 from bsst.runtime.jobs.work import file_digest
 from bsst.runtime.video.encoder import Target, add_video_stream, frame_from_rgb, write_error
+from bsst.runtime.video.facts import VideoInfo
 from bsst.runtime.video.log import error_text
 from bsst.runtime.video.muxed import Muxed
-from bsst.runtime.video.reader import VideoInfo, file_url
+from bsst.runtime.video.source import file_url
 
 __all__ = ["SegmentWriter", "joined_packets"]
 

@@ -20,7 +20,7 @@ from bsst.runtime.jobs.survey import Survey
 from bsst.runtime.jobs.work import Finished
 from bsst.runtime.restore import Tiling, restored_windows
 from bsst.runtime.trace import Trace, span
-from bsst.runtime.video.reader import Frame
+from bsst.runtime.video.decoded import Frame
 
 __all__ = ["Sink", "restore_stream"]
 

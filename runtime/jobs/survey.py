@@ -9,8 +9,8 @@ from typing import Any
 
 from bsst.errors import InputError
 from bsst.runtime.frames.scenes import CutFinder, luma_step
+from bsst.runtime.video.decoded import Frame
 from bsst.runtime.video.facts import Stated
-from bsst.runtime.video.reader import Frame
 from bsst.runtime.video.scan import Scan
 from bsst.runtime.video.timeline import Timeline
 

@@ -25,11 +25,12 @@ from av.video.reformatter import VideoReformatter
 from bsst.errors import InputError, OutputError, UsageError
 from bsst.files import what_is_at
 from bsst.runtime.video.colour import Encoding
+from bsst.runtime.video.decoded import Frame
 from bsst.runtime.video.encoder import Target, frame_from_rgb
 from bsst.runtime.video.facts import Stated, Tags, VideoInfo, describe, lost_with_frame, side_data, stated
 from bsst.runtime.video.frame import FULL_RANGE, plane_format
 from bsst.runtime.video.log import description, error_text
-from bsst.runtime.video.reader import Frame, HWAccelChoice
+from bsst.runtime.video.reader import HWAccelChoice
 from bsst.runtime.video.scan import SPAN, Scan
 from bsst.runtime.video.source import not_a_video, open_source
 from bsst.runtime.video.timeline import Timeline

@@ -13,9 +13,13 @@ from fractions import Fraction
 from itertools import count
 from pathlib import Path
 
-from bsst.errors import OutputError, VerificationError
+import av
+import av.error
+
+from bsst.errors import InputError, OutputError, VerificationError
 from bsst.files import sync_directory
-from bsst.runtime.video.reader import packet_times
+from bsst.runtime.video.log import error_text
+from bsst.runtime.video.source import file_url, main_video_stream
 
 __all__ = ["publish"]
 
@@ -89,6 +93,23 @@ def _verify(path: Path, expected: array[int], time_base: Fraction, *, earliest: 
                 f"expected frame {index} at {float(wanted * time_base):.4f} s, read back {float(found * ticks):.4f} s; "
                 f"try an output name that ends in .mkv"
             )
+
+
+def packet_times(path: Path) -> tuple[list[int], Fraction]:
+    """Presentation times of a finished video file, ascending, and the seconds per tick; nothing is decoded.
+
+    Raises:
+        VerificationError: the file cannot be read back.
+    """
+    try:
+        with av.open(file_url(path), "r") as container:
+            stream = main_video_stream(container)
+            times = sorted(packet.pts for packet in container.demux(stream) if packet.size and packet.pts is not None)
+            return times, Fraction(stream.time_base or 1)
+    except (av.error.FFmpegError, OSError, InputError) as error:
+        raise VerificationError(
+            f"expected a readable result in {path}, got {error_text(error)}; check the disk"
+        ) from error
 
 
 def _sync(path: Path) -> None:

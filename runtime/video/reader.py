@@ -4,101 +4,39 @@ The decoder is flushed at the end, so frames held back for reordering are not lo
 file's own, or where it has none or goes back, the next possible one. Before the first frame the file is scanned once
 without decoding, so that a truncated file is refused before hours of work and the number of frames is known.
 
-A GPU decodes through FFmpeg's CUDA hwaccel (NVDEC), in a CUDA context of its own; PyAV copies the frames to the host.
-The software decoder always reads the first frame, which says what the file holds, and the GPU goes on only if it reads
-the same frame. Source: PyAV documentation, `av.codec.hwaccel.HWAccel`.
+The software decoder always reads the first frame, which says what the file holds; a GPU may go on (`nvdec.py`).
 """
 
 from __future__ import annotations
 
 import math
-import zlib
 from collections.abc import Generator, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from fractions import Fraction
-from functools import cached_property
 from itertools import islice
 from pathlib import Path
 from types import TracebackType
-from typing import Literal, Self, cast
+from typing import Literal, Self
 
 import av
 import av.error
-import numpy as np
-from av.codec.hwaccel import HWAccel
-from av.container import InputContainer
 from av.video.frame import VideoFrame
 from av.video.reformatter import VideoReformatter
-from av.video.stream import VideoStream
 
-from bsst.errors import InputError, OutOfMemoryError, UsageError, VerificationError
-from bsst.runtime.metrics import psnr, to_uint8
-from bsst.runtime.video.colour import Encoding, luma_from_planes, rgb_from_planes
-from bsst.runtime.video.facts import Tags, VideoInfo, describe, lost_with_frame, side_data
-from bsst.runtime.video.frame import frame_to_planes, frame_to_rgb, is_interleaved
-from bsst.runtime.video.log import ErrorLog, error_text, unlogged
+from bsst.errors import InputError, OutOfMemoryError, UsageError
+from bsst.runtime.video import nvdec
+from bsst.runtime.video.clock import Clock
+from bsst.runtime.video.decoded import Frame, decoded_frames
+from bsst.runtime.video.facts import describe, lost_with_frame, side_data
+from bsst.runtime.video.log import error_text, unlogged
 from bsst.runtime.video.scan import Scan
 from bsst.runtime.video.scan import scan as scan_file
-from bsst.runtime.video.source import file_url, main_video_stream, not_a_video, open_source, quoted, require_video_file
+from bsst.runtime.video.source import not_a_video, open_source, quoted, require_video_file
 
-__all__ = [
-    "Frame",
-    "HWAccelChoice",
-    "Tags",
-    "VideoInfo",
-    "VideoReader",
-    "file_url",
-    "main_video_stream",
-    "packet_times",
-]
+__all__ = ["HWAccelChoice", "VideoReader"]
 
 HWAccelChoice = Literal["auto", "none", "cuda"]
 """Where video is decoded and encoded: on the GPU if that works, in software, or on the GPU or not at all."""
-
-SHORTEST = Fraction(1, 1000)
-"""Seconds of a tick of Matroska."""
-SAME_PICTURE = 40
-"""PSNR in dB of one frame from two decoders; exact for H.264, HEVC, VP9 and AV1, whose arithmetic is normative."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Frame:
-    """One decoded frame; its colours are computed when somebody asks for them."""
-
-    picture: VideoFrame
-    """As it was decoded."""
-    encoding: Encoding
-    """What its code values mean."""
-    reformatter: VideoReformatter
-    """Makes planes of what is none; shared by the frames of a video."""
-    pts: int
-    """Presentation time in ticks of `VideoInfo.time_base`, strictly increasing."""
-    duration: int
-    """Ticks; 0 when unknown."""
-    exact: bool
-    """Whether `pts` is what the file says, so that the frame can be found by it."""
-
-    @cached_property
-    def rgb(self) -> np.ndarray:
-        """(3, H, W) float32 RGB, nominally in [0, 1]."""
-        return rgb_from_planes(self.planes, self.encoding)
-
-    @cached_property
-    def planes(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """See `rgb_from_planes`."""
-        return frame_to_planes(self.picture, self.encoding, self.reformatter)
-
-    def luma(self, step: int) -> np.ndarray:
-        """BT.709 luma of every `step`-th pixel either way, (h, w) float32, nominally in [0, 1]."""
-        return luma_from_planes(self.planes, self.encoding, step=step)
-
-    @property
-    def digest(self) -> int:
-        """CRC-32 of all code values."""
-        value = 0
-        for plane in self.planes:
-            value = zlib.crc32(np.ascontiguousarray(plane).data, value)
-        return value
 
 
 class VideoReader:
@@ -180,7 +118,7 @@ class VideoReader:
         ticks = math.floor(pts * self.info.time_base / Fraction(self._stream.time_base or self.info.time_base))
         self._container.seek(ticks, stream=self._stream)
         reformatter = VideoReformatter()
-        for picture in self._corrected(self._container, self._stream):
+        for picture in decoded_frames(self._container, self._stream, self.scan.timeline):
             if picture.pts is not None:
                 yield Frame(
                     picture=picture,
@@ -209,9 +147,8 @@ class VideoReader:
         self._close()
 
     def __iter__(self) -> Iterator[Frame]:
-        times = _Times(trust_pts=not self._unordered)
-        adjusted = corrupt = 0
-        last: int | None = None
+        clock = Clock(self.info, trust_pts=not self._unordered)
+        corrupt = 0
         frame: VideoFrame | None = self._first
         self._first = None
         reformatter = VideoReformatter()
@@ -222,14 +159,7 @@ class VideoReader:
                     f"got {frame.height}x{frame.width} (height x width) at {frame.time or 0:.2f} s; "
                     "split or scale the video first"
                 )
-            duration = frame.duration or round(1 / (self.info.rate * self.info.time_base))
-            pts = times.best(frame.pts, frame.dts)
-            exact = pts is not None and not times.by_decoder and not self.scan.timeline.steps
-            expected = 0 if last is None else last + duration
-            if pts is None or (last is not None and pts <= last):
-                adjusted += not times.by_decoder
-                pts = expected if pts is None or times.by_decoder else cast(int, last) + _step(duration, self.info)
-                exact = False
+            pts, exact = clock.time(frame)
             corrupt += frame.is_corrupt
             self._look_for_losses(frame)
             yield Frame(
@@ -238,12 +168,11 @@ class VideoReader:
                 reformatter=reformatter,
                 pts=pts,
                 duration=frame.duration or 0,
-                exact=exact and pts == frame.pts,
+                exact=exact,
             )
-            last = pts
             frame = next(self._frames, None)
-        if adjusted:
-            self._warn(f"{adjusted} frames had no usable timestamp and got the next possible one")
+        if clock.adjusted:
+            self._warn(f"{clock.adjusted} frames had no usable timestamp and got the next possible one")
         if corrupt:
             self._warn(f"{corrupt} frames are damaged in the source")
 
@@ -309,43 +238,15 @@ class VideoReader:
 
     def _move_to_gpu(self, first: VideoFrame) -> str:
         """Go on with the GPU if it reads the same first frame -> why not, or ""."""
-        with ErrorLog() as log:
-            try:
-                container = open_on_gpu(self.path)
-            except (av.error.FFmpegError, OSError, RuntimeError) as error:
-                return log.reason(error)
-            stream = next(s for s in container.streams.video if s.index == self.scan.stream)
-            frames = self._corrected(container, stream)
-            try:
-                problem = self._difference(stream, frames, first)
-            except av.error.FFmpegError as error:
-                problem = log.reason(error)
-        if problem:
-            container.close()
-            return problem
+        found = nvdec.open_decoder(self.path, self.scan, self.info.encoding, first)
+        if isinstance(found, str):
+            return found
+        container, stream, frames = found
         with unlogged():
             self._container.close()
             self._container, self._stream = container, stream
         self._frames = self._decoded_on_gpu(frames)
         self._on_gpu = True
-        return ""
-
-    def _difference(self, stream: VideoStream, frames: Iterator[VideoFrame], first: VideoFrame) -> str:
-        """Decode one frame on the GPU -> how it differs from the software decoder's, or ""."""
-        if not stream.codec_context.is_hwaccel:  # PyAV goes on in software without a word
-            return f"FFmpeg's decoder {stream.codec_context.name} has no CUDA path"
-        frame = next(frames, None)
-        if frame is None:
-            return "it gives no frame"
-        if not is_interleaved(frame, self.info.encoding):
-            return f"it gives {frame.format.name} for {first.format.name}"
-        expected, got = ((f.width, f.height, f.pts) for f in (first, frame))
-        if expected != got:
-            return f"its first frame has (width, height, pts) {got}, the software decoder's {expected}"
-        reformatter = VideoReformatter()
-        agreement = psnr(*(to_uint8(frame_to_rgb(f, self.info.encoding, reformatter)) for f in (first, frame)))
-        if agreement < SAME_PICTURE:
-            return f"its first frame agrees with the software decoder's to {agreement:.1f} dB only"
         return ""
 
     def _decoded_on_gpu(self, frames: Iterator[VideoFrame]) -> Generator[VideoFrame, None, None]:
@@ -364,71 +265,3 @@ class VideoReader:
             self._container.close()
             self._start()
         yield from islice(self._decoded(), count, None)
-
-    def _corrected(self, container: InputContainer, stream: VideoStream) -> Iterator[VideoFrame]:
-        correction = self.scan.timeline.correction()
-        for packet in container.demux(stream):
-            correction.apply(packet)
-            yield from packet.decode()
-
-
-def _step(duration: int, info: VideoInfo) -> int:
-    """Ticks from a frame to the next one where its own time says none: what Matroska can tell apart."""
-    return max(1, min(round(SHORTEST / info.time_base), duration // 2))
-
-
-class _Times:
-    """The timestamp of each decoded frame: the file's own, or the decoder's where those are the more broken ones.
-
-    Source: FFmpeg, libavcodec/decode.c, `guess_correct_pts`.
-    """
-
-    def __init__(self, *, trust_pts: bool) -> None:
-        self._trust_pts = trust_pts
-        self._last_pts = self._last_dts = -(2**63)
-        self._faulty_pts = self._faulty_dts = 0
-
-    @property
-    def by_decoder(self) -> bool:
-        """Whether the file's timestamps are the more broken ones."""
-        return not self._trust_pts or self._faulty_pts > self._faulty_dts
-
-    def best(self, pts: int | None, dts: int | None) -> int | None:
-        if dts is not None:
-            self._faulty_dts += dts <= self._last_dts
-            self._last_dts = dts
-        elif pts is not None:
-            self._last_dts = pts
-        if pts is not None:
-            self._faulty_pts += pts <= self._last_pts
-            self._last_pts = pts
-        elif dts is not None:
-            self._last_pts = dts
-        return pts if pts is not None and (not self.by_decoder or dts is None) else dts
-
-
-def open_on_gpu(path: Path) -> InputContainer:
-    """Open a file whose video is decoded through CUDA; a codec without a CUDA path is decoded in software all the same.
-
-    Raises:
-        FFmpegError: no driver, no GPU, or no memory.
-        RuntimeError: no stream of the file has a codec with a CUDA path.
-    """
-    return open_source(path, hwaccel=HWAccel("cuda", allow_software_fallback=False))
-
-
-def packet_times(path: Path) -> tuple[list[int], Fraction]:
-    """Presentation times of a finished video file, ascending, and the seconds per tick; nothing is decoded.
-
-    Raises:
-        VerificationError: the file cannot be read back.
-    """
-    try:
-        with av.open(file_url(path), "r") as container:
-            stream = main_video_stream(container)
-            times = sorted(packet.pts for packet in container.demux(stream) if packet.size and packet.pts is not None)
-            return times, Fraction(stream.time_base or 1)
-    except (av.error.FFmpegError, OSError, InputError) as error:
-        raise VerificationError(
-            f"expected a readable result in {path}, got {error_text(error)}; check the disk"
-        ) from error

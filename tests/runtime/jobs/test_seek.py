@@ -14,7 +14,8 @@ from bsst.runtime.frames.scenes import mark_cuts
 from bsst.runtime.frames.windows import SourceFrame
 from bsst.runtime.jobs.seek import frames_between
 from bsst.runtime.jobs.survey import Survey, take_survey
-from bsst.runtime.video.reader import Frame, VideoReader
+from bsst.runtime.video.decoded import Frame
+from bsst.runtime.video.reader import VideoReader
 from tests.media import Clip, moving_photograph
 
 COUNT = 70

@@ -17,7 +17,7 @@ import av.error
 import pytest
 
 from bsst.runtime.video import encoder as encoder_av
-from bsst.runtime.video import reader as reader_av
+from bsst.runtime.video import nvdec
 from bsst.runtime.video.encoder import Target
 
 INTERLEAVED = {"yuv420p": "nv12", "yuvj420p": "nv12", "yuv420p10le": "p010le"}
@@ -76,7 +76,7 @@ def use_nvdec(patch: pytest.MonkeyPatch, **options: Any) -> list[FakeNvdec]:
         opened.append(FakeNvdec(path, **options))
         return opened[-1]
 
-    patch.setattr(reader_av, "open_on_gpu", open_on_gpu)
+    patch.setattr(nvdec, "open_on_gpu", open_on_gpu)
     return opened
 
 

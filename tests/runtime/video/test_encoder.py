@@ -29,7 +29,7 @@ from bsst.runtime.video.encoder import (
     frame_from_rgb,
     nvenc_target,
 )
-from bsst.runtime.video.reader import Tags, VideoInfo
+from bsst.runtime.video.facts import Tags, VideoInfo
 from tests.media import FULL, LIMITED, TAG_BT709, Clip, Identity, decode
 from tests.runtime.video.fake_video import in_software, use_nvdec, use_nvenc
 from tests.runtime.video.test_reader import WITHOUT_GPU

@@ -16,8 +16,9 @@ import pytest
 
 from bsst.errors import UsageError
 from bsst.runtime.devices.cuda_driver import find_gpus
+from bsst.runtime.video.decoded import Frame
 from bsst.runtime.video.log import ErrorLog
-from bsst.runtime.video.reader import Frame, VideoReader
+from bsst.runtime.video.reader import VideoReader
 from tests.media import FULL, TAG_BT709, Clip
 from tests.runtime.video.fake_video import as_gpu_frame, use_nvdec
 
