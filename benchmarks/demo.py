@@ -63,7 +63,7 @@ def main() -> None:
     page.write_text(PAGE.substitute(before=left, after=right, gain=f"{gains[best]:+.2f}"))
 
     pan, still = _fast_pan(truth[0])
-    with bsst.load_network() as network:
+    with bsst.load_network(size=still[0].shape[1:]) as network:
         panned = [to_uint8(frame) for frame in bsst.deblur_frames(pan, network)]
     gains = _gains([to_uint8(frame) for frame in pan], panned, still)
     print(f"a pan by {PAN_SPEED} pixels a frame: {np.mean(gains):+.2f} dB on average, worst frame {min(gains):+.2f} dB")

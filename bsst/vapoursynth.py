@@ -16,7 +16,9 @@ from typing import Any
 import numpy as np
 
 from bsst.errors import InputError, MissingDependencyError
-from bsst.runtime.network.network import load_network
+from bsst.plan.archive import open_plan
+from bsst.runtime.frames.fit import fitting_plan
+from bsst.runtime.network.network import DEFAULT_PLAN, load_network
 from bsst.runtime.random_access import RandomAccess
 from bsst.runtime.restore import Tiling
 
@@ -69,7 +71,9 @@ def deblur(
         )
     # One clip in flight does everything in the thread of the request. While that waits for source frames VapourSynth
     # lends another thread; frames that a thread of ours asked for would never come once all of its own wait for us.
-    network = load_network(plan, threads=threads, in_flight=1)
+    opened = open_plan(DEFAULT_PLAN if plan is None else Path(plan))
+    fitting = fitting_plan(opened, clip.height, clip.width, overlap=tile_overlap)
+    network = load_network(fitting, threads=threads, in_flight=1)
     tiling = Tiling(window_overlap=window_overlap, tile_overlap=tile_overlap, scene_cuts=scene_cuts, guard=guard)
 
     def read(index: int) -> np.ndarray:

@@ -155,6 +155,8 @@ def deblur(
                 )
             return meter.result(out)
         options = {"lossless": output_format.lossless, "crf": output_format.crf, "hwaccel": hwaccel, **asdict(tiling)}
+        tile = options.pop("tile")
+        options |= {"tile": "x".join(map(str, tile))} if tile is not None else {}
         options |= {"part": str(part)} if part is not None else {}
         options |= {"rate": str(rate)} if rate is not None else {}
         key = _key(video, restorer, options)

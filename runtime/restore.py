@@ -50,6 +50,9 @@ class Tiling:
 
     window_overlap: int | None = None
     """Frames shared by neighbouring windows."""
+    tile: tuple[int, int] | None = None
+    """(height, width) of one of the shapes of tiles of a plan file; by default of the one that computes fewest pixels
+    of the video."""
     tile_overlap: int | None = None
     """Pixels shared by neighbouring tiles, a multiple of 4."""
     blend: Blend = "feather"

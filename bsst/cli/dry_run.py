@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
+import math
+from contextlib import suppress
 from fractions import Fraction
 from pathlib import Path
 
 from bsst.cli.progress import clock
-from bsst.errors import UsageError
-from bsst.plan.archive import open_plan
+from bsst.errors import OutOfMemoryError, UsageError
+from bsst.plan.archive import Plan, open_plan
 from bsst.plan.manifest import Manifest
 from bsst.runtime.estimate import Measured, Workload, choose_in_flight, job_bytes, measure, need_bytes, plan_workload
-from bsst.runtime.frames.fit import fitting_plan
+from bsst.runtime.frames.fit import fitting_plans
 from bsst.runtime.jobs.part import Part
 from bsst.runtime.network.network import DEFAULT_PLAN, load_network
 from bsst.runtime.video.sources import open_reader
@@ -26,6 +29,7 @@ class Job:
         plan: plan file; None for the packaged one.
         threads: CPU threads of the network; 0 for all cores.
         in_flight: clips under way at once, at most.
+        limit: bytes that the job may take; a shape of tiles that takes more gives way to a smaller one. None for any.
         window_overlap: see `deblur_frames`.
         tile_overlap: see `deblur_frames`.
         part: what of the video is restored; all by default.
@@ -39,6 +43,7 @@ class Job:
         *,
         threads: int,
         in_flight: int,
+        limit: int | None = None,
         window_overlap: int | None,
         tile_overlap: int | None,
         part: Part | None = None,
@@ -48,29 +53,46 @@ class Job:
             raise UsageError("expected a file to look at before a job, got a pipe, which is read once; save it first")
         with open_reader(video, rate=rate) as reader:
             info = reader.info
-        fitting = fitting_plan(open_plan(plan or DEFAULT_PLAN), info.height, info.width, overlap=tile_overlap)
-        self.manifest: Manifest = fitting.manifest
-        self.work: Workload = plan_workload(
-            self.manifest,
-            frames=(part.count(info.frames, info.rate) if part else info.frames) or None,
-            height=info.height,
-            width=info.width,
-            window_overlap=window_overlap,
-            tile_overlap=tile_overlap,
-        )
-        with load_network(fitting, threads=threads, in_flight=in_flight) as network:
-            self.backend = network.line
-            self.measured: Measured = measure(network)
+        frames = (part.count(info.frames, info.rate) if part else info.frames) or None
 
-    def in_flight(self, limit: int, wanted: int) -> int:
-        """Clips in flight that fit into `limit` bytes; see `choose_in_flight`."""
-        compiled = self.manifest.compiled
-        measured = None if compiled else self.measured
-        return choose_in_flight(self.manifest, self.work, limit=limit, wanted=wanted, measured=measured)
+        def cut(plan: Plan) -> Workload:
+            return plan_workload(
+                plan.manifest,
+                frames=frames,
+                height=info.height,
+                width=info.width,
+                window_overlap=window_overlap,
+                tile_overlap=tile_overlap,
+            )
 
-    def table(self, in_flight: int) -> str:
+        def run(plan: Plan) -> tuple[str, Measured]:
+            with load_network(plan, threads=threads, in_flight=in_flight) as network:
+                return network.line, measure(network)
+
+        plans = fitting_plans(open_plan(plan or DEFAULT_PLAN), info.height, info.width, overlap=tile_overlap)
+        best, smallest, seen = plans[0], plans[-1], None
+        if limit is not None and len(plans) > 1:
+            seen = run(smallest)  # to run a larger one may already be too much
+            plans = [p for p in plans[:-1] if _fits(p.manifest, smallest.manifest, cut(p), seen[1], limit)] + [smallest]
+        chosen = plans[0]
+        self.tile = None if chosen is best else chosen.manifest.tile
+        """Of a smaller shape than the video would get without a limit."""
+        self.manifest: Manifest = chosen.manifest
+        self.work: Workload = cut(chosen)
+        self.backend, self.measured = seen if seen and chosen is smallest else run(chosen)
+        self.in_flight = in_flight
+        if limit is not None:
+            self.in_flight = choose_in_flight(
+                self.manifest,
+                self.work,
+                limit=limit,
+                wanted=in_flight,
+                measured=None if self.manifest.compiled else self.measured,
+            )
+
+    def table(self) -> str:
         """What the job takes, in a few lines."""
-        work, manifest = self.work, self.manifest
+        work, manifest, in_flight = self.work, self.manifest, self.in_flight
         need, seconds = (
             need_bytes(manifest, work, in_flight=in_flight, lanes=self.measured.lanes),
             self.measured.seconds(work),
@@ -98,6 +120,16 @@ class Job:
         if seconds is not None:
             rows["time"] = f"about {clock(seconds)} by clips measured here, without decoding and encoding"
         return "\n".join(f"{name:9} {value}" for name, value in rows.items())
+
+
+def _fits(manifest: Manifest, smaller: Manifest, work: Workload, measured: Measured, limit: int) -> bool:
+    """Whether one clip in tiles of another shape fits into the memory, by what a smaller shape was seen to take."""
+    ratio = math.prod(manifest.tile) / math.prod(smaller.tile)
+    clip = round(ratio * measured.lane_bytes)
+    grown = dataclasses.replace(measured, peak_bytes=measured.peak_bytes - measured.lane_bytes + clip, lane_bytes=clip)
+    with suppress(OutOfMemoryError):
+        return choose_in_flight(manifest, work, limit=limit, wanted=1, measured=grown) == 1
+    return False
 
 
 def _megabytes(count: int) -> str:

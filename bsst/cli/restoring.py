@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from pathlib import Path
 
@@ -43,6 +43,8 @@ class Request:
     execution: Execution
     trace: Path | None
     """Where to write what happened when."""
+    tiles: Mapping[Path, tuple[int, int]] = field(default_factory=dict)
+    """By video, where memory is limited: tiles of a smaller shape than it would get."""
 
 
 def dry_run(request: Request, *, limit: int | None, tables: bool) -> Request:
@@ -50,15 +52,16 @@ def dry_run(request: Request, *, limit: int | None, tables: bool) -> Request:
 
     Args:
         request: what would be done.
-        limit: bytes that as many clips in flight as possible must fit into.
+        limit: bytes that as many clips in flight as possible must fit into; tiles are smaller where one does not fit.
         tables: print what each job takes.
 
     Returns:
-        The request with the clips in flight that fit.
+        The request with the clips in flight, and the tiles, that fit.
     """
     from bsst.cli import dry_run as dry
 
     in_flight, part = request.execution.in_flight, request.part
+    tiles: dict[Path, tuple[int, int]] = {}
     for job in request.jobs:
         request.remote.fetch(job.video, lambda line: click.echo(line, err=True))
         measured = dry.Job(
@@ -66,15 +69,18 @@ def dry_run(request: Request, *, limit: int | None, tables: bool) -> Request:
             request.plan,
             threads=request.execution.threads,
             in_flight=in_flight,
+            limit=limit,
             window_overlap=request.tiling.window_overlap,
             tile_overlap=request.tiling.tile_overlap,
             part=Part(end=Fraction(part.seconds)) if isinstance(part, Preview) else part,
             rate=request.rate,
         )
-        in_flight = in_flight if limit is None else measured.in_flight(limit, in_flight)
+        in_flight = measured.in_flight
+        if measured.tile is not None:
+            tiles[job.video] = measured.tile
         if tables:
-            click.echo(f"{job.video}\n" * request.several + measured.table(in_flight))
-    return replace(request, execution=replace(request.execution, in_flight=in_flight))
+            click.echo(f"{job.video}\n" * request.several + measured.table())
+    return replace(request, execution=replace(request.execution, in_flight=in_flight), tiles=tiles)
 
 
 def restore_all(request: Request, display_of: Callable[[], Quiet], *, always_result: bool) -> int:
@@ -139,7 +145,7 @@ def _restore(
         part=request.part,
         rate=request.rate if not several or are_pictures(job.video) else None,
         output_format=request.output_format,
-        tiling=request.tiling,
+        tiling=replace(request.tiling, tile=request.tiles.get(job.video)),
         execution=request.execution,
         observer=Observer(info=display.info, progress=display.progress, warning=display.warning, trace=recorded),
     )

@@ -7,11 +7,19 @@ import math
 from bsst.plan.archive import Plan
 from bsst.runtime.frames.tiles import flow_grid, tile_grid
 
-__all__ = ["fitting_plan"]
+__all__ = ["fitting_plan", "fitting_plans"]
 
 
 def fitting_plan(plan: Plan, height: int, width: int, *, overlap: int | None = None) -> Plan:
-    """The plan in the shape that restores frames (height, width) in the fewest pixels; of equals the smallest.
+    """The first of `fitting_plans`."""
+    return fitting_plans(plan, height, width, overlap=overlap)[0]
+
+
+def fitting_plans(plan: Plan, height: int, width: int, *, overlap: int | None = None) -> list[Plan]:
+    """The plan in each of its shapes that restores frames (height, width) in the fewest pixels, or with smaller tiles.
+
+    Larger tiles take more memory. Of the shapes, beginning with the one that computes the fewest pixels and of equals
+    has the smallest tiles, each is followed by the best of those that are smaller still.
 
     Args:
         plan: with one or more shapes.
@@ -29,8 +37,9 @@ def fitting_plan(plan: Plan, height: int, width: int, *, overlap: int | None = N
         areas = flow_grid(grid.padded, size=flow_size, overlap=shared)
         return len(grid) * math.prod(tile), len(areas) * math.prod(flow_size), math.prod(tile)
 
-    best, lowest = plan, cost(plan.manifest.tile, plan.manifest.flow_size)
-    for shape in plan.manifest.shapes:
-        if shared < min(shape.tile) and (pixels := cost(shape.tile, shape.flow_size)) < lowest:
-            best, lowest = plan.shaped(shape), pixels
-    return best
+    able = [plan, *(plan.shaped(shape) for shape in plan.manifest.shapes if shared < min(shape.tile))]
+    chosen: list[Plan] = []
+    for candidate in sorted(able, key=lambda p: cost(p.manifest.tile, p.manifest.flow_size)):
+        if not chosen or math.prod(candidate.manifest.tile) < math.prod(chosen[-1].manifest.tile):
+            chosen.append(candidate)
+    return chosen

@@ -84,6 +84,8 @@ def open_restorer(
         if elsewhere:
             raise UsageError("expected a plan file for workers, got an opened plan, which cannot travel; pass its path")
         if isinstance(plan, OpenedPlan):
+            if tiling.tile is not None:
+                return plan.of_tile(tiling.tile)
             return plan.fitting(reader.info.height, reader.info.width, overlap=tiling.tile_overlap)
         return plan
     fitting = _fitting(plan, reader, tiling)
@@ -120,6 +122,8 @@ def memory_warnings(restorer: Restorer | Planned, reader: Reader, tiling: Tiling
 def _fitting(plan: str | Path | None, reader: Reader, tiling: Tiling) -> Plan:
     """A plan file in the shape of tiles that suits the video."""
     opened = open_plan(DEFAULT_PLAN if plan is None else Path(plan))
+    if tiling.tile is not None:
+        return opened.with_tile(tiling.tile)
     return fitting_plan(opened, reader.info.height, reader.info.width, overlap=tiling.tile_overlap)
 
 

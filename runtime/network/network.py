@@ -28,6 +28,7 @@ from bsst.plan.archive import Plan, open_plan
 from bsst.plan.manifest import Manifest
 from bsst.runtime.devices.base import Buffer, Device, DeviceTensor, Event, Stream
 from bsst.runtime.devices.host import HostDevice
+from bsst.runtime.frames.fit import fitting_plan
 from bsst.runtime.network.memory_plan import OUTPUT, ZEROS, ClipMemory, plan_clip
 from bsst.runtime.network.slots import Slot, Transfer, tensors_in_one_buffer
 from bsst.runtime.network.wiring import View
@@ -294,6 +295,7 @@ def host_network(
 def load_network(
     plan: str | Path | Plan | None = None,
     *,
+    size: tuple[int, int] | None = None,
     threads: int = 0,
     in_flight: int = 2,
     lanes: int | None = None,
@@ -303,6 +305,8 @@ def load_network(
 
     Args:
         plan: plan file, or an opened plan, in one of its shapes of tiles; None for the packaged one.
+        size: (height, width) of the frames, where they are known: of several shapes the plan is loaded in the one that
+            computes the fewest pixels of them. By default in its first.
         threads: CPU threads of ONNX Runtime; 0 for all cores.
         in_flight: see `Network`; `deblur_frames` works on that many clips at once.
         lanes: clips that may run side by side on a CPU, each with its share of the threads; as many as in flight by
@@ -316,6 +320,8 @@ def load_network(
     """
     if not isinstance(plan, Plan):
         plan = open_plan(DEFAULT_PLAN if plan is None else Path(plan))
+    if size is not None:
+        plan = fitting_plan(plan, *size)
     stages = plan.fallback
     # It is rarely needed and waited for: one clip at a time.
     fallback = None if stages is None else lambda: _network_of(stages, threads=threads, in_flight=1)

@@ -41,7 +41,7 @@ bsst.vapoursynth.deblur(clip)[{order}].set_output()
 
 @pytest.fixture(scope="module")
 def expected() -> np.ndarray:
-    with bsst.load_network() as network:
+    with bsst.load_network(size=(64, 96)) as network:
         return np.stack(list(bsst.deblur_frames(moving_texture(14, 64, 96), network)))
 
 

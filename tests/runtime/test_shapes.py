@@ -15,7 +15,7 @@ from bsst.runtime.network.network import load_network
 from bsst.runtime.restore import deblur_frames
 from bsst.runtime.video.reader import VideoReader
 from tests.media import Clip, decode
-from tests.networks import UPRIGHT
+from tests.networks import SMALL, UPRIGHT
 
 
 def planes(path: Path) -> list[bytes]:
@@ -48,3 +48,11 @@ def test_a_plan_of_two_shapes_runs_in_the_one_that_computes_fewer_pixels(shaped_
             results.append(np.stack(list(deblur_frames(frames, network))))
     np.testing.assert_allclose(*results, atol=0.1)
     assert np.abs(results[0] - results[1]).mean() < 0.005
+
+
+@pytest.mark.parametrize(("size", "tile"), [(None, SMALL.tile), ((60, 120), SMALL.tile), ((121, 57), UPRIGHT.tile)])
+def test_a_network_is_loaded_in_the_shape_that_suits_the_frames(
+    shaped_plan: Path, size: tuple[int, int] | None, tile: tuple[int, int]
+) -> None:
+    with load_network(shaped_plan, size=size, threads=1, in_flight=1) as network:
+        assert network.tile == tile
