@@ -52,6 +52,9 @@ LIMITED = 1
 LEFT = 1
 """Chroma location that decoders take for granted in 4:2:0."""
 
+FAITHFUL = {"aq-mode": "none", "mbtree": "0", "x264-params": "qcomp=1:ipratio=1:pbratio=1"}
+"""Options of x264 that make crf one quantiser for all: no frame or place is stored worse because it is seen less."""
+
 TRIAL = (0, 1, 2, 4, 5, 9, 10, 11)
 """Times of the frames of a trial, in frames: uneven, because encoders that reorder frames derive times from others."""
 SAME_PICTURE = 20
@@ -131,14 +134,14 @@ def choose_target(container: str, info: VideoInfo, *, lossless: bool, crf: int) 
         options = {"qp": "0"} if lossless else {"crf": str(crf)}
         options["preset"] = "medium"
         if not lossless:
-            options["aq-mode"] = "none"  # bits go where the error is, not to flat areas where it would be seen first
+            options |= FAITHFUL
         vertical, horizontal = encoding.subsampling
         if (vertical, horizontal) not in ((1, 2), (2, 2)) or info.height % vertical or info.width % horizontal:
             encoding = dataclasses.replace(encoding, subsampling=(1, 1))
         encoding = dataclasses.replace(encoding, bits=8 if encoding.bits == 8 else 10)
         codec = "libx264"
         if colour := _x264_colour(info, encoding):
-            options["x264-params"] = colour
+            options["x264-params"] = ":".join(filter(None, (options.get("x264-params"), colour)))
     return Target(
         codec=codec,
         pixel_format=plane_format(encoding),

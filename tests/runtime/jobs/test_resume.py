@@ -105,7 +105,7 @@ def test_a_torn_journal_and_damaged_segments_cost_what_they_name(clip: Path) -> 
 def test_another_job_is_refused_with_both_named_and_replaced_when_told(clip: Path) -> None:
     with pytest.raises(RuntimeError):
         deblur(clip, plan=Steady(stop_after=60))
-    with pytest.raises(OutputError, match="a job with crf 20, found one with crf 1"):
+    with pytest.raises(OutputError, match="a job with crf 20, found one with crf 2"):
         deblur(clip, plan=Steady(), output_format=OutputFormat(crf=20))
     assert work_folders(clip.parent)
     assert (

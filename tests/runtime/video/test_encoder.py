@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import re
 from fractions import Fraction
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from bsst.runtime.video import encoder as encoder_av
 from bsst.runtime.video.colour import Encoding, rgb_from_planes
 from bsst.runtime.video.encoder import (
     Target,
+    add_video_stream,
     choose_encoder,
     choose_target,
     encoder_problem,
@@ -30,6 +32,7 @@ from bsst.runtime.video.encoder import (
     nvenc_target,
 )
 from bsst.runtime.video.facts import Tags, VideoInfo
+from bsst.runtime.video.quality import DEFAULT_CRF
 from tests.media import FULL, LIMITED, TAG_BT709, Clip, Identity, decode
 from tests.runtime.video.fake_video import in_software, use_nvdec, use_nvenc
 from tests.runtime.video.test_reader import WITHOUT_GPU
@@ -114,6 +117,32 @@ def test_formats_that_nvenc_does_not_store_are_encoded_in_software(
     assert choose_encoder(container, source, hwaccel="none", **arguments) == (target, target.codec)
     with pytest.raises(UsageError, match="expected NVENC to encode this video"):
         choose_encoder(container, source, hwaccel="cuda", **arguments)
+
+
+def test_at_the_default_quality_no_frame_is_stored_worse_than_another_and_none_visibly() -> None:
+    """x264's own choice gives frames that others refer to half the error of those that none does."""
+    source = info()
+    source = dataclasses.replace(source, tags=dataclasses.replace(source.tags, chroma_location=3))
+    target = choose_target("mp4", source, lossless=False, crf=DEFAULT_CRF)
+    rng = np.random.default_rng(0)
+    picture = np.repeat(rng.integers(40, 216, (1, 130, 200)), 3, 0).astype(np.float32) / 255
+    frames = [picture[:, t : t + 96, 2 * t : 2 * t + 162] for t in range(16)]
+    file = BytesIO()
+    with av.open(file, "w", format="mp4") as output:
+        stream = add_video_stream(output, source, target)
+        for t, rgb in enumerate(frames):
+            frame = frame_from_rgb(rgb, target)
+            frame.pts = 3003 * t
+            output.mux(stream.encode(frame))
+        output.mux(stream.encode(None))
+    assert b"ip_ratio=1.00" in file.getvalue()  # x264 writes down what it was told
+    assert target.options["x264-params"].endswith(":chromaloc=2")
+    file.seek(0)
+    with av.open(file, "r") as stored:
+        decoded = [np.asarray(f.to_ndarray()[:96, :162], np.float32) / 255 for f in stored.decode(video=0)]
+    errors = [float(np.square(a[0] - b).mean()) for a, b in zip(frames, decoded, strict=True)]
+    assert max(errors) < 1.5 * min(errors)
+    assert max(errors) < (0.6 / 255) ** 2
 
 
 @WITHOUT_GPU
