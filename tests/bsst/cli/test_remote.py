@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import importlib.util
 import sys
+from collections.abc import Iterator
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import pytest
@@ -118,3 +122,58 @@ def test_what_is_missing_is_one_line(bucket: Any, monkeypatch: pytest.MonkeyPatc
 
 def test_names_that_are_no_urls() -> None:
     assert not any(map(is_url, ["C:/clip.mp4", "a:b.mp4", "-", "s3:/x", "clips/x://y.mp4"]))
+
+
+class Quiet(SimpleHTTPRequestHandler):
+    def log_message(self, *arguments: object) -> None:
+        pass
+
+
+@pytest.fixture
+def website(bucket: Any, tmp_path: Path) -> Iterator[str]:
+    """The folder of the clip, behind http."""
+    with ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=tmp_path)) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
+@pytest.mark.skipif(importlib.util.find_spec("aiohttp") is None, reason="needs aiohttp, which is not here")
+def test_a_clip_comes_from_a_web_server_and_what_is_missing_there_is_one_line(website: str, tmp_path: Path) -> None:
+    result = invoke(f"{website}/clip.mp4", "-o", "sharp.mp4")
+    assert result.exit_code == 0, result.output
+    assert decode(tmp_path / "here" / "sharp.mp4").seconds == decode(tmp_path / "clip.mp4").seconds
+    assert copies(tmp_path) == []
+    for url, status in ((f"{website}/none.mp4", 3), ("http://127.0.0.1:1/clip.mp4", 3), (f"{website}/cache/", 3)):
+        missing = invoke(url, "-o", "x.mp4")
+        assert (missing.exit_code, missing.stderr.count("\n")) == (status, 1), missing.stderr
+    there = invoke(tmp_path / "clip.mp4", "-o", f"{website}/sharp.mp4", "-q")  # which takes no files
+    assert (there.exit_code, there.stderr.count("\n")) == (4, 1), there.stderr
+
+
+@pytest.fixture
+def s3(bucket: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """A stand-in for S3 with one bucket in it."""
+    pytest.importorskip("s3fs")
+    server = pytest.importorskip("moto.server").ThreadedMotoServer(port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    for name, value in (("ACCESS_KEY_ID", "x"), ("SECRET_ACCESS_KEY", "x"), ("ENDPOINT_URL", f"http://{host}:{port}")):
+        monkeypatch.setenv(f"AWS_{name}", value)
+    system = fsspec.filesystem("s3", skip_instance_cache=True)
+    system.mkdir("films")
+    yield system
+    server.stop()
+
+
+def test_a_clip_goes_from_bucket_to_bucket(s3: Any, tmp_path: Path) -> None:
+    s3.put_file(str(tmp_path / "clip.mp4"), "films/in/clip.mp4")
+    result = invoke("s3://films/in/clip.mp4", "-o", "s3://films/out/sharp.mp4")
+    assert result.exit_code == 0, result.output
+    s3.invalidate_cache()
+    s3.get_file("films/out/sharp.mp4", str(tmp_path / "got.mp4"))
+    assert decode(tmp_path / "got.mp4").seconds == decode(tmp_path / "clip.mp4").seconds
+    assert copies(tmp_path) == []
+    for name, status in (("s3://films/none.mp4", 3), ("s3://nobody/clip.mp4", 3)):
+        missing = invoke(name, "-o", "x.mp4")
+        assert (missing.exit_code, missing.stderr.count("\n")) == (status, 1), missing.stderr

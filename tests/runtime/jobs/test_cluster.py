@@ -13,6 +13,7 @@ import shutil
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -160,6 +161,39 @@ def test_a_killed_actor_costs_its_segment_and_a_new_driver_goes_on(
     result = deblur(clip, plan=cpu_plan, execution=ON_CLUSTER, observer=Observer(info=lines.append))
     assert any("goes on with an unfinished job" in line for line in lines)
     assert result.frames == 30
+
+
+DRIVER = """
+import sys
+from bsst.runtime import job
+job.segment_length = lambda height, width: 5
+from bsst import cli
+cli.run(sys.argv[1:])
+"""
+
+
+@inside
+def test_a_driver_that_is_killed_is_followed_by_one_that_goes_on(cluster: Any, clip: Path, cpu_plan: Path) -> None:
+    alone = deblur(clip, clip.with_name("alone.mp4"), cpu_plan, execution=Execution(threads=1, in_flight=1))
+    out = clip.with_name("far.mp4")
+    command = [sys.executable, "-c", DRIVER, str(cpu_plan), str(clip), "-o", str(out), "--ray", cluster.address]
+    command += ["--threads", "1", "--in-flight", "1"]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as driver:
+        while not (lines := _journal(clip.parent)):
+            assert driver.poll() is None, driver.stderr.read() if driver.stderr else ""
+            time.sleep(0.01)
+        driver.kill()
+    assert not out.exists()
+    assert 0 < lines < 6
+    again = subprocess.run(command, check=True, stderr=subprocess.PIPE, text=True)
+    assert "goes on with an unfinished job" in again.stderr
+    assert digests(out) == digests(alone.output)
+    assert not work_folders(clip.parent)
+
+
+def _journal(folder: Path) -> int:
+    """Segments that the job in a folder has finished."""
+    return sum(path.read_text().count("\n") for path in folder.glob(".bsst-*/journal.jsonl"))
 
 
 @inside
