@@ -1,7 +1,7 @@
 """What segments cost against one plain pass: a job in segments, resumed, in worker processes, and on Ray.
 
     python benchmarks/segments.py                       # demo clip, to and fro
-    python benchmarks/segments.py --plan small.plan --frames 56 --rounds 3 --ways plain segments
+    python benchmarks/segments.py --plan small.plan --crop 64x128 --frames 336 --ways plain segments
 
 Every way runs in a process of its own, the ways taking turns; medians are reported. CPU seconds are those of the
 process and its children, which a busy machine hardly changes; Ray's workers are no children, so only their wall-clock
@@ -37,6 +37,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--plan", type=Path)
     parser.add_argument("--frames", type=int, default=112)
+    parser.add_argument("--crop", metavar="HEIGHTxWIDTH", help="of the demo clip's 192x320; all of it by default")
     parser.add_argument("--segment", type=int, default=48, help="frames of a segment; 48 is the least that a job takes")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--ways", nargs="+", choices=WAYS, default=list(WAYS))
@@ -48,7 +49,7 @@ def main() -> None:
         print(json.dumps(_measure(options)))
         return
     with tempfile.TemporaryDirectory() as folder:
-        clip = _to_and_fro(ROOT / "tests" / "data" / "city_blurry.mp4", Path(folder) / "clip.mp4", options.frames)
+        clip = _to_and_fro(ROOT / "tests" / "data" / "city_blurry.mp4", Path(folder) / "clip.mp4", options)
         digests = {}
         for way in options.ways:
             _run(way, clip, Path(folder) / f"{way}.mkv", options, "--lossless")
@@ -62,20 +63,22 @@ def main() -> None:
                 runs.append(_run(way, clip, Path(folder) / f"{way}.mp4", options))
     medians = {way: {k: statistics.median(run[k] for run in runs) for k in runs[0]} for way, runs in results.items()}
     plain = medians[options.ways[0]]
-    print(f"{options.frames} frames, segments of {options.segment}, median of {options.rounds} rounds")
+    size = options.crop or "192x320"
+    print(f"{options.frames} frames of {size}, segments of {options.segment}, median of {options.rounds} rounds")
     for way, values in medians.items():
         cpu = "" if way == "ray" else f", {values['cpu']:7.1f} s of CPU ({values['cpu'] / plain['cpu'] - 1:+.1%})"
         size = f"{values['size'] / 1e3:8.1f} kB ({values['size'] / plain['size'] - 1:+.2%})"
         print(f"{way:9} {values['wall']:7.1f} s{cpu}, {size}")
 
 
-def _to_and_fro(source: Path, path: Path, count: int) -> Path:
+def _to_and_fro(source: Path, path: Path, options: argparse.Namespace) -> Path:
+    height, width = map(int, options.crop.split("x")) if options.crop else (None, None)
     with av.open(str(source)) as container:
-        frames = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
+        frames = [frame.to_ndarray(format="rgb24")[:height, :width].copy() for frame in container.decode(video=0)]
     with av.open(str(path), "w") as container:
         stream = container.add_stream("libx264", rate=25, options={"crf": "12"})
         stream.height, stream.width, stream.pix_fmt = *frames[0].shape[:2], "yuv420p"
-        for picture in islice(cycle(frames + frames[-2:0:-1]), count):
+        for picture in islice(cycle(frames + frames[-2:0:-1]), options.frames):
             container.mux(stream.encode(av.VideoFrame.from_ndarray(picture)))
         container.mux(stream.encode(None))
     return path
