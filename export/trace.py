@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import logging
+import math
 import warnings
 
 import onnx
+import onnx_ir
 import onnx_ir.passes.common as common_passes
 import torch
 from onnxscript.optimizer import fold_constants
@@ -19,6 +21,8 @@ __all__ = ["OPSET", "trace_stage"]
 
 OPSET = 19
 """DeformConv needs 19; from 20 on TensorRT reads bilinear GridSample as nearest (NVIDIA/TensorRT#4646)."""
+LARGE_MAP = 32768
+"""Values."""
 
 
 def trace_stage(stage: Stage) -> onnx.ModelProto:
@@ -50,7 +54,7 @@ def trace_stage(stage: Stage) -> onnx.ModelProto:
     finally:
         registry_log.setLevel(level)
     assert program is not None
-    fold_constants(program.model)
+    fold_constants(program.model, should_fold=_folds)
     for clean in (
         common_passes.RemoveUnusedNodesPass(),
         common_passes.RemoveUnusedOpsetsPass(),
@@ -64,6 +68,16 @@ def trace_stage(stage: Stage) -> onnx.ModelProto:
     if versions.get("") != OPSET:
         raise ExportError(f"stage {stage.name}: expected opset {OPSET}, got {versions}; use torch 2.13")
     return model
+
+
+def _folds(node: onnx_ir.Node) -> bool | None:
+    """Leave what spreads few values over a whole map to whatever loads the graph, which folds it then.
+
+    A plan would hold such a map once for each shape of its tiles.
+    """
+    shape = node.outputs[0].shape
+    spreads = node.op_type in ("Expand", "ConvTranspose") and node.domain == ""
+    return False if spreads and shape is not None and math.prod(shape.numpy()) >= LARGE_MAP else None
 
 
 def _without_provenance(model: onnx.ModelProto) -> onnx.ModelProto:

@@ -178,11 +178,22 @@ class BSSTNet(nn.Module):
 
     def decode(self, reconstruction: Tensor, attended: Tensor, half: Tensor) -> Tensor:
         """Reconstruction and attention (N, T, C, h, w), skip (N, T, D, 2h, 2w) -> features (N, T, D, 2h, 2w)."""
-        clip = reconstruction.shape[:2]
-        fused = self.cabattn[0](reconstruction.flatten(0, 1), attended.flatten(0, 1))
-        fused = self.cabattn[1](fused)
-        x = self.up21(fused, self.skip_attn1(half.flatten(0, 1))).unflatten(0, clip)
-        return self._repeat("decoder_level1", self.config.shift_blocks, x)
+        x = self.lift(reconstruction.flatten(0, 1), attended.flatten(0, 1), half.flatten(0, 1))
+        x = x.unflatten(0, reconstruction.shape[:2])
+        for block in self.shift_blocks():
+            x = block(x)
+        return x
+
+    def lift(self, reconstruction: Tensor, attended: Tensor, half: Tensor) -> Tensor:
+        """The part of `decode` that knows one frame: (B, C, h, w) twice, skip (B, D, 2h, 2w) -> (B, D, 2h, 2w)."""
+        fused = self.cabattn[1](self.cabattn[0](reconstruction, attended))
+        result: Tensor = self.up21(fused, self.skip_attn1(half))
+        return result
+
+    def shift_blocks(self) -> list[ShiftBlock]:
+        """The part of `decode` in which frames exchange features."""
+        blocks = (self.get_submodule(_numbered("decoder_level1", i)) for i in range(self.config.shift_blocks))
+        return [block for block in blocks if isinstance(block, ShiftBlock)]
 
     def restore(self, decoded: Tensor, full: Tensor, frames: Tensor, moving: Tensor | None = None) -> Tensor:
         """Decoder features (B, D, H/2, W/2), skip (B, F, H, W), frames (B, 3, H, W) -> sharp frames (B, 3, H, W).

@@ -57,20 +57,31 @@ class ShiftBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Clip (N, T, C, H, W) -> same shape; the first and last frame are neighbours."""
-        n, t, channels = x.shape[:3]
-        half = channels // 2
-        for index, stage in enumerate(self.children()):
-            first, second = x[:, :, :half], x[:, :, half:]
-            if index % 2 == 0:
-                moved = torch.roll(second, 1, 1)
-                y = torch.cat((moved, first), 2)
-            else:
-                moved = torch.roll(first, -1, 1)
-                y = torch.cat((second, moved), 2)
-            assert isinstance(stage, nn.Sequential)
-            y = stage[1](stage[0](y.flatten(0, 1), _shift(moved.flatten(0, 1))))
-            x = y.unflatten(0, (n, t))
+        clip, half = x.shape[:2], x.shape[2] // 2
+        for index in range(self.stages):
+            sent = x[:, :, half:] if self.forwards(index) else x[:, :, :half]
+            moved = torch.roll(sent, 1 if self.forwards(index) else -1, 1)
+            x = self.exchange(index, x.flatten(0, 1), moved.flatten(0, 1)).unflatten(0, clip)
         return x
+
+    @property
+    def stages(self) -> int:
+        """Exchanges, one after the other."""
+        return len(tuple(self.children()))
+
+    @staticmethod
+    def forwards(index: int) -> bool:
+        """Whether a stage gives each frame the second half of the one before, and not the first half of the next."""
+        return index % 2 == 0
+
+    def exchange(self, index: int, x: Tensor, moved: Tensor) -> Tensor:
+        """One stage: frames (B, C, H, W) and what their neighbours send them, (B, C/2, H, W) -> (B, C, H, W)."""
+        half = x.shape[1] // 2
+        y = torch.cat((moved, x[:, :half]) if self.forwards(index) else (x[:, half:], moved), 1)
+        stage = tuple(self.children())[index]
+        assert isinstance(stage, nn.Sequential)
+        result: Tensor = stage[1](stage[0](y, _shift(moved)))
+        return result
 
 
 def _shift(x: Tensor) -> Tensor:
