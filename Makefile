@@ -102,8 +102,10 @@ nightly: $(DEV_VENV)/.installed test-webgpu test-triton  ## Build every stage fo
 	$(DEV) benchmarks/edge_cost.py --check
 	$(DEV) -m pytest -m nightly
 
+# Tiles for the demo clip, for squares and for 1280x720 up, over one set of weights and the same areas of flow.
+PLAN_SIZES := --tile 256x256 --tile 192x320 --tile 384x448 --flow-size 256x256 --window-overlap 2
 plan: $(DEV_VENV)/.installed  ## Rebuild the packaged plan from the packaged weights.
-	$(DEV_VENV)/bin/bsst-export -o runtime/data/edge.plan
+	$(DEV_VENV)/bin/bsst-export $(PLAN_SIZES) -o runtime/data/edge.plan
 
 # Needs Debian's ffmpeg, about 6 GB in DATA, and hours; every step keeps what exists and resumes.
 DATA ?= out/training/data
