@@ -13,12 +13,16 @@ from typing import Any, Literal
 
 import av
 import av.error
+from av.audio.frame import AudioFrame
+from av.audio.resampler import AudioResampler
 from av.audio.stream import AudioStream
 from av.container import OutputContainer
 from av.packet import Packet
 
 __all__ = ["AUDIO_CHOICES", "Audio", "Converted", "Copied", "convert_sound"]
 
+Kind = tuple[str, str, int]
+"""Format of the samples, layout of the channels, samples a second."""
 Audio = Literal["copy", "convert", "none"]
 AUDIO_CHOICES: tuple[Audio, ...] = ("copy", "convert", "none")
 """Copy sound and convert what cannot be copied, convert all of it, or leave it out."""
@@ -67,6 +71,9 @@ class Converted:
     def __init__(self, stream: AudioStream) -> None:
         self._stream = stream
         self._end = Fraction(-(2**62))
+        self._first: Kind | None = None
+        self._kind: Kind | None = None
+        self._resampler: AudioResampler | None = None
         self.damaged = 0
         """Packets that could not be decoded; their time stays silent."""
         self.raised = 0
@@ -74,16 +81,36 @@ class Converted:
 
     def packets(self, packet: Packet[Any] | None) -> Iterator[Packet[Any]]:
         """A packet of the source, None after the last -> packets to write."""
+        frames: list[AudioFrame] = []
         try:
-            frames: list[Any] = [] if packet is None else packet.decode()
-        except av.error.FFmpegError:
-            frames = []
+            if packet is None:
+                frames += self._held_back()
+            else:
+                for frame in packet.decode():
+                    self._place(frame)
+                    frames += self._as_first(frame)
+        except (av.error.FFmpegError, ValueError):
             self.damaged += 1
         for frame in frames:
-            self._place(frame)
             yield from self._stream.encode(frame)
         if packet is None:
             yield from self._stream.encode(None)
+
+    def _as_first(self, frame: AudioFrame) -> Iterator[AudioFrame]:
+        """Sound whose rate or channels change, as between the programmes of a broadcast, goes on as it began."""
+        kind = frame.format.name, frame.layout.name, frame.sample_rate
+        self._first = self._first or kind
+        if kind != self._kind:
+            yield from self._held_back()
+            self._kind = kind
+            if kind != self._first:
+                self._resampler = AudioResampler(*self._first)
+        yield from [frame] if self._resampler is None else self._resampler.resample(frame)
+
+    def _held_back(self) -> Iterator[AudioFrame]:
+        if self._resampler is not None:
+            resampler, self._resampler = self._resampler, None
+            yield from resampler.resample(None)
 
     def _place(self, frame: Any) -> None:
         """Give a piece of sound its time in samples, after all before it: encoders refuse what goes back."""

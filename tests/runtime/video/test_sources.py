@@ -294,6 +294,42 @@ def test_what_decoders_log_about_damage_is_not_printed(
     assert capfd.readouterr() == ("", "")
 
 
+def broadcast(path: Path, layout: str, rate: int, *, first: int) -> bytes:
+    """One second of film from frame `first` on, with a tone."""
+    with av.open(str(path), "w", format="mpegts") as container:
+        video, sound = container.add_stream("mpeg2video", rate=25), container.add_stream("mp2", rate=rate)
+        video.width, video.height, video.pix_fmt, sound.layout = 64, 48, "yuv420p", layout
+        for number, pixels in enumerate(moving_photograph(25, 48, 64), first):
+            frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(pixels), format="rgb24")
+            frame.pts, frame.time_base = number, Fraction(1, 25)
+            container.mux(video.encode(frame))
+        wave = (np.sin(np.arange(rate) / rate * 2 * np.pi * 440) * 9000).astype(np.int16)
+        piece = av.AudioFrame.from_ndarray(wave[None], format="s16", layout="mono")
+        piece.sample_rate, piece.pts, piece.time_base = rate, first * rate // 25, Fraction(1, rate)
+        container.mux(sound.encode(piece))
+        container.mux([*video.encode(None), *sound.encode(None)])
+    return path.read_bytes()
+
+
+@pytest.mark.parametrize("suffix", [".mkv", ".mp4", ".webm"])
+def test_converted_sound_whose_rate_and_channels_change_goes_on_as_it_began(tmp_path: Path, suffix: str) -> None:
+    kinds = [("stereo", 48000), ("mono", 44100), ("stereo", 48000)]
+    parts = [broadcast(tmp_path / "part.ts", *kind, first=25 * place) for place, kind in enumerate(kinds)]
+    (tmp_path / "joined.ts").write_bytes(b"".join(parts))
+    result = deblur(
+        tmp_path / "joined.ts", tmp_path / f"out{suffix}", Identity(), output_format=OutputFormat(audio="convert")
+    )
+    assert not any("damaged" in warning for warning in result.warnings)
+    with av.open(str(result.output)) as container:
+        frames = list(container.decode(audio=0))
+    assert {(frame.layout.name, frame.sample_rate) for frame in frames} == {("stereo", 48000)}
+    assert sum(frame.samples for frame in frames) / 48000 == pytest.approx(3, abs=0.1)
+    sound = np.concatenate([frame.to_ndarray().reshape(-1)[::7].astype(float) for frame in frames])
+    third = len(sound) // 3
+    level = [np.sqrt(np.mean(sound[third * place + 999 : third * (place + 1) - 999] ** 2)) for place in range(3)]
+    assert level == pytest.approx([level[0]] * 3, rel=0.1)
+
+
 def overlapping_sound(path: Path) -> Path:
     """Eight pieces of sound of 0.25 s, each 0.05 s after the one before."""
     with av.open(str(path), "w") as container:
