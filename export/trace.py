@@ -6,10 +6,12 @@ import logging
 import math
 import warnings
 
+import numpy as np
 import onnx
 import onnx_ir
 import onnx_ir.passes.common as common_passes
 import torch
+from onnx import helper, numpy_helper
 from onnxscript.optimizer import fold_constants
 
 from bsst.errors import ExportError
@@ -17,7 +19,7 @@ from bsst.export.split_gates import split_gates
 from bsst.export.stage import Stage, example_inputs
 from bsst.plugins.registry import translation_table
 
-__all__ = ["OPSET", "trace_stage"]
+__all__ = ["OPSET", "spread_repeated_values", "trace_stage"]
 
 OPSET = 19
 """DeformConv needs 19; from 20 on TensorRT reads bilinear GridSample as nearest (NVIDIA/TensorRT#4646)."""
@@ -64,10 +66,26 @@ def trace_stage(stage: Stage) -> onnx.ModelProto:
     ):
         clean(program.model)
     model = _without_provenance(program.model_proto)
+    spread_repeated_values(model.graph)
     versions = {opset.domain: opset.version for opset in model.opset_import}
     if versions.get("") != OPSET:
         raise ExportError(f"stage {stage.name}: expected opset {OPSET}, got {versions}; use torch 2.13")
     return model
+
+
+def spread_repeated_values(graph: onnx.GraphProto) -> None:
+    """Put an Expand of one value in the place of each large constant that repeats it; see `_folds`."""
+    for tensor in [t for t in graph.initializer if math.prod(t.dims) >= LARGE_MAP]:
+        values = numpy_helper.to_array(tensor)
+        if not (values == values.flat[0]).all():
+            continue
+        value, shape = f"{tensor.name}_value", f"{tensor.name}_shape"
+        graph.initializer.remove(tensor)
+        graph.initializer.append(numpy_helper.from_array(values.reshape(-1)[:1], value))
+        graph.initializer.append(numpy_helper.from_array(np.array(values.shape, np.int64), shape))
+        graph.node.insert(0, helper.make_node("Expand", [value, shape], [tensor.name], name=f"node_{tensor.name}"))
+        if all(known.name != tensor.name for known in graph.value_info):
+            graph.value_info.append(helper.make_tensor_value_info(tensor.name, tensor.data_type, values.shape))
 
 
 def _folds(node: onnx_ir.Node) -> bool | None:
