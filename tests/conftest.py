@@ -39,12 +39,14 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     """Leave out what `make nightly` runs. Skip what this machine lacks; with BSST_REQUIRE_GPU=1 run and fail it.
 
     What asks FFmpeg for a driver comes first: FFmpeg would find the driver library of ours, once a test loaded it.
+    Files with slow tests come next: the shorter what is left, the less does one process wait for the other in the end.
     """
     if "nightly" not in (config.getoption("markexpr") or ""):
         nightly = [item for item in items if item.get_closest_marker("nightly")]
         items[:] = [item for item in items if not item.get_closest_marker("nightly")]
         config.hook.pytest_deselected(items=nightly)
-    items.sort(key=lambda item: item.path.name not in ASK_FOR_A_DRIVER)
+    long = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: (item.path.name not in ASK_FOR_A_DRIVER, item.path not in long))
     required = os.environ.get("BSST_REQUIRE_GPU") == "1"
     for marker, present in NEEDS.items():
         if not present() and not (required and marker not in OF_THEIR_OWN):

@@ -122,12 +122,12 @@ def test_a_device_without_torch_rebuilds_a_plan_in_half_precision_and_runs_it(cp
 
 @pytest.mark.slow
 def test_a_device_with_jetpack_6_builds_its_engines_without_torch(
-    cpu_plan: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    three_stages: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     output, root = tmp_path / "engine.plan", Path(__file__).parents[2]
     monkeypatch.setenv("PYTHONPATH", f"{root / 'tests' / 'fakes'}:{root}")
     rebuild_without_torch(
-        JETPACK, "--from", cpu_plan, "--target", "tensorrt", "--fp16", "--no-check", "--no-cache", "-o", output
+        JETPACK, "--from", three_stages, "--target", "tensorrt", "--fp16", "--no-check", "--no-cache", "-o", output
     )
     manifest = open_plan(output).manifest
     assert (manifest.target, manifest.compiler.version, manifest.plugins) == ("tensorrt", "10.3.0.30", ())

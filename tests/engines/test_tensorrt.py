@@ -17,7 +17,7 @@ from bsst.engines.child import ChildResult, run_limited
 from bsst.engines.rebuild import rebuild_plan
 from bsst.engines.tensorrt import TensorRTBuilder
 from bsst.errors import BuildError, MissingDependencyError, ModelError, UsageError
-from bsst.plan.archive import Plan, open_plan, write_plan
+from bsst.plan.archive import Plan, open_plan
 from bsst.plugins.registry import plugin_ptx
 from bsst.runtime.devices.cuda_driver import Gpu, find_gpus
 
@@ -157,25 +157,13 @@ def test_no_gpu_is_refused_with_the_way_out(monkeypatch: pytest.MonkeyPatch) -> 
         TensorRTBuilder().build(STAGE, BuildOptions())
 
 
-@pytest.fixture(scope="module")
-def three_stages(cpu_plan: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A plan of target `cpu` with one stage of each kind: a convolution kernel, an attention kernel, none."""
-    plan = open_plan(cpu_plan)
-    stages = tuple(plan.manifest.stage(name) for name in ("propagate_forward_1", "attend", "fuse"))
-    path = tmp_path_factory.mktemp("plans") / "three.plan"
-    members: dict[str, Path | bytes] = {stage.member: plan.member(stage.name) for stage in stages}
-    config = {**plan.manifest.config, "branches": ["forward_1"]}
-    write_plan(path, dataclasses.replace(plan.manifest, stages=stages, config=config), members)
-    return path
-
-
 @pytest.fixture
 def cache(tmp_path: Path) -> EngineCache:
     return EngineCache(directory=tmp_path / "engines")
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("tensorrt")
+@pytest.mark.usefixtures("tensorrt", "prepared")
 class TestPlan:
     """A plan of target `tensorrt`, from a `cpu` plan."""
 

@@ -29,7 +29,7 @@ with load_network(Path(sys.argv[1])) as network:
 
 
 @pytest.fixture(scope="module")
-def webgpu_plan(cpu_plan: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def webgpu_plan(prepared: None, cpu_plan: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("webgpu") / "webgpu.plan"
     rebuild_plan(cpu_plan, path, target="ort-webgpu")
     return path

@@ -267,3 +267,7 @@ def test_flow_weights_of_another_network_are_refused(files, tmp_path) -> None:
 def test_released_configuration_needs_weights() -> None:
     with pytest.raises(UsageError, match="--weights"):
         load_networks(config="release")
+
+
+def test_the_packaged_weights_state_their_licence() -> None:
+    assert load_networks().licence == "MIT"

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from bsst.errors import PlanError
 from bsst.plan.archive import open_plan, write_plan
+from bsst.plan.manifest import Manifest
 from tests.bsst.plan.archives import entries, rewrite
 from tests.bsst.plan.manifests import MEMBERS, manifest
 
@@ -25,14 +26,21 @@ def test_every_truncation_is_refused(plan_path: Path) -> None:
             open_plan(plan_path)
 
 
+@pytest.fixture(scope="module")
+def written(tmp_path_factory: pytest.TempPathFactory) -> tuple[bytes, Manifest]:
+    path = tmp_path_factory.mktemp("written") / "edge.plan"
+    described = write_plan(path, manifest(), MEMBERS)
+    return path.read_bytes(), described
+
+
 @settings(max_examples=400)
 @given(position=st.floats(0, 1, exclude_max=True), flip=st.integers(1, 255))
 def test_a_flipped_byte_is_refused_or_changes_nothing(
-    position: float, flip: int, tmp_path_factory: pytest.TempPathFactory
+    position: float, flip: int, written: tuple[bytes, Manifest], tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    path = tmp_path_factory.mktemp("flip") / "edge.plan"
-    expected = write_plan(path, manifest(), MEMBERS)
-    data = bytearray(path.read_bytes())
+    path = tmp_path_factory.getbasetemp() / "flipped.plan"
+    whole, expected = written
+    data = bytearray(whole)
     data[int(position * len(data))] ^= flip
     path.write_bytes(data)
     try:
@@ -47,7 +55,7 @@ def test_a_flipped_byte_is_refused_or_changes_nothing(
 @settings(max_examples=200)
 @given(data=st.binary(max_size=300))
 def test_no_file_content_escapes_as_another_error(data: bytes, tmp_path_factory: pytest.TempPathFactory) -> None:
-    path = tmp_path_factory.mktemp("noise") / "noise.plan"
+    path = tmp_path_factory.getbasetemp() / "noise.plan"
     path.write_bytes(data + b"PK\x05\x06" + data[:18].ljust(18, b"\0"))
     with pytest.raises(PlanError):
         open_plan(path)

@@ -10,7 +10,6 @@ import pytest
 from bsst.engines.inspect_plan import plan_table
 from bsst.errors import PlanError
 from bsst.plan.archive import open_plan, write_plan
-from bsst.reference.checkpoint import load_networks
 from bsst.runtime.network.network import DEFAULT_PLAN
 from tests.bsst.plan.archives import edit
 from tests.bsst.plan.manifests import MEMBERS, manifest
@@ -46,7 +45,3 @@ def test_a_licence_that_is_no_short_line_is_refused(tmp_path: Path, text: str) -
     edit(tmp_path / "a.plan", lambda data: data.update(licence=text), key=True)
     with pytest.raises(PlanError, match=r"licence: expected (a short )?printable"):
         open_plan(tmp_path / "a.plan")
-
-
-def test_the_packaged_weights_state_theirs() -> None:
-    assert load_networks().licence == "MIT"
