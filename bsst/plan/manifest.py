@@ -16,6 +16,7 @@ from bsst.text import shortened
 
 __all__ = [
     "COMPILED_TARGETS",
+    "NVIDIA_TARGETS",
     "FORMAT_VERSION",
     "GRID",
     "Compiler",
@@ -38,6 +39,8 @@ DType = Literal["float32", "float16", "bfloat16", "int64", "int32", "int8", "uin
 Target = Literal["cpu", "ort-cuda", "ort-tensorrt", "ort-webgpu", "tensorrt", "tensorrt-rtx"]
 COMPILED_TARGETS: frozenset[Target] = frozenset({"tensorrt", "tensorrt-rtx"})
 """Targets whose stages are engines of one library version and some GPUs, not ONNX."""
+NVIDIA_TARGETS: frozenset[Target] = COMPILED_TARGETS | {"ort-cuda", "ort-tensorrt"}
+"""Targets whose tensors lie in a GPU's memory, on streams of CUDA; those of the others lie in the host's."""
 Precision = Literal["fp32", "fp16", "bf16", "int8"]
 GRID = 4
 """Flow is at 1/4 scale: everything a tile is cut at must be a multiple of this."""

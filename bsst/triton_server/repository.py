@@ -19,12 +19,10 @@ from pathlib import Path
 from bsst.errors import OutputError, UsageError
 from bsst.files import atomic_file, sync_directory, what_is_at
 from bsst.plan.archive import open_plan
-from bsst.plan.manifest import Target
+from bsst.plan.manifest import NVIDIA_TARGETS, Target
 
 __all__ = ["model_config", "write_model"]
 
-NVIDIA: tuple[Target, ...] = ("ort-cuda", "ort-tensorrt", "tensorrt", "tensorrt-rtx")
-"""Targets on GPUs that the server counts; others are the CPU's as far as it knows."""
 
 MODEL = Path(__file__).with_name("model.py")
 
@@ -80,7 +78,7 @@ def model_config(name: str, target: Target) -> str:
 
     `max_batch_size: 0`, since clips of different sizes cannot be joined to a batch.
     """
-    kind = "kind: KIND_GPU, gpus: [ 0 ]" if target in NVIDIA else "kind: KIND_CPU"
+    kind = "kind: KIND_GPU, gpus: [ 0 ]" if target in NVIDIA_TARGETS else "kind: KIND_CPU"
     return f"""\
 # A clip of video, (frames, height, width, RGB), to the same clip sharper. Written by bsst export-triton.
 name: "{name}"

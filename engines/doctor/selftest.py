@@ -26,7 +26,7 @@ from bsst.engines.tensorrt_rtx import RTX_COMPUTE_CAPABILITIES
 from bsst.errors import BsstError
 from bsst.files import cache_directory
 from bsst.plan.archive import open_plan
-from bsst.plan.manifest import Manifest, Precision, Target
+from bsst.plan.manifest import NVIDIA_TARGETS, Manifest, Precision, Target
 from bsst.runtime.devices.base import ITEM_BYTES, DeviceTensor
 from bsst.runtime.devices.cuda_api import installed_apis
 from bsst.runtime.devices.cuda_driver import Gpu, find_gpus
@@ -336,7 +336,7 @@ def _calls(manifest: Manifest) -> dict[str, int]:
 @contextmanager
 def _free_memory(target: Target) -> Iterator[Callable[[], int]]:
     """How many bytes of the GPU are free; a device of its own keeps the context alive meanwhile."""
-    if target in ("cpu", "ort-webgpu"):
+    if target not in NVIDIA_TARGETS:
         yield lambda: 0
         return
     from bsst.runtime.devices.cuda import CudaDevice

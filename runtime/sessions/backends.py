@@ -8,7 +8,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 
 from bsst.plan.archive import Plan, require
-from bsst.plan.manifest import Manifest, StageSpec
+from bsst.plan.manifest import NVIDIA_TARGETS, Manifest, StageSpec
 from bsst.runtime.devices.base import Device
 from bsst.runtime.devices.host import HostDevice
 from bsst.runtime.network.wiring import FLOW_STAGES
@@ -21,12 +21,12 @@ from bsst.system import usable_cores
 __all__ = ["Backend", "choose_provider", "open_backend"]
 
 _LOG = logging.getLogger("bsst.runtime")
-_CPU, _WEBGPU = "CPUExecutionProvider", "WebGpuExecutionProvider"
+_CPU = "CPUExecutionProvider"
 _PROVIDERS = {
     "cpu": (),
     "ort-cuda": ("CUDAExecutionProvider",),
     "ort-tensorrt": ("TensorrtExecutionProvider", "NvTensorRTRTXExecutionProvider", "CUDAExecutionProvider"),
-    "ort-webgpu": (_WEBGPU,),
+    "ort-webgpu": ("WebGpuExecutionProvider",),
 }
 """Best first; the CPU comes last for all."""
 
@@ -99,7 +99,7 @@ def _onnx_runtime(plan: Plan, *, threads: int, lanes: int, trace: Trace | None) 
     target = plan.manifest.target
     provider, reason = choose_provider(target, probe_providers(_PROVIDERS[target]) if _PROVIDERS[target] else {})
     line = f"plan of target {target} runs on ONNX Runtime, {provider}" + (f" ({reason})" if reason else "")
-    if provider not in (_CPU, _WEBGPU):
+    if provider != _CPU and target in NVIDIA_TARGETS:
         return _onnx_runtime_gpu(plan, provider, line, trace=trace)
     if reason:
         _LOG.warning("%s; bsst-doctor says how to close the gap", line)

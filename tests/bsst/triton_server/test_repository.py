@@ -52,7 +52,7 @@ def test_the_configuration_is_one_of_the_published_protobuf(target: Target) -> N
         )
         assert list(tensor.dims) == [-1, -1, -1, 3]
     (group,) = config.instance_group
-    nvidia = target not in ("cpu", "ort-webgpu")
+    nvidia = target in ("ort-cuda", "ort-tensorrt", "tensorrt", "tensorrt-rtx")
     assert (group.kind, list(group.gpus)) == ((group.KIND_GPU, [0]) if nvidia else (group.KIND_CPU, []))
     assert config.parameters["threads"].string_value == "0"
     with pytest.raises(text_format.ParseError):
