@@ -25,7 +25,8 @@ test-fast: $(DEV_VENV)/.installed  ## Run the tests that take less than ten seco
 MEASURED := runtime/video/*,bsst/plan/*,runtime/job.py,runtime/jobs/*
 coverage: $(DEV_VENV)/.installed  ## Lines and branches of video, plan and job code that their tests run: ten minutes.
 	OMP_NUM_THREADS=1 $(DEV) -m coverage run -m pytest -p no:xdist tests/runtime/video tests/bsst/plan tests/runtime/jobs \
-		tests/runtime/test_job.py tests/runtime/test_job_failures.py tests/bsst/cli/test_run.py tests/bsst/cli/test_many.py
+		tests/runtime/test_job.py tests/runtime/test_job_failures.py tests/bsst/cli/test_run.py tests/bsst/cli/test_many.py \
+		tests/bsst/cli/test_remote.py tests/bsst/cli/test_pipes.py
 	$(DEV) -m coverage combine
 	$(DEV) -m coverage report --include '$(MEASURED)'
 
@@ -40,7 +41,8 @@ check: lint test  ## What the build machine runs.
 NEWEST ?= $(firstword $(wildcard $(HOME)/.pyenv/versions/3.13*/bin/python) $(shell command -v python3.13))
 test-newest: .venv/newest/.installed  ## Video tests and those of bsst-run with the newest Python and PyAV.
 	.venv/newest/bin/python -m pytest -p no:xdist -W default -m "not slow and not nightly" tests/runtime/video \
-		tests/bsst/cli/test_run.py tests/bsst/cli/test_many.py
+		tests/bsst/cli/test_run.py tests/bsst/cli/test_many.py \
+		tests/bsst/cli/test_remote.py tests/bsst/cli/test_pipes.py
 
 .venv/newest/.installed: pyproject.toml
 	$(NEWEST) -m venv .venv/newest

@@ -7,6 +7,9 @@ from fractions import Fraction
 from types import SimpleNamespace
 from typing import Any
 
+import av
+import av.error
+import numpy as np
 import pytest
 
 from bsst.runtime.video.cut import LATE, Cut
@@ -97,8 +100,11 @@ class Encoder:
         return ["packet"] if frame is None else []
 
 
-def piece(pts: int | None, *, samples: int = 480, time_base: Fraction | None = MILLISECOND) -> SimpleNamespace:
-    return SimpleNamespace(pts=pts, samples=samples, time_base=time_base, sample_rate=48000)
+def piece(pts: int | None) -> av.AudioFrame:
+    """A hundredth of a second."""
+    frame = av.AudioFrame.from_ndarray(np.zeros((1, 480), np.int16), format="s16", layout="mono")
+    frame.sample_rate, frame.time_base, frame.pts = 48000, MILLISECOND, pts
+    return frame
 
 
 @pytest.mark.parametrize(("second", "raised", "start"), [(10, 0, 480), (9, 0, 480), (-40, 1, 480), (30, 0, 1440)])
@@ -113,8 +119,6 @@ def test_decoded_sound_never_starts_before_the_end_of_what_came_before(second: i
 
 
 def test_a_packet_that_cannot_be_decoded_is_silent_and_counted() -> None:
-    import av.error
-
     def fails() -> list[Any]:
         raise av.error.InvalidDataError(1, "damaged")
 
