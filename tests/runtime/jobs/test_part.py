@@ -16,6 +16,7 @@ from bsst import Part
 from bsst.errors import UsageError
 from bsst.runtime.job import deblur
 from bsst.runtime.jobs.options import OutputFormat
+from bsst.runtime.jobs.part import parse_rate
 from bsst.runtime.jobs.report import Observer, Progress
 from tests.media import Clip, Identity, decode
 
@@ -162,3 +163,26 @@ def _sound(path: Path) -> tuple[Fraction, Fraction]:
     with av.open(str(path)) as container:
         times = [p.pts * p.time_base for p in container.demux(audio=0) if p.size and p.pts is not None]
     return times[0], times[-1]
+
+
+@pytest.mark.parametrize(
+    ("part", "count"),
+    [(Part(), 60), (Part(start=Fraction(1)), 35), (Part(start=Fraction(1), end=Fraction(3, 2)), 13),
+     (Part(start=Fraction(9)), 0), (Part(end=Fraction(9)), 60)],
+)  # fmt: skip
+def test_frames_are_counted_by_the_rate_before_any_is_read(part: Part, count: int) -> None:
+    assert part.count(60, Fraction(25)) == count
+
+
+@pytest.mark.parametrize(
+    ("text", "rate"),
+    [("24", Fraction(24)), ("23.976", Fraction(2997, 125)), ("30000/1001", Fraction(30000, 1001))],
+)
+def test_a_rate_is_a_number_or_a_fraction(text: str, rate: Fraction) -> None:
+    assert parse_rate(text) == rate
+
+
+@pytest.mark.parametrize("text", ["0", "-1", "1/0", "fast", "1e9", "nan"])
+def test_what_is_no_rate_is_refused(text: str) -> None:
+    with pytest.raises(UsageError, match="expected a rate such as 25"):
+        parse_rate(text)
