@@ -10,16 +10,28 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-from collections.abc import Callable, Mapping
+import importlib.metadata
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
 from bsst.engines.cache import EngineCache
+from bsst.errors import MissingDependencyError
 from bsst.plan.manifest import Compiler, Precision, Target
 from bsst.plan.strict_json import canonical_json
 
-__all__ = ["BuildOptions", "Builder", "BuiltEngine", "Progress", "StageGraph", "build_key", "build_stage"]
+__all__ = [
+    "BuildOptions",
+    "Builder",
+    "BuiltEngine",
+    "Progress",
+    "StageGraph",
+    "build_key",
+    "build_stage",
+    "installed_compiler",
+]
 
 Progress = Callable[[str, float], None]
 """Called with (phase, fraction done from 0 to 1) while a stage builds."""
@@ -99,6 +111,24 @@ class Builder(Protocol):
 
     def build(self, stage: StageGraph, options: BuildOptions) -> BuiltEngine:
         """Build, or raise BuildError naming the stage, the reason and where the graph was kept."""
+
+
+def installed_compiler(name: str, distributions: Sequence[str], *, extra: str, feature: str) -> Compiler:
+    """Name and full version of a compiler, without importing it.
+
+    Args:
+        name: of the compiler.
+        distributions: any of these brings it.
+        extra: of this package, for the message.
+        feature: what needs it.
+
+    Raises:
+        MissingDependencyError: none of them is installed.
+    """
+    for distribution in distributions:
+        with suppress(importlib.metadata.PackageNotFoundError):
+            return Compiler(name=name, version=importlib.metadata.version(distribution))
+    raise MissingDependencyError(name, extra, feature)
 
 
 def build_key(builder: Builder, stage: StageGraph, options: BuildOptions) -> str:

@@ -8,18 +8,18 @@ other target can be built from, and the last level even depends on the CPU that 
 
 from __future__ import annotations
 
-import importlib.metadata
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from bsst.engines.builder import BuildOptions, BuiltEngine, StageGraph
+from bsst.engines.builder import BuildOptions, BuiltEngine, StageGraph, installed_compiler
 from bsst.engines.compile_stage import compile_stage
-from bsst.errors import MissingDependencyError
 from bsst.plan.manifest import Compiler, Precision, Target
 from bsst.plan.strict_json import parse_json
 
 __all__ = ["OrtBuilder"]
+
+_DISTRIBUTIONS = ("onnxruntime", "onnxruntime-gpu", "onnxruntime-webgpu")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,12 +35,7 @@ class OrtBuilder:
         Raises:
             MissingDependencyError: it is not installed.
         """
-        for package in ("onnxruntime", "onnxruntime-gpu", "onnxruntime-webgpu"):
-            try:
-                return Compiler(name="onnxruntime", version=importlib.metadata.version(package))
-            except importlib.metadata.PackageNotFoundError:
-                continue
-        raise MissingDependencyError("onnxruntime", "gpu", f"target {self.target}")
+        return installed_compiler("onnxruntime", _DISTRIBUTIONS, extra="gpu", feature=f"target {self.target}")
 
     def fitted(self, options: BuildOptions, precision: Precision) -> BuildOptions:
         """The same options: graphs are for any device; see `Builder.fitted`."""

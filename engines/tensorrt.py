@@ -9,11 +9,10 @@ from __future__ import annotations
 
 import importlib.metadata
 import importlib.util
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from bsst.engines.builder import BuildOptions, BuiltEngine, StageGraph
+from bsst.engines.builder import BuildOptions, BuiltEngine, StageGraph, installed_compiler
 from bsst.engines.compile_stage import compile_stage
 from bsst.errors import MissingDependencyError, UsageError
 from bsst.plan.manifest import Compiler, Precision
@@ -40,10 +39,7 @@ class TensorRTBuilder:
         Raises:
             MissingDependencyError: it is not installed.
         """
-        for distribution in _DISTRIBUTIONS:
-            with suppress(importlib.metadata.PackageNotFoundError):
-                return Compiler(name="tensorrt", version=importlib.metadata.version(distribution))
-        raise MissingDependencyError("tensorrt", "tensorrt", "target tensorrt")
+        return installed_compiler("tensorrt", _DISTRIBUTIONS, extra="tensorrt", feature="target tensorrt")
 
     def fitted(self, options: BuildOptions, precision: Precision) -> BuildOptions:
         """Options for the GPU of this machine; see `Builder.fitted`."""

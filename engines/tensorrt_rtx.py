@@ -8,14 +8,12 @@ Source: NVIDIA TensorRT-RTX documentation, "Ahead-of-time compilation" and "Comp
 
 from __future__ import annotations
 
-import importlib.metadata
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from bsst.engines.builder import BuildOptions, BuiltEngine, StageGraph
+from bsst.engines.builder import BuildOptions, BuiltEngine, StageGraph, installed_compiler
 from bsst.engines.compile_stage import compile_stage
-from bsst.errors import MissingDependencyError, UsageError
+from bsst.errors import UsageError
 from bsst.plan.manifest import Compiler, Precision
 
 __all__ = ["RTX_COMPUTE_CAPABILITIES", "TensorRTRTXBuilder"]
@@ -39,10 +37,7 @@ class TensorRTRTXBuilder:
         Raises:
             MissingDependencyError: it is not installed.
         """
-        for distribution in _DISTRIBUTIONS:
-            with suppress(importlib.metadata.PackageNotFoundError):
-                return Compiler(name="tensorrt-rtx", version=importlib.metadata.version(distribution))
-        raise MissingDependencyError("tensorrt-rtx", "tensorrt-rtx", "target tensorrt-rtx")
+        return installed_compiler("tensorrt-rtx", _DISTRIBUTIONS, extra="tensorrt-rtx", feature="target tensorrt-rtx")
 
     def fitted(self, options: BuildOptions, precision: Precision) -> BuildOptions:
         """Options with the GPUs in order; see `Builder.fitted`."""
