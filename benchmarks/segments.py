@@ -92,12 +92,12 @@ def _run(way: str, clip: Path, out: Path, options: argparse.Namespace, *more: st
 
 
 def _measure(options: argparse.Namespace) -> dict[str, float]:
-    from bsst.runtime import job
     from bsst.runtime.job import deblur
+    from bsst.runtime.jobs import resumable
     from bsst.runtime.jobs.options import Execution, OutputFormat
     from bsst.runtime.jobs.report import Observer, Progress
 
-    job.segment_length = lambda height, width: options.segment
+    resumable.segment_length = lambda height, width: options.segment
     (clip, out), way = options.files, options.way
     cores = len(os.sched_getaffinity(0))
     execution = Execution(devices=("cpu",) * cores if way == "workers" else (), ray="auto" if way == "ray" else "")

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import sys
-from contextlib import ExitStack, closing
+from collections.abc import Iterator
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import Self
 
-from bsst.errors import UsageError
+from bsst.errors import OutOfMemoryError, UsageError
 from bsst.plan.archive import Plan, open_plan
 from bsst.plan.manifest import Manifest
 from bsst.runtime.estimate import Workload, plan_workload, require_memory
@@ -21,7 +22,7 @@ from bsst.runtime.trace import Trace
 from bsst.runtime.video.sources import Reader
 from bsst.system import memory_bytes
 
-__all__ = ["OpenedPlan", "memory_warnings", "open_restorer"]
+__all__ = ["OpenedPlan", "enough_memory", "memory_warnings", "open_restorer"]
 
 
 class OpenedPlan:
@@ -143,3 +144,19 @@ def _workload(manifest: Manifest, reader: Reader, tiling: Tiling) -> Workload:
         window_overlap=tiling.window_overlap,
         tile_overlap=tiling.tile_overlap,
     )
+
+
+@contextmanager
+def enough_memory(restorer: Restorer | Planned, reader: Reader) -> Iterator[None]:
+    """Say what it takes where memory runs out.
+
+    Raises:
+        OutOfMemoryError: it did.
+    """
+    try:
+        yield
+    except MemoryError as error:
+        raise OutOfMemoryError(
+            f"expected memory for {restorer.frames} frames of {reader.info.height}x{reader.info.width} (height x "
+            f"width), ran out; use a plan with fewer frames or scale the video down"
+        ) from error

@@ -21,9 +21,8 @@ from typing import Any
 import pytest
 
 from bsst.errors import BsstError, PlanError, UsageError
-from bsst.runtime import job
 from bsst.runtime.job import deblur
-from bsst.runtime.jobs import cluster_ray
+from bsst.runtime.jobs import cluster_ray, resumable
 from bsst.runtime.jobs.cluster_ray import restore_on_cluster
 from bsst.runtime.jobs.options import Execution
 from bsst.runtime.jobs.report import Observer
@@ -115,7 +114,7 @@ def cluster() -> Iterator[Any]:
 
 @pytest.fixture
 def clip(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setattr(job, "segment_length", lambda height, width: 5)
+    monkeypatch.setattr(resumable, "segment_length", lambda height, width: 5)
     return Clip(times=tuple(range(0, 30 * 512, 512)), size=(48, 64)).write(tmp_path / "clip")
 
 
@@ -165,8 +164,8 @@ def test_a_killed_actor_costs_its_segment_and_a_new_driver_goes_on(
 
 DRIVER = """
 import sys
-from bsst.runtime import job
-job.segment_length = lambda height, width: 5
+from bsst.runtime.jobs import resumable
+resumable.segment_length = lambda height, width: 5
 from bsst import cli
 cli.run(sys.argv[1:])
 """

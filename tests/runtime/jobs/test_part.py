@@ -11,10 +11,10 @@ import av
 import numpy as np
 import pytest
 
-import bsst.runtime.job
 from bsst import Part
-from bsst.errors import UsageError
+from bsst.errors import OutputError, UsageError
 from bsst.runtime.job import deblur
+from bsst.runtime.jobs import resumable
 from bsst.runtime.jobs.options import OutputFormat
 from bsst.runtime.jobs.part import parse_rate
 from bsst.runtime.jobs.report import Observer, Progress
@@ -128,7 +128,7 @@ def test_progress_counts_the_frames_of_the_part_and_no_more(
 
 
 def test_a_part_is_a_job_of_its_own_and_resumes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bsst.runtime.job, "segment_length", lambda height, width: 4)
+    monkeypatch.setattr(resumable, "segment_length", lambda height, width: 4)
     source = Clip(suffix=".mkv", codec="ffv1", times=tuple(512 * t for t in range(40)), size=(64, 96)).write(
         tmp_path / "clip"
     )
@@ -142,7 +142,7 @@ def test_a_part_is_a_job_of_its_own_and_resumes(tmp_path: Path, monkeypatch: pyt
         deblur(
             source, out, Mean(), part=part, output_format=OutputFormat(lossless=True), observer=Observer(progress=stop)
         )
-    with pytest.raises(bsst.OutputError, match="part from 0.4 s to 1.2 s"):
+    with pytest.raises(OutputError, match="part from 0.4 s to 1.2 s"):
         deblur(source, out, Mean(), part=Part.of(start=0.4), output_format=OutputFormat(lossless=True))
     lines: list[str] = []
     result = deblur(

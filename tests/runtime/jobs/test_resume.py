@@ -15,8 +15,8 @@ import numpy as np
 import pytest
 
 from bsst.errors import OutputError
-from bsst.runtime import job
 from bsst.runtime.job import deblur
+from bsst.runtime.jobs import resumable
 from bsst.runtime.jobs.options import Execution, OutputFormat
 from bsst.runtime.jobs.report import Observer
 from bsst.runtime.jobs.work import GONE, WorkFolder
@@ -42,7 +42,7 @@ class Steady(Identity):
 
 @pytest.fixture(autouse=True)
 def short_segments(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(job, "segment_length", lambda height, width: 8)
+    monkeypatch.setattr(resumable, "segment_length", lambda height, width: 8)
 
 
 @pytest.fixture
@@ -145,12 +145,13 @@ import sys, time
 from pathlib import Path
 import numpy as np
 from bsst.runtime import job
+from bsst.runtime.jobs import resumable
 from tests.runtime.jobs.test_resume import Steady
 class Slow(Steady):
     def restore(self, *arguments):
         time.sleep(0.004)
         return super().restore(*arguments)
-job.segment_length = lambda height, width: 8
+resumable.segment_length = lambda height, width: 8
 job.deblur(Path(sys.argv[1]), Path(sys.argv[2]), Slow())
 """
 KILLS = int(os.environ.get("BSST_KILLS", "6"))

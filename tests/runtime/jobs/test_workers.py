@@ -13,9 +13,8 @@ from pathlib import Path
 import pytest
 
 from bsst.errors import BsstError, MissingDependencyError, OutputError, PlanError, UsageError
-from bsst.runtime import job
 from bsst.runtime.job import deblur
-from bsst.runtime.jobs import processes
+from bsst.runtime.jobs import processes, resumable
 from bsst.runtime.jobs.options import Execution, OutputFormat
 from bsst.runtime.jobs.processes import restore_in_processes
 from bsst.runtime.jobs.report import Observer
@@ -34,7 +33,7 @@ TWO = Execution(threads=1, in_flight=1, devices=("cpu", "cpu"))
 
 @pytest.fixture(autouse=True)
 def short_segments(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(job, "segment_length", lambda height, width: 5)
+    monkeypatch.setattr(resumable, "segment_length", lambda height, width: 5)
 
 
 @pytest.fixture
@@ -161,9 +160,10 @@ FULL = """
 import resource, signal, sys
 from pathlib import Path
 from bsst.runtime import job
+from bsst.runtime.jobs import resumable
 from bsst.runtime.jobs.options import OutputFormat
 from tests.runtime.jobs.test_resume import Steady
-job.segment_length = lambda height, width: 5
+resumable.segment_length = lambda height, width: 5
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 class Filling(Steady):
     def restore(self, *arguments):

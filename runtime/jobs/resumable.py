@@ -1,0 +1,347 @@
+"""A job from file to file: segment by segment in a hidden folder beside its output, so that it can go on there.
+
+Nothing appears under the final name before the segments were joined, read back, and match the source in number of
+frames and timestamps.
+"""
+
+from __future__ import annotations
+
+import secrets
+import shutil
+from array import array
+from collections.abc import Iterator
+from contextlib import closing, contextmanager, suppress
+from dataclasses import asdict, dataclass, replace
+from fractions import Fraction
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from bsst.errors import OutOfMemoryError, OutputError, UsageError
+from bsst.runtime.frames.restorer import Restorer
+from bsst.runtime.jobs.opened import enough_memory
+from bsst.runtime.jobs.options import Execution, OutputFormat
+from bsst.runtime.jobs.output import PICTURE_FILES, Output, Writer
+from bsst.runtime.jobs.part import Part
+from bsst.runtime.jobs.report import Meter
+from bsst.runtime.jobs.run import Task
+from bsst.runtime.jobs.segment import Segment, plan_segments, segment_length, share_of
+from bsst.runtime.jobs.store import joined_packets
+from bsst.runtime.jobs.survey import Survey, take_survey
+from bsst.runtime.jobs.where import restore_elsewhere, restore_here
+from bsst.runtime.jobs.work import WorkFolder, source_key
+from bsst.runtime.network.planned import Planned
+from bsst.runtime.restore import Tiling
+from bsst.runtime.trace import Trace
+from bsst.runtime.video.cut import Cut
+from bsst.runtime.video.encoder import Target, choose_encoder
+from bsst.runtime.video.pictures import are_pictures
+from bsst.runtime.video.publish import publish
+from bsst.runtime.video.reader import HWAccelChoice
+from bsst.runtime.video.sound import AUDIO_CHOICES
+from bsst.runtime.video.sources import Reader, pictures_key
+from bsst.runtime.video.writer import RefusedError, SoundRefusedError
+
+__all__ = ["restore_resumable"]
+
+
+def restore_resumable(
+    video: Path,
+    reader: Reader,
+    output: Output,
+    restorer: Restorer | Planned,
+    tiling: Tiling,
+    meter: Meter,
+    *,
+    plan: object,
+    execution: Execution,
+    output_format: OutputFormat,
+    hwaccel: HWAccelChoice,
+    part: Part | None,
+    rate: Fraction | None,
+    trace: Trace | None,
+) -> Path:
+    """Restore a file, or a share of one into its work folder.
+
+    Args:
+        video: what is restored, and can be read again.
+        reader: of it, not iterated yet.
+        output: where the result goes.
+        restorer: an opened plan, or one that other processes open.
+        tiling: how the video is cut up.
+        meter: told how it goes.
+        plan: see `deblur`; where other processes open it, a file or None.
+        execution: see `deblur`.
+        output_format: how the file is written.
+        hwaccel: which decoder and encoder.
+        part: what is restored.
+        rate: pictures a second, where pictures are read.
+        trace: records what happens when.
+
+    Returns:
+        The result, or the work folder where a share lies.
+
+    Raises:
+        OutputError: the output cannot be written, or another job is at work on it.
+        VerificationError: the finished file has other frames.
+        OutOfMemoryError: a window does not fit into memory.
+        UsageError: a share of a job that writes pictures.
+    """
+    share = execution.share
+    with WorkFolder(
+        output.place,
+        _key(video, restorer, tiling, output_format, hwaccel, part, rate),
+        resume=execution.resume,
+        share=share,
+    ) as work:
+        job = _Job(
+            video=video,
+            reader=reader,
+            restorer=restorer,
+            tiling=tiling,
+            meter=meter,
+            plan=plan,
+            execution=execution,
+            output_format=output_format,
+            hwaccel=hwaccel,
+            part=part,
+            rate=rate,
+            trace=trace,
+            work=work,
+        )
+        with (
+            _kept_or_removed(work, meter, keep=execution.keep_work or share is not None),
+            enough_memory(restorer, reader),
+        ):
+            if share is None:
+                _write_and_publish(job, output)
+                return output.path
+            if output.container == PICTURE_FILES:
+                raise UsageError(f"expected a video file for a share of a job, got {output.path}; name one with -o")
+            target, encoder = choose_encoder(
+                output.container,
+                reader.info,
+                lossless=output_format.lossless,
+                crf=output_format.crf,
+                hwaccel=hwaccel,
+            )
+            job.restore(target, encoder, [], job.survey_of_part())
+            meter.info(f"share {share[0]} of {share[1]} is in {work.path}; the same command without it joins all")
+            return work.path
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Restored:
+    """What lies in the work folder when all segments are finished."""
+
+    survey: Survey
+    kept: range
+    segments: list[Segment]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Job:
+    """See `restore_resumable`."""
+
+    video: Path
+    reader: Reader
+    restorer: Restorer | Planned
+    tiling: Tiling
+    meter: Meter
+    plan: object
+    execution: Execution
+    output_format: OutputFormat
+    hwaccel: HWAccelChoice
+    part: Part | None
+    rate: Fraction | None
+    trace: Trace | None
+    work: WorkFolder
+
+    def survey_of_part(self) -> Survey | None:
+        """Where there is a part: where sound is cut must be known before the header is written."""
+        if self.part is None:
+            return None
+        return _surveyed(self.work, self.reader, self.tiling, self.part, further=self.restorer.frames)
+
+    def restore(self, target: Target, encoder: str, lost: list[str], survey: Survey | None) -> _Restored:
+        """Restore what is missing of this job or share."""
+        reader, restorer, meter = self.reader, self.restorer, self.meter
+        if restorer.line:
+            meter.info(restorer.line)
+        meter.info(f"decoder {reader.decoder}, encoder {encoder}")
+        meter.warn(reader.warnings + lost)
+        survey = survey or _surveyed(self.work, reader, self.tiling)
+        whole = range(len(survey.times))
+        kept = whole if self.part is None else self.part.frames(survey.times, reader.info.time_base)
+        meter.warn(survey.warnings)
+        overlap = self.tiling.window_overlap
+        segments = plan_segments(
+            survey.scenes,
+            len(survey.times),
+            length=restorer.frames,
+            overlap=restorer.window_overlap if overlap is None else overlap,
+            wanted=segment_length(reader.info.height, reader.info.width),
+            kept=kept,
+        )
+        segments = segments if self.execution.share is None else share_of(segments, self.execution.share)
+        task = Task(
+            video=self.video,
+            folder=self.work.path,
+            run=tuple(_missing(segments, self.work, meter)),
+            tile=restorer.tile,
+            tiling=self.tiling,
+            target=target,
+            hwaccel=self.hwaccel,
+            rate=self.rate,
+        )
+        if isinstance(restorer, Planned):
+            lines = restore_elsewhere(task, self.plan, restorer, self.execution)
+        else:
+            lines = restore_here(task, restorer, survey, self.trace, meter)
+        with closing(lines):
+            for line in lines:
+                self.work.add(line)
+                meter.finished(line)
+        return _Restored(survey=survey, kept=kept, segments=segments)
+
+
+def _write_and_publish(job: _Job, output: Output) -> None:
+    """Restore, join, check, and give the file its name; where its container refuses the film, another one beside it."""
+    unfinished = job.work.path / "result.tmp"  # on the output's file system, so that the rename is atomic
+    time_base = job.reader.info.time_base
+    try:
+        place, refused = output.place, None
+        attempt = _Attempt(job, unfinished)
+        try:
+            writer, restored = attempt.write(output)
+        except RefusedError as error:
+            if attempt.restored is None or output.container == "matroska":
+                raise
+            refused, place = error, output.place.with_suffix(".mkv")
+            writer, restored = attempt.write(replace(output, container="matroska"))
+        shown = restored.survey.times[restored.kept.start : restored.kept.stop]
+        try:
+            publish(
+                unfinished,
+                place,
+                overwrite=output.overwrite,
+                times=array("q", (time - writer.origin for time in shown)),
+                time_base=time_base,
+                earliest=writer.earliest,
+                problem=refused,
+            )
+        finally:
+            if not unfinished.exists():  # whole, under one name or another: its segments are needed no more
+                job.work.finished.clear()
+    finally:
+        with suppress(OSError):  # of a read-only folder, which has been reported
+            shutil.rmtree(unfinished) if unfinished.is_dir() else unfinished.unlink(missing_ok=True)
+    job.meter.warn(job.reader.warnings + writer.warnings)
+
+
+class _Attempt:
+    """Writes the unfinished file, as often as it takes; frames are restored once.
+
+    Args:
+        job: whose segments are joined.
+        unfinished: the file.
+    """
+
+    restored: _Restored | None = None
+
+    def __init__(self, job: _Job, unfinished: Path) -> None:
+        self._job, self._unfinished = job, unfinished
+        self._encoder: tuple[Target, str] | None = None
+        self._surveyed = job.survey_of_part()
+
+    def write(self, output: Output) -> tuple[Writer, _Restored]:
+        """Again with other sound where only the sound is in the way."""
+        job = self._job
+        for audio in AUDIO_CHOICES[AUDIO_CHOICES.index(job.output_format.audio) :]:
+            try:
+                with output.writer(
+                    self._unfinished,
+                    job.reader,
+                    source=job.video,
+                    output_format=replace(job.output_format, audio=audio),
+                    hwaccel=job.hwaccel,
+                    cut=self._cut(),
+                    encoder=self._encoder,
+                ) as writer:
+                    self._encoder = writer.target, writer.encoder
+                    restored = self.restored or job.restore(*self._encoder, writer.warnings, self._surveyed)
+                    self.restored = restored
+                    paths = [job.work.segment_path(segment) for segment in restored.segments]
+                    for packet in joined_packets(paths, restored.segments, restored.survey, job.reader.info):
+                        writer.write_packet(packet)
+                return writer, restored
+            except SoundRefusedError as error:
+                now = "converted" if audio == "copy" else "left out"
+                job.meter.warn([f"the sound is {now}, {output.container} cannot hold it so: {error.reason}"])
+        raise AssertionError("a file without sound was refused for its sound")
+
+    def _cut(self) -> Cut | None:
+        if self._job.part is None or self._surveyed is None:
+            return None
+        return self._job.part.cut(self._surveyed.times, self._job.reader.info.time_base)
+
+
+def _key(
+    video: Path,
+    restorer: Restorer | Planned,
+    tiling: Tiling,
+    output_format: OutputFormat,
+    hwaccel: HWAccelChoice,
+    part: Part | None,
+    rate: Fraction | None,
+) -> dict[str, Any]:
+    """What a job's segments depend on; a restorer without a plan is like no other."""
+    options = {"lossless": output_format.lossless, "crf": output_format.crf, "hwaccel": hwaccel, **asdict(tiling)}
+    tile = options.pop("tile")
+    options |= {"tile": "x".join(map(str, tile))} if tile is not None else {}
+    options |= {"part": str(part)} if part is not None else {}
+    options |= {"rate": str(rate)} if rate is not None else {}
+    plan = getattr(restorer, "plan_key", "") or f"opened {secrets.token_hex(8)}"
+    source = pictures_key(video) if are_pictures(video) else source_key(video)
+    return {"source": source, "plan": plan, **options, "version": metadata.version("bsst")}
+
+
+@contextmanager
+def _kept_or_removed(work: WorkFolder, meter: Meter, *, keep: bool) -> Iterator[None]:
+    """Leave the work folder where the same job could go on there, or where told to; otherwise remove it."""
+    resumable = True
+    try:
+        yield
+        resumable = False
+    except (KeyboardInterrupt, OutputError, OutOfMemoryError) as error:
+        if work.finished:
+            again = "" if isinstance(error, RefusedError) else ", run the same command to go on"  # not to end so again
+            kept = f"{meter.frames} frames are kept in {work.path}{again}"
+            error.args = (f"{str(error) or 'interrupted'}; {kept}",)
+        raise
+    finally:
+        if not keep and not (resumable and work.finished):
+            work.remove()
+
+
+def _surveyed(
+    work: WorkFolder, reader: Reader, tiling: Tiling, part: Part | None = None, *, further: int = 0
+) -> Survey:
+    """Times and scenes of the video, as far as the part needs them: read now, or when the job began."""
+    survey = work.survey()
+    if survey is None:
+        frames = reader if part is None else part.read(reader, reader.info.time_base, further=further)
+        survey = take_survey(frames, scene_cuts=tiling.scene_cuts, scan=reader.scan)
+        survey = replace(survey, warnings=tuple(reader.warnings))
+        work.keep_survey(survey)
+    return survey
+
+
+def _missing(segments: list[Segment], work: WorkFolder, meter: Meter) -> list[Segment]:
+    """Segments that no earlier run finished."""
+    found = [work.finished[segment] for segment in segments if segment in work.finished]
+    meter.resume(sum(len(segment.kept) for segment in segments), found)
+    if found:
+        shares = f"{len(found)} of {len(segments)} segments are there, {meter.frames} frames"
+        meter.info(f"goes on with an unfinished job: {shares}")
+    return [segment for segment in segments if segment not in work.finished]

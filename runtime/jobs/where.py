@@ -1,0 +1,64 @@
+"""Where segments are restored: in this process, in others on this machine, or on a cluster."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from dataclasses import replace
+from pathlib import Path
+
+from bsst.runtime.frames.restorer import Restorer
+from bsst.runtime.jobs.cluster_ray import restore_on_cluster
+from bsst.runtime.jobs.options import Execution
+from bsst.runtime.jobs.processes import restore_in_processes
+from bsst.runtime.jobs.report import Meter
+from bsst.runtime.jobs.run import Task, restore_run
+from bsst.runtime.jobs.segment import stretches
+from bsst.runtime.jobs.survey import Survey
+from bsst.runtime.jobs.work import Finished
+from bsst.runtime.network.planned import Planned
+from bsst.runtime.trace import Trace
+from bsst.system import usable_cores
+
+__all__ = ["restore_elsewhere", "restore_here"]
+
+
+def restore_here(
+    task: Task, restorer: Restorer, survey: Survey, trace: Trace | None, meter: Meter
+) -> Generator[Finished, None, None]:
+    """Restore segments in this process, neighbours in one go."""
+    before = 0  # frames of the runs that are done
+    for run in stretches(task.run):
+        part = replace(task, run=tuple(run))
+
+        def on_work(frames: float, before: int = before) -> None:
+            meter.worked(before + frames)
+
+        yield from restore_run(part, restorer, survey, trace=trace, on_work=on_work)
+        before += sum(len(segment.kept) for segment in run)
+
+
+def restore_elsewhere(
+    task: Task, plan: object, planned: Planned, execution: Execution
+) -> Generator[Finished, None, None]:
+    """Restore segments in other processes, each for itself."""
+    place = replace(task, video=task.video.absolute(), folder=task.folder.absolute())
+    tasks = [replace(place, run=(segment,)) for segment in task.run]
+    path = Path(plan).absolute() if isinstance(plan, str | Path) else None
+    if execution.ray:
+        return restore_on_cluster(
+            tasks,
+            path,
+            planned.plan_key,
+            address=execution.ray,
+            on_gpu=planned.on_gpu,
+            threads=execution.threads,
+            in_flight=execution.in_flight,
+        )
+    return restore_in_processes(
+        tasks,
+        path,
+        planned.plan_key,
+        devices=execution.devices,
+        threads=execution.threads or max(1, usable_cores() // len(execution.devices)),
+        in_flight=execution.in_flight,
+    )
