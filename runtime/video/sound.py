@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from fractions import Fraction
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import av
 import av.error
@@ -86,9 +86,9 @@ class Converted:
             if packet is None:
                 frames += self._held_back()
             else:
-                for frame in packet.decode():
-                    self._place(frame)
-                    frames += self._as_first(frame)
+                for piece in cast(list[AudioFrame], packet.decode()):
+                    self._place(piece)
+                    frames += self._as_first(piece)
         except (av.error.FFmpegError, ValueError):
             self.damaged += 1
         for frame in frames:
