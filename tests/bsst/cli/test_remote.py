@@ -153,7 +153,7 @@ def test_a_clip_comes_from_a_web_server_and_what_is_missing_there_is_one_line(we
 
 @pytest.fixture
 def s3(bucket: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
-    """A stand-in for S3 with one bucket in it."""
+    """A stand-in for S3 with one bucket in it, where s3fs and moto[server] are installed."""
     pytest.importorskip("s3fs")
     server = pytest.importorskip("moto.server").ThreadedMotoServer(port=0, verbose=False)
     server.start()
@@ -166,6 +166,7 @@ def s3(bucket: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     server.stop()
 
 
+@pytest.mark.filterwarnings("default")  # of the stand-in
 def test_a_clip_goes_from_bucket_to_bucket(s3: Any, tmp_path: Path) -> None:
     s3.put_file(str(tmp_path / "clip.mp4"), "films/in/clip.mp4")
     result = invoke("s3://films/in/clip.mp4", "-o", "s3://films/out/sharp.mp4")
