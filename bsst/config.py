@@ -114,6 +114,9 @@ class NetworkConfig:
     followed_share: tuple[float, float] | None = None
     """Share of a clip's places whose flows agree, up to which the clip is left alone, and from which it is changed in
     full: where flows are wrong nearly everywhere, so is the change. It needs `still_motion`."""
+    detail: tuple[float, float] | None = None
+    """Detail of what moves (`Restraint.detail_of`) up to which a frame is left alone, and from which it is changed in
+    full: a picture with next to none is smooth or blurred, and nothing in it tells which. It needs the restraint."""
     restraint_channels: int = 0
     """Channels of the network that says how far the change is trusted at each place; 0 leaves it out. It needs
     `still_motion`."""
@@ -203,6 +206,7 @@ EDGE = NetworkConfig(
     still_motion=(0.2, 0.8),
     fast_motion=(10.0, 16.0),
     followed_share=(0.05, 0.09),
+    detail=(3.8, 4.8),
     restraint_channels=24,
     raft=RaftConfig(
         stage_channels=(16, 24, 32),

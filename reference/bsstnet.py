@@ -70,7 +70,7 @@ class BSSTNet(nn.Module):
         self.out_conv = ChannelAttentionBlock(full)
         self.last_conv = conv3x3(full, 3, bias=False)
         if config.restraint_channels:
-            self.restraint = Restraint(config.restraint_channels, half)
+            self.restraint = Restraint(config.restraint_channels, half, config.detail)
 
     def forward(self, frames: Tensor, backward: Tensor, forward: Tensor) -> Tensor:
         """Deblur clips.

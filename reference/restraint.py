@@ -21,21 +21,31 @@ TOLD_AFTER = 2
 """Index of the layer after which means over the tile are told to every pixel."""
 FRAME, RESIDUAL, DECODED, MOTION, EVIDENCE = 2.0, 20.0, 2.37, 0.3, 0.7
 STEPS = (1, 2, 4)
-"""Half the distances, in pixels at 1/2 scale, over which differences are taken."""
+"""Half the distances, in pixels at 1/2 scale, over which differences are taken; one of 2 pixels comes before them."""
+EVIDENCE_CHANNELS = 2 * (1 + len(STEPS))
 GREY_LEVELS = 64.0
 """Grey values are scaled to it, so that half precision holds their squares."""
 FAINT = 0.05
 """Mean square of differences that noise alone may cause, in grey levels."""
+MOVING = (0.3, 0.8)
+"""Lengths of the two flows together, in pixels at 1/4 scale, from which a place counts for the detail, and in full."""
 LARGEST_SHARE = 2.0
 CORRECTION = 0.1
 
 
 class Restraint(nn.Module):
-    """Weighs and corrects a residual; leaves it alone until trained."""
+    """Weighs and corrects a residual; leaves it alone until trained.
 
-    def __init__(self, channels: int, decoded: int) -> None:
+    Args:
+        channels: width.
+        decoded: channels of the decoder features.
+        detail: detail of a frame up to which all of its change is dropped, and from which none is.
+    """
+
+    def __init__(self, channels: int, decoded: int, detail: tuple[float, float] | None = None) -> None:
         super().__init__()
-        self.first = nn.Conv2d(12 + 12 + decoded + 4 + 2 * len(STEPS), channels, 3, padding=1)
+        self.detail = detail
+        self.first = nn.Conv2d(12 + 12 + decoded + 4 + EVIDENCE_CHANNELS, channels, 3, padding=1)
         self.body = nn.ModuleList(nn.Conv2d(channels, channels, 3, padding=d, dilation=d) for d in DILATIONS)
         self.seen = nn.Conv2d(channels, 2 * channels, 1)
         self.told = nn.Conv2d(2 * channels, channels, 1)
@@ -51,7 +61,7 @@ class Restraint(nn.Module):
     @property
     def input_scales(self) -> Tensor:
         """(1, inputs, 1, 1): inputs times these have a standard deviation near 1."""
-        known = [FRAME] * 12 + [RESIDUAL] * 12, [MOTION] * 4 + [EVIDENCE] * (2 * len(STEPS))
+        known = [FRAME] * 12 + [RESIDUAL] * 12, [MOTION] * 4 + [EVIDENCE] * EVIDENCE_CHANNELS
         decoded = self.first.in_channels - sum(map(len, known))
         return torch.tensor(known[0] + [DECODED] * decoded + known[1])[None, :, None, None]
 
@@ -70,7 +80,8 @@ class Restraint(nn.Module):
         """
         motion = F.interpolate(motion, scale_factor=2, mode="bilinear", align_corners=False)
         known = F.pixel_unshuffle(frames - 0.5, 2), F.pixel_unshuffle(residual, 2), decoded
-        x = torch.cat((*known, motion, evidence(frames, motion)), 1)
+        found = evidence(frames, motion)
+        x = torch.cat((*known, motion, found), 1)
         x = F.leaky_relu(self.first(x), 0.1)
         for index, layer in enumerate(self.body):
             x = x + 0.5 * F.leaky_relu(layer(x), 0.1)
@@ -78,7 +89,19 @@ class Restraint(nn.Module):
                 x = x + self.told(F.leaky_relu(self.seen(x), 0.1).mean((2, 3), keepdim=True))
         share, correction = self.last(x).split((4, 12), 1)
         share = LARGEST_SHARE * torch.sigmoid(F.pixel_shuffle(share, 2))
-        return self.strength * (share * residual + CORRECTION * F.pixel_shuffle(correction, 2))
+        change = self.strength * (share * residual + CORRECTION * F.pixel_shuffle(correction, 2))
+        if self.detail is None:
+            return change
+        low, high = self.detail
+        return change * ((self.detail_of(found, motion) - low) / (high - low)).clamp(0, 1)
+
+    @staticmethod
+    def detail_of(found: Tensor, motion: Tensor) -> Tensor:
+        """Mean detail of what moves: `evidence` and the flows at 1/2 scale -> (B, 1, 1, 1); 0 where nothing does."""
+        level = found[:, 1::2].mean(1, keepdim=True)
+        speed = motion.square().sum(1, keepdim=True).sqrt()
+        weight = level * ((speed - MOVING[0]) / (MOVING[1] - MOVING[0])).clamp(0, 1)
+        return (weight * level).mean((2, 3), keepdim=True) / (weight.mean((2, 3), keepdim=True) + 1e-3)
 
 
 def evidence(frames: Tensor, motion: Tensor) -> Tensor:
@@ -89,18 +112,25 @@ def evidence(frames: Tensor, motion: Tensor) -> Tensor:
         motion: flow to the previous frame and to the next one (B, 4, H/2, W/2).
 
     Returns:
-        (B, 6, H/2, W/2): for differences over 2, 4 and 8 pixels at 1/2 scale, with a = log(1 + mean square / `FAINT`)
-        along the motion and b the same across it, a - b and (a + b) / 2; both vanish where nothing moves.
+        (B, 8, H/2, W/2): for differences over 2, 4, 8 and 16 pixels, with a = log(1 + mean square / `FAINT`) along the
+        motion and b the same across it, a - b and (a + b) / 2; both vanish where nothing moves.
     """
-    grey = GREY_LEVELS * F.avg_pool2d(frames.mean(1, keepdim=True), 2)
+    full = GREY_LEVELS * frames.mean(1, keepdim=True)
+    half = F.avg_pool2d(full, 2)
     way = motion[:, 2:] - motion[:, :2]
-    x, y = (way / (way.square().sum(1, keepdim=True) + 0.01).sqrt()).split(1, 1)
+    way = way / (way.square().sum(1, keepdim=True) + 0.01).sqrt()
+    finest = _squares(full, F.interpolate(way, scale_factor=2, mode="nearest"), 1)
     found = []
-    for n in STEPS:
-        padded = F.pad(grey, (n, n, n, n), mode="replicate")
-        dx = padded[:, :, n:-n, 2 * n :] - padded[:, :, n:-n, : -2 * n]
-        dy = padded[:, :, 2 * n :, n:-n] - padded[:, :, : -2 * n, n:-n]
-        squares = torch.cat((x * dx + y * dy, x * dy - y * dx), 1).square()
+    for squares in (F.avg_pool2d(finest, 2), *(_squares(half, way, n) for n in STEPS)):
         along, across = (F.avg_pool2d(squares, 9, 1, 4, count_include_pad=False) / FAINT + 1).log().split(1, 1)
         found += [along - across, 0.5 * (along + across)]
     return torch.cat(found, 1)
+
+
+def _squares(grey: Tensor, way: Tensor, n: int) -> Tensor:
+    """Squared differences of grey (B, 1, H, W) over 2 n pixels along unit vectors (B, 2, H, W) and across them."""
+    x, y = way.split(1, 1)
+    padded = F.pad(grey, (n, n, n, n), mode="replicate")
+    dx = padded[:, :, n:-n, 2 * n :] - padded[:, :, n:-n, : -2 * n]
+    dy = padded[:, :, 2 * n :, n:-n] - padded[:, :, : -2 * n, n:-n]
+    return torch.cat((x * dx + y * dy, x * dy - y * dx), 1).square()

@@ -32,7 +32,8 @@ def small_edge() -> Networks:
     """
     # Random flows are small or large, but say nothing of what moves.
     raft = dataclasses.replace(EDGE.raft, iterations=1)
-    config = dataclasses.replace(EDGE, raft=raft, still_motion=(0.0, 0.01), fast_motion=None, followed_share=None)
+    limits = {"still_motion": (0.0, 0.01), "fast_motion": None, "followed_share": None, "detail": None}
+    config = dataclasses.replace(EDGE, raft=raft, **limits)
     torch.manual_seed(7)
     network, raft = BSSTNet(config).eval(), RAFT(config.raft).eval()
     for parameter in network.restraint.last.parameters():  # which starts as nothing at all

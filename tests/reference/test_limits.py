@@ -9,6 +9,7 @@ from torch import Tensor
 from bsst.config import EDGE
 from bsst.reference.blur import followed
 from bsst.reference.bsstnet import BSSTNet
+from bsst.reference.restraint import Restraint, evidence
 
 FRAMES = 6
 
@@ -56,6 +57,26 @@ def test_what_does_not_move_or_cannot_be_followed_is_left_alone(network: BSSTNet
         "one way only": (uniform(3), uniform(3)),
     }
     assert torch.equal(change(network, *flows[kind]), torch.zeros(1, FRAMES, 3, 64, 64))
+
+
+@pytest.mark.parametrize(("contrast", "changed"), [(1.0, True), (0.05, False)], ids=["detailed", "smooth"])
+def test_a_picture_nearly_without_detail_is_left_alone(network: BSSTNet, contrast: float, changed: bool) -> None:
+    grey = torch.rand(1, FRAMES, 3, 64, 64, generator=torch.Generator().manual_seed(1))
+    frames = 0.5 + contrast * (grey - 0.5)
+    with torch.no_grad():
+        restored = network(frames, uniform(2), uniform(-2))
+    assert bool((restored - frames).abs().max() > 0) == changed
+
+
+def test_detail_is_that_of_what_moves() -> None:
+    rng = torch.Generator().manual_seed(0)
+    half = torch.cat((torch.rand(1, 3, 64, 64, generator=rng), torch.full((1, 3, 64, 64), 0.5)), 3)
+    right = torch.zeros(1, 4, 32, 64)
+    right[:, 0, :, 40:], right[:, 2, :, 40:] = -2, 2
+    details = [float(Restraint.detail_of(evidence(half, motion), motion)) for motion in (right, right.flip(3))]
+    assert details[0] < 0.5
+    assert details[1] > 5
+    assert float(Restraint.detail_of(evidence(half, 0 * right), 0 * right)) == 0
 
 
 def test_no_pixel_changes_beyond_the_limit_in_48_frames(network: BSSTNet) -> None:

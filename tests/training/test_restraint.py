@@ -40,11 +40,11 @@ def test_evidence_is_less_detail_along_the_motion_than_across_it_and_nothing_whe
     upwards = sideways[:, [1, 0, 3, 2]]
     blurred = F.avg_pool2d(texture, (1, 25), 1, (0, 12))
     inner = (..., slice(20, 60), slice(20, 60))
-    along_over_across = [0, 2, 4]
+    along_over_across = [0, 2, 4, 6]
     assert evidence(texture, sideways)[inner][:, along_over_across].mean().abs() < 0.2
     assert (evidence(blurred, sideways)[inner][:, along_over_across].mean((0, 2, 3)) < -0.5).all()
     assert (evidence(blurred, upwards)[inner][:, along_over_across].mean((0, 2, 3)) > 0.5).all()
-    assert torch.equal(evidence(texture, torch.zeros(1, 4, 80, 80)), torch.zeros(1, 6, 80, 80))
+    assert torch.equal(evidence(texture, torch.zeros(1, 4, 80, 80)), torch.zeros(1, 8, 80, 80))
 
 
 def test_what_a_tile_shows_far_away_counts_everywhere_once_trained() -> None:
@@ -91,8 +91,8 @@ def test_restrained_outputs_are_those_of_the_whole_network_and_training_on_them_
         whole = networks.network(blurry[None] / 255, backward[None], forward[None])[0]
         parts = (t.float() for t in (outputs.residual, outputs.decoded, outputs.blurry / 255, outputs.moving))
         restrained = networks.network.restrain(*parts)
-    assert (whole - blurry / 255).abs().max() > 0.02
-    assert (blurry / 255 + restrained - whole).abs().max() < 2e-3
+    assert (whole - blurry / 255).abs().max() > 0.01
+    assert (blurry / 255 + restrained - whole).abs().max() < 1e-3
 
     for number in range(2):
         save(clip, tmp_path / "sim" / "train" / f"{number:06d}.npz")
