@@ -62,7 +62,7 @@ def test_every_stage_of_edge_builds_in_half_precision_with_no_gpu(
 
 
 @pytest.mark.needs_rtx
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_every_stage_of_edge_builds_in_single_precision(cpu_plan: Path, tmp_path: Path, cache: EngineCache) -> None:
     manifest = rebuild_plan(cpu_plan, tmp_path / "a.plan", target="tensorrt-rtx", options=TWO, cache=cache)
     assert {tuple(stage.precision) for stage in manifest.stages} == {("float32",)}

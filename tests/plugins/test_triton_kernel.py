@@ -14,13 +14,15 @@ pytest.importorskip("triton")
 
 CASES = CONVOLUTION_CASES + ATTENTION_CASES
 
+pytestmark = pytest.mark.timeout(3600)  # an interpreter on a busy machine
+
 
 @pytest.fixture(scope="module")
 def errors() -> dict[str, float]:
     """Error of every case and dtype; one process, because Triton chooses the interpreter when it is imported."""
     environment = {**os.environ, "TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-m", "tests.plugins.interpret"]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=600)
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
 

@@ -15,7 +15,7 @@ FRAMES = 3000
 SIZE = (48, 64)
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_memory_is_flat_over_three_thousand_frames(tmp_path: Path) -> None:
     path = Clip(times=tuple(range(0, FRAMES * 512, 512)), size=SIZE).write(tmp_path / "clip")
     process, taken = psutil.Process(), dict[int, int]()
