@@ -61,6 +61,7 @@ def main() -> None:
         for _ in range(options.rounds):
             for way, runs in results.items():
                 runs.append(_run(way, clip, Path(folder) / f"{way}.mp4", options))
+                print(f"{way}: {runs[-1]}", flush=True)
     medians = {way: {k: statistics.median(run[k] for run in runs) for k in runs[0]} for way, runs in results.items()}
     plain = medians[options.ways[0]]
     size = options.crop or "192x320"

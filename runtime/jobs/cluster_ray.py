@@ -109,13 +109,20 @@ def _connect(ray: Any, address: str) -> None:
                              f"ray start --head, and give its host:port") from error  # fmt: skip
     try:
         ray.init(address=address, **options)
+        return
     except Exception as error:
-        if address == "auto" and isinstance(error, ConnectionError):
-            ray.init(include_dashboard=False, **options)
-            return
-        first = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise UsageError(f"expected a Ray cluster at {address}, cannot join it: {first}; all machines need the same "
-                         f"versions of Ray and Python") from error  # fmt: skip
+        if address != "auto" or not isinstance(error, ConnectionError):
+            raise UsageError(f"expected a Ray cluster at {address}, cannot join it: {_line(error)}; all machines need "
+                             f"the same versions of Ray and Python") from error  # fmt: skip
+    try:
+        ray.init(include_dashboard=False, **options)
+    except Exception as error:  # a plain one, after minutes, on a machine that is too busy
+        raise BsstError(f"expected to start Ray on this machine, it did not: {_line(error)}; try again when less runs "
+                        f"here, or use --workers") from error  # fmt: skip
+
+
+def _line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 class _Crew:

@@ -219,3 +219,18 @@ def test_a_cluster_out_of_reach_is_one_error(
     with pytest.raises(BsstError, match=f"expected a Ray cluster at {address}, cannot reach it"):
         deblur(clip, plan=cpu_plan, execution=Execution(threads=1, in_flight=1, ray=address))
     assert not work_folders(clip.parent)
+
+
+def test_a_cluster_that_does_not_start_here_is_one_error(
+    clip: Path, cpu_plan: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import ray
+
+    def init(address: str | None = None, **options: object) -> None:
+        raise ConnectionError("no instance") if address else Exception("The node timed out.\nThis could happen")
+
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(ray, "init", init)
+    with pytest.raises(BsstError, match=r"expected to start Ray on this machine, it did not: The node timed out\.;"):
+        deblur(clip, plan=cpu_plan, execution=ON_CLUSTER)
+    assert not work_folders(clip.parent)
