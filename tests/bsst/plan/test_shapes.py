@@ -15,6 +15,7 @@ from bsst.plan.manifest import Shape, StageSpec, Tail, TensorSpec
 from bsst.plan.manifest_json import manifest_to_json
 from bsst.runtime.estimate import plan_workload
 from bsst.runtime.frames.fit import fitting_plan
+from bsst.runtime.network.network import DEFAULT_PLAN
 from tests.bsst.plan.manifests import MEMBERS, manifest, stage
 
 HEADS: dict[str, Path | bytes] = {"encode_33x200.onnx": b"head of encode ", "flow_33x200.onnx": b"head of flow "}
@@ -116,3 +117,22 @@ def test_a_video_gets_the_tiles_that_compute_the_fewest_pixels(
     computed = plan_workload(fitting, frames=frames, height=size[0], width=size[1]).computed
     assert computed is not None
     assert 0.9 * most <= computed <= most
+
+
+@pytest.mark.parametrize(
+    ("size", "frames", "most"),
+    [((720, 1280), 10_000, 1.5), ((1080, 1920), 10_000, 1.5), ((192, 320), 28, 1.3), ((256, 256), 10_000, 1.21)],
+    ids=["720p", "1080p", "demo", "square"],
+)
+def test_the_packaged_plan_restores_few_pixels_of_a_video_twice(
+    size: tuple[int, int], frames: int, most: float
+) -> None:
+    fitting = fitting_plan(open_plan(DEFAULT_PLAN), *size).manifest
+    computed = plan_workload(fitting, frames=frames, height=size[0], width=size[1]).computed
+    assert computed is not None
+    assert 1 < computed <= most
+
+
+def test_the_packaged_plan_stays_small_in_all_its_shapes() -> None:
+    assert len(open_plan(DEFAULT_PLAN).manifest.shapes) == 2
+    assert DEFAULT_PLAN.stat().st_size < 8e6
