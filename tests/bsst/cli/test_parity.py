@@ -54,14 +54,15 @@ def test_other_weights_and_other_sizes_are_refused(tmp_path: Path) -> None:
 
     plan = open_plan(DEFAULT_PLAN)
     members: dict[str, Path | bytes] = {s.member: plan.member(s.name) for s in plan.manifest.stages}
-    write_plan(tmp_path / "a.plan", dataclasses.replace(plan.manifest, weights_sha256="b" * 64), members)
+    manifest = dataclasses.replace(plan.manifest, shapes=())
+    write_plan(tmp_path / "a.plan", dataclasses.replace(manifest, weights_sha256="b" * 64), members)
     result = run(tmp_path / "a.plan", "--clip", CITY)
     assert result.exit_code == 5
     assert "expected the weights that the plan was made from" in result.output
-    write_plan(tmp_path / "b.plan", dataclasses.replace(plan.manifest, window_overlap=2), members)
+    write_plan(tmp_path / "b.plan", dataclasses.replace(manifest, window_overlap=3), members)
     result = run(DEFAULT_PLAN, "--clip", CITY, "--against", tmp_path / "b.plan")
     assert result.exit_code == 2
-    assert "the window overlap of the plan, got 2 instead of 4" in result.output
+    assert "the window overlap of the plan, got 3 instead of 2" in result.output
 
 
 def test_missing_packages_are_named_before_any_work(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,13 +16,13 @@ __all__ = ["sabotaged", "scale_weights"]
 
 
 def sabotaged(source: Path, target: Path, stage: str, change: Callable[[onnx.GraphProto], None]) -> Path:
-    """Copy of a plan with one stage changed."""
+    """Copy of a plan, in its first shape of tiles, with one stage changed."""
     plan = open_plan(source)
     members: dict[str, Path | bytes] = {s.member: plan.member(s.name) for s in plan.manifest.stages}
     model = onnx.load_from_string(plan.member(stage))
     change(model.graph)
     members[plan.manifest.stage(stage).member] = model.SerializeToString(deterministic=True)
-    write_plan(target, plan.manifest, members)
+    write_plan(target, dataclasses.replace(plan.manifest, shapes=()), members)
     return target
 
 
@@ -34,5 +35,5 @@ def scale_weights(graph: onnx.GraphProto, node: str, factor: float) -> None:
     for other in graph.node:
         if other.name == node:
             other.input[1] = f"{name}_sabotaged"
-        elif name in other.input:
+        elif name in other.input and all(known.name != name for known in graph.initializer):
             graph.initializer.append(numpy_helper.from_array(np.ascontiguousarray(values), name))
