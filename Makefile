@@ -126,11 +126,11 @@ train-edge: $(DEV_VENV)/.installed  ## Train the edge network again; see trainin
 		--start $(RUN_DIR)/first/deblur.pt --phase-ends 0 0.8 --learning-rate 4e-4 --half-precision
 	$(DEV) -m bsst.training.pack --data $(DATA) --run $(RUN_DIR) --flow $(RUN_DIR)/flow.safetensors
 	$(DEV) -m bsst.training.cache --data $(DATA) --split train --first 100000 --count 300
-	$(DEV) -m bsst.training.cache --data $(DATA) --split train --first 200000 --count 340
+	$(DEV) -m bsst.training.cache --data $(DATA) --split train --first 200000 --count 520
 	$(DEV) -m bsst.training.cache --data $(DATA) --split train --first 210000 --count 80
 	$(DEV) -m bsst.training.outputs --data $(DATA)
-	$(DEV) -m bsst.training.train_restraint --data $(DATA) --run $(RUN_DIR) --minutes 145
-	$(DEV) -m bsst.training.pack --restraint $(RUN_DIR)/restraint.safetensors --strength 1.15
+	$(DEV) -m bsst.training.train_restraint --data $(DATA) --run $(RUN_DIR) --minutes 200
+	$(DEV) -m bsst.training.pack --restraint $(RUN_DIR)/restraint.safetensors --strength 1.1
 	$(DEV) benchmarks/edge_quality.py --data $(DATA)
 
 clean:

@@ -3,7 +3,8 @@
     python -m bsst.training.train_restraint --data DIR --run RUN --minutes 30
 
 Reads DIR/outputs (`outputs.py`), also those written while it runs. Writes RUN/restraint.safetensors (averaged weights)
-and RUN/restraint.jsonl (log). What a frame loses against its input counts twice: sharp pictures are to be left alone.
+and RUN/restraint.jsonl (log). What a frame loses against its input counts nearly twice: sharp pictures are to be left
+alone.
 """
 
 from __future__ import annotations
@@ -34,16 +35,16 @@ SHARES = {
     "real": (5.0, 1.0),
     "sim": (6.0, 1.2),
     "enlarged": (1.5, 1.2),
-    "brief": (2.5, 1.0),
+    "brief": (3.5, 1.4),
 }
 """How often each source is drawn, in relation to the others: clips with visible blur, and the others."""
-FRAMES, CROP = 8, 96
+FRAMES, CROP = 5, 128
 """Frames of a batch, each of another clip; height and width."""
 FLOOR, HARM_FLOOR = 2e-4, 2e-5
 """Added to mean squared errors inside the logarithms: a gain counts less and less on frames better than 37 dB, where
 nobody sees it, a loss on frames better than 47 dB. With one floor at 47 dB the nearly sharp frames ruled: all shares
 shrank, and on most real clips the best factor on the whole change was 2 to 8."""
-HARM = 0.4
+HARM = 0.8
 """Weight of what a frame loses against its input."""
 AVERAGE, CLIP_NORM, WARM_UP = 0.995, 1.0, 100
 LOG_EVERY = 120.0
