@@ -187,7 +187,7 @@ def compare(
         footages: at least one, each with at least one frame.
         plan: what is judged.
         reference: what it is judged by; of the same sizes.
-        tiling: how frames are cut, the same on both sides.
+        tiling: how frames are cut, the same on both sides; the plan is open in one shape of tiles already.
         progress: told about every frame.
 
     Raises:
@@ -197,6 +197,7 @@ def compare(
     figures: list[FrameFigures] = []
     worst: WorstFrame | None = None
     options = dataclasses.asdict(tiling or Tiling())
+    del options["tile"]
     for footage in footages:
         restored = zip(*(deblur_frames(footage.blurry(), side, **options) for side in sides.values()), strict=True)
         truth = footage.sharp() if footage.sharp else iter(())

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from bsst.runtime.video.quality import DEFAULT_CRF
 from tests.media import Clip
 
 playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright, which drives the browser")
@@ -127,7 +128,15 @@ def test_a_chosen_file_is_sent_restored_compared_on_the_playing_video_and_downlo
     server.barrier.unlink()
     expect(job.locator(".state")).to_have_text("done")
     expect(job.locator(".warnings li")).to_have_text("goes on at step 0")
-    chosen = {"plan": "other", "lossless": True, "crf": 1, "format": "mp4", "start": "0.4", "end": "", "preview": False}
+    chosen = {
+        "plan": "other",
+        "lossless": True,
+        "crf": DEFAULT_CRF,
+        "format": "mp4",
+        "start": "0.4",
+        "end": "",
+        "preview": False,
+    }
     assert page.evaluate("async () => (await ask('GET', '/jobs'))[0].options") == chosen
 
     job.get_by_role("button", name="Compare before and after").click()
