@@ -19,6 +19,7 @@ from bsst.runtime.network.network import Network, host_network
 from bsst.runtime.restore import Tiling, deblur_frames, restored_windows
 from tests.runtime.fake_stages import FakeStage, fake_manifest, fake_stages, restore_alone
 from tests.runtime.recording import RecordingDevice, Violation
+from tests.threads import left_threads
 
 BRANCHES = st.sampled_from([("forward_1",), ("backward_1", "forward_1"), ("backward_1", "forward_1", "backward_2")])
 
@@ -151,7 +152,7 @@ def test_videos_never_race_and_give_what_runs_alone_give(
     assert len(again) == count // 2
     assert work == sorted(work)
     assert work[-1] == count
-    assert threading.active_count() == 1
+    assert left_threads() == []
     assert device.closed
 
 
@@ -201,7 +202,7 @@ def test_a_failure_ends_everything_names_its_window_and_can_be_recovered_from(st
                 got.extend(deblur_frames(source, network, guard=False))
             if not stage.startswith("flow"):
                 assert str(caught.value).startswith("frames ")
-            assert threading.active_count() == 1
+            assert left_threads() == []
         np.testing.assert_array_equal(got, expected[: len(got)] if got else got)
         np.testing.assert_array_equal(list(deblur_frames(source, network, guard=False)), expected)
 
@@ -225,7 +226,7 @@ def test_a_caller_who_stops_leaves_nothing_under_way(taken: int, in_flight: int)
         for _ in range(taken):
             next(frames)
         frames.close()
-        assert threading.active_count() == 1
+        assert left_threads() == []
         assert not any(stream.queue for stream in device.streams)
         clip = clip_of(manifest, 1)
         np.testing.assert_array_equal(network.restore(*clip), restore_alone(manifest, *clip))
@@ -316,7 +317,7 @@ def test_stopping_at_any_moment_leaves_no_thread_and_a_network_that_works(in_fli
                 stage.fail_at = None
             np.testing.assert_array_equal(network.restore(*clip), restore_alone(manifest, *clip))
         np.testing.assert_array_equal(list(deblur_frames(source, network, guard=False)), expected)
-    assert threading.active_count() == 1
+    assert left_threads() == []
 
 
 @pytest.mark.parametrize(("in_flight", "lanes"), [(2, 2), (4, 2), (5, 3)])

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 import pytest
 
 from bsst.runtime.frames.ahead import Ahead
+from tests.threads import left_threads
 
 
 def test_items_come_in_order_and_the_thread_is_one_ahead() -> None:
@@ -23,7 +24,7 @@ def test_items_come_in_order_and_the_thread_is_one_ahead() -> None:
         for number in ahead:
             time.sleep(0.02)
             assert made == list(range(min(number + 2, 5)))
-    assert threading.active_count() == 1
+    assert left_threads() == []
 
 
 def test_light_items_pass_without_waiting() -> None:
@@ -62,7 +63,7 @@ def test_leaving_early_closes_the_iterator_and_cancels_until_the_thread_ends() -
     with Ahead(items(), "items", cancel=cancelled.set) as ahead:
         next(iter(ahead))
     assert closed == ["bsst items"]
-    assert threading.active_count() == 1
+    assert left_threads() == []
 
 
 def test_stop_wakes_whoever_waits() -> None:

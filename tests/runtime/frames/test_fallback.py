@@ -34,6 +34,7 @@ from tests.runtime.fake_stages import FakeStage, fake_manifest, fake_stages
 from tests.runtime.recording import RecordingDevice
 from tests.runtime.simulated_gpu import gpu_plan, simulated_gpu
 from tests.runtime.test_order import Alone, clip_of, video
+from tests.threads import left_threads
 
 SCALE = 2.0**20
 """Exact in float32, and beyond float16 for whatever is larger than a sixteenth."""
@@ -91,7 +92,7 @@ def test_videos_with_retries_never_race_and_give_what_float32_gives(
     assert set(frames) <= set(range(count))
     assert devices[0].closed
     assert devices[1].closed == bool(opened)
-    assert threading.active_count() == 1
+    assert left_threads() == []
 
 
 def collected(source: Iterable[np.ndarray], network: Network) -> tuple[list[np.ndarray], list[range], list[int]]:
@@ -174,7 +175,7 @@ def test_a_retry_that_fails_is_named_and_can_be_recovered_from(spoiled: str, bro
         np.testing.assert_array_equal(
             list(deblur_frames(source, network)), list(deblur_frames(source, Alone(MANIFEST)))
         )
-    assert threading.active_count() == 1
+    assert left_threads() == []
 
 
 def test_a_float32_network_that_cannot_be_opened_is_named() -> None:
