@@ -1,8 +1,9 @@
 """The encoder's default quality: nearly all of the network's gain must survive it.
 
-`benchmarks/encoder_cost.py`, 28 held-out clips, x264 (preset medium, one quantiser for all, see `FAITHFUL` in
-`encoder.py`): loss in dB of PSNR against the restored frames, the encoder's error as a share of the network's change,
-size against lossless H.264, which few players show:
+`benchmarks/encoder_cost.py`, 28 held-out clips as the packaged network restored them before its restraint was trained
+for the last time; x264 (preset medium, one quantiser for all, see `FAITHFUL` in `encoder.py`): loss in dB of PSNR against
+the restored frames, the encoder's error as a share of the network's change, size against lossless H.264, which few
+players show:
 
     crf     16     12     8      4      3      2      1
     mean    0.70   0.36   0.18   0.06   0.03   0.02   0.01
