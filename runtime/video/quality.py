@@ -1,7 +1,7 @@
 """The encoder's default quality: nearly all of the network's gain must survive it.
 
 `benchmarks/encoder_cost.py`, 28 held-out clips as the packaged network restored them before its restraint was trained
-for the last time; x264 (preset medium, one quantiser for all, see `FAITHFUL` in `encoder.py`): loss in dB of PSNR against
+for the last time; x264 (preset medium, one quantiser for all, see `encoder.FAITHFUL`): loss in dB of PSNR against
 the restored frames, the encoder's error as a share of the network's change, size against lossless H.264, which few
 players show:
 
