@@ -3,11 +3,11 @@
 `bsst.deblur("holiday.mp4", "sharp.mp4")` deblurs a file with the packaged plan;
 `with bsst.load_network() as network: bsst.deblur_frames(frames, network)` iterates over RGB frames.
 
-Names are loaded when they are used: networks and operators need neither PyAV nor ONNX Runtime.
+Names are loaded when they are used: networks and operators need neither PyAV nor ONNX Runtime. Next to nothing of
+Python's own library is loaded either: until a program has got here Ctrl-C is a traceback.
 """
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from __future__ import annotations
 
 import bsst.checkout  # noqa: F401 - first of all
 from bsst.errors import (
@@ -25,7 +25,10 @@ from bsst.errors import (
     VerificationError,
 )
 
+TYPE_CHECKING = False  # type checkers know the name; `typing` takes longer to load than all else here
 if TYPE_CHECKING:
+    from typing import Any
+
     from bsst.runtime.job import deblur
     from bsst.runtime.jobs.options import Execution, OutputFormat
     from bsst.runtime.jobs.part import Part, Preview
@@ -71,6 +74,8 @@ _PLACES = {
 
 
 def __getattr__(name: str) -> Any:
+    from importlib import import_module
+
     if name == "__version__":
         return import_module("importlib.metadata").version("bsst")
     if name not in _PLACES:

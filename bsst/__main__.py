@@ -1,6 +1,7 @@
 """Where the programs start, `python -m bsst COMMAND` too.
 
-Ctrl-C is one line and status 130 from here on, while the commands are still being imported.
+Ctrl-C is one line and status 130 from here on, while the commands are still being imported. Before that Python itself
+starts, some hundredths of a second, and answers in its own words.
 """
 
 import os

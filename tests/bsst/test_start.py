@@ -11,6 +11,8 @@ import pytest
 
 from tests.media import Clip
 
+ROOT = Path(__file__).parents[2]
+
 START = """
 import os, signal, sys, weakref
 
@@ -83,3 +85,10 @@ def test_an_empty_home_stays_empty(clip: Path, cpu_plan: Path, tmp_path: Path) -
     command = [sys.executable, "-m", "bsst", "run", str(cpu_plan), str(clip), "-o", str(tmp_path / "out.mkv")]
     subprocess.run(command, check=True, capture_output=True, timeout=120, env={**environment, "HOME": str(home)})
     assert list(home.rglob("*")) == []
+
+
+def test_next_to_nothing_is_loaded_before_ctrl_c_is_answered() -> None:
+    start = f"import sys; sys.path.insert(0, {str(ROOT)!r}); import bsst.__main__; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-I", "-S", "-c", start], capture_output=True, text=True, check=True)
+    assert {"bsst.__main__", "signal"} <= set(done.stdout.split())
+    assert set(done.stdout.split()).isdisjoint({"typing", "re", "pathlib", "contextlib", "importlib", "click"})
