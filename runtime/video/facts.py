@@ -207,8 +207,9 @@ def lost_with_frame(frame: VideoFrame, found: dict[str, bytes]) -> list[str]:
     lost = [LOST[name] for name in found if name in LOST]
     if frame.interlaced_frame:
         lost.append(
-            "the video is interlaced, in part at least, and its frames are stored as progressive ones; deinterlace it "
-            "first for a good result"
+            "the video is interlaced, in part at least, and its frames are stored as progressive ones, so that players "
+            "mix the colours of both fields; deinterlace it first: "
+            "ffmpeg -i FILE -vf bwdif=send_frame -c:v ffv1 -c:a copy new.mkv"
         )
     if any(component.is_alpha for component in frame.format.components) and _is_transparent(frame):
         lost.append("the video has transparency, which is lost")
