@@ -18,6 +18,7 @@ import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import get_args
 
 import onnxruntime
 import torch
@@ -143,22 +144,22 @@ def cpu_lowerings(repeats: int) -> None:
         start = time.process_time()
         case.expected(torch.float32)
         print(f"{case.schema.name:24} {'reference':14} {(time.process_time() - start) * 1e3:8.1f} ms")
-        for target in ("cpu", "tensorrt-rtx"):
+        for bodies in get_args(registry.Bodies):
             options = onnxruntime.SessionOptions()
             options.intra_op_num_threads = 1
-            model = registry.lower(node_model(case, torch.float32), target).SerializeToString()
+            model = registry.lower(node_model(case, torch.float32), bodies=bodies).SerializeToString()
             session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
             feed = {spec.name: t.numpy() for spec, t in zip(case.schema.inputs, case.tensors, strict=True)}
             error = case.error(torch.from_numpy(session.run(None, feed)[0]), torch.float32)
             if not error <= 1e-5:
-                sys.exit(f"{case.schema.name} {target}: error {error}; no figures from a wrong lowering")
+                sys.exit(f"{case.schema.name}, {bodies} body: error {error}; no figures from a wrong lowering")
             times = []
             for _ in range(repeats):
                 start = time.process_time()
                 session.run(None, feed)
                 times.append(time.process_time() - start)
-            body = "cpu body" if target == "cpu" else "portable body"
-            print(f"{case.schema.name:24} {body:14} {sorted(times)[repeats // 2] * 1e3:8.1f} ms, error {error:.1e}")
+            median = sorted(times)[repeats // 2]
+            print(f"{case.schema.name:24} {f'{bodies} body':14} {median * 1e3:8.1f} ms, error {error:.1e}")
 
 
 def release_cases() -> list[Case]:

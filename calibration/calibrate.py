@@ -26,8 +26,6 @@ from bsst.runtime.sessions.ort import OrtSession
 
 __all__ = ["calibrate", "sample_size"]
 
-Progress = Callable[[str], None]
-
 
 def calibrate(
     plan: Path,
@@ -37,7 +35,7 @@ def calibrate(
     percentile: float = 99.999,
     windows: int = 2,
     threads: int = 0,
-    progress: Progress = lambda step: None,
+    progress: Callable[[str], None] = lambda step: None,
 ) -> Ranges:
     """Run a plan on windows of clips and collect the range of every activation that may be quantised.
 

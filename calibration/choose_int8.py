@@ -26,12 +26,11 @@ from bsst.errors import ExportError
 from bsst.plan.archive import Plan
 from bsst.runtime import metrics
 from bsst.runtime.network.network import host_network
-from bsst.runtime.one_clip import clip_flows, psnr, restore_crop
+from bsst.runtime.one_clip import clip_flows, restore_crop
 from bsst.runtime.sessions.ort import OrtSession
 
 __all__ = ["Budget", "Figures", "choose_int8", "decision_table"]
 
-Progress = Callable[[str], None]
 
 LEAST_SPEEDUP = 1.05
 """Times as fast as float32 that a stage in int8 must be on a CPU; less is noise."""
@@ -68,7 +67,7 @@ def choose_int8(
     budget: Budget,
     cpu: bool = False,
     after: Callable[[onnx.ModelProto], onnx.ModelProto] = lambda model: model,
-    progress: Progress = lambda step: None,
+    progress: Callable[[str], None] = lambda step: None,
 ) -> tuple[dict[str, onnx.ModelProto], dict[str, Any]]:
     """Quantise what the budget allows.
 
@@ -190,7 +189,7 @@ class _Bench:
         with host_network(self._manifest, sessions) as network:
             for sample, flows, expected in zip(self.samples, self._flows, self._expected, strict=True):
                 got = restore_crop(network, sample.blurry, flows)
-                found.append((psnr(expected, got, 1.0), self._loss(sample, expected, got)))
+                found.append((metrics.float_psnr(expected, got, 1.0), self._loss(sample, expected, got)))
         losses = [loss for _, loss in found if loss is not None]
         return Figures(
             psnr=min(figure for figure, _ in found),

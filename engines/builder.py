@@ -26,15 +26,11 @@ __all__ = [
     "BuildOptions",
     "Builder",
     "BuiltEngine",
-    "Progress",
     "StageGraph",
     "build_key",
     "build_stage",
     "installed_compiler",
 ]
-
-Progress = Callable[[str, float], None]
-"""Called with (phase, fraction done from 0 to 1) while a stage builds."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,7 +69,7 @@ class BuildOptions:
     """A build whose resident memory grows beyond this is stopped."""
     work_directory: Path | None = None
     """Where the graph and log of a failed build are kept; None is beside the engine cache."""
-    progress: Progress | None = None
+    progress: Callable[[str, float], None] | None = None
     """Told how far a build is."""
 
 

@@ -15,7 +15,7 @@ from bsst.calibration.precision.to_half import HalfType, feature_tensors, to_hal
 from bsst.calibration.precision.widen_groups import widen_groups
 from bsst.plan.manifest import Precision, Target
 from bsst.plugins.operator_schema import DOMAIN
-from bsst.plugins.registry import lower, plugin_inputs
+from bsst.plugins.registry import Bodies, lower, plugin_inputs
 
 __all__ = ["HALF_TYPES", "fit_convolutions", "plugins_of", "prepare_stage"]
 
@@ -44,10 +44,8 @@ def prepare_stage(
     Raises:
         ExportError: a graph without types or shapes, or constants beyond the half type.
     """
-    if plugins:
-        lowered = lower(model, "tensorrt")
-    else:
-        lowered = lower(model, "cpu" if target in _DEFORM_CONV and precision == "fp32" else "tensorrt-rtx")
+    bodies: Bodies = "cpu" if target in _DEFORM_CONV and precision == "fp32" else "portable"
+    lowered = lower(model, bodies=bodies, plugins=plugins)
     if precision in HALF_TYPES:
         lowered = to_half(
             lowered, HALF_TYPES[precision], half_tensors=feature_tensors(lowered), operators=plugin_inputs()

@@ -27,16 +27,15 @@ from bsst.export.stage_spec import stage_spec
 from bsst.plan.archive import Plan, open_plan, write_plan
 from bsst.plan.manifest import Manifest, Precision, StageSpec, Target, require
 from bsst.plugins.registry import plugin_ptx
+from bsst.runtime.metrics import float_psnr
 from bsst.runtime.network.network import host_network
-from bsst.runtime.one_clip import moving_texture, psnr, restore_clip
+from bsst.runtime.one_clip import moving_texture, restore_clip
 from bsst.runtime.sessions.ort import OrtSession
 
 __all__ = ["MINIMUM_FP16_PSNR", "Int8Request", "rebuild_plan"]
 
 MINIMUM_FP16_PSNR = 50.0
 """Decibels of a restored clip, 16-bit against float32, below which `--fp16` and `--bf16` are refused."""
-
-Progress = Callable[[str], None]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,7 +59,7 @@ def rebuild_plan(
     cache: EngineCache | None = None,
     check: bool = True,
     keep_float32: bool = False,
-    progress: Progress = lambda step: None,
+    progress: Callable[[str], None] = lambda step: None,
 ) -> Manifest:
     """Build every stage of `source` for `target` and write one plan.
 
@@ -171,7 +170,7 @@ def _measure_half(plan: Plan, models: Mapping[str, onnx.ModelProto], dtype: Half
     }
     size = [max(pair) for pair in zip(manifest.tile, manifest.flow_size, strict=True)]
     clip = moving_texture(manifest.frames, *size)
-    figure = psnr(
+    figure = float_psnr(
         restore_clip(host_network(manifest, exact), clip), restore_clip(host_network(manifest, rounded), clip), 1.0
     )
     if not figure >= MINIMUM_FP16_PSNR:

@@ -27,9 +27,8 @@ from bsst.reference.checkpoint import Networks
 from bsst.runtime.one_clip import moving_texture
 from bsst.runtime.sessions.ort import OrtSession
 
-__all__ = ["Progress", "export_plan"]
+__all__ = ["export_plan"]
 
-Progress = Callable[[str], None]
 """Called with what is being done, in a few words."""
 
 
@@ -42,7 +41,7 @@ def export_plan(
     window_overlap: int = 4,
     shapes: Sequence[Geometry] = (),
     check: bool = True,
-    progress: Progress = lambda step: None,
+    progress: Callable[[str], None] = lambda step: None,
 ) -> Manifest:
     """Export networks as one plan file.
 
@@ -110,7 +109,9 @@ def export_plan(
 
 
 def _traced(
-    stages: Sequence[Stage], progress: Progress, same: Mapping[str, tuple[Stage, onnx.ModelProto]] | None = None
+    stages: Sequence[Stage],
+    progress: Callable[[str], None],
+    same: Mapping[str, tuple[Stage, onnx.ModelProto]] | None = None,
 ) -> dict[str, onnx.ModelProto]:
     """Graphs of stages; what `same` has for equal inputs, such as flow on areas of one size, is not traced again."""
     models = {}

@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 from bsst.errors import ExportError
 from bsst.plan.manifest import Manifest
 from bsst.runtime.devices.base import Array
+from bsst.runtime.metrics import float_psnr
 from bsst.runtime.network.network import host_network
-from bsst.runtime.one_clip import psnr, restore_clip
+from bsst.runtime.one_clip import restore_clip
 from bsst.runtime.sessions.base import HostSession
 
 if TYPE_CHECKING:  # torch is needed by `measure_parity` alone
@@ -55,7 +56,7 @@ def measure_parity(
         session.run(truth[name].last_inputs, outputs)
         figures[name] = min(_agreement(name, truth[name].last_outputs[key], outputs[key]) for key in outputs)
     got = restore_clip(host_network(manifest, sessions), clip)
-    whole = psnr(expected, got, 1.0)
+    whole = float_psnr(expected, got, 1.0)
     minimum = MINIMUM_PSNR.get(manifest.precision, 0.0)
     for name, figure in (*figures.items(), ("the whole clip", whole)):
         if not figure >= minimum:
@@ -74,4 +75,4 @@ def _agreement(stage: str, expected: Array, got: Array) -> float:
                 f"{expected.size} entries different; report this with the checkpoint's name"
             )
         return 200.0
-    return psnr(expected, got, float(np.abs(expected).max()) or 1.0)
+    return float_psnr(expected, got, float(np.abs(expected).max()) or 1.0)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-__all__ = ["CAPABILITIES", "DOMAIN", "VERSION", "AttributeSpec", "OperatorSchema", "TensorSpec", "Tolerance"]
+__all__ = ["CAPABILITIES", "DOMAIN", "VERSION", "AttributeSpec", "OperatorSchema", "OperandSpec", "Tolerance"]
 
 DOMAIN = "bsst"
 """ONNX domain, torch.library namespace and TensorRT plugin namespace of every operator."""
@@ -19,7 +19,7 @@ DType = Literal["feature", "float32", "int32"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class TensorSpec:
+class OperandSpec:
     """One input or output."""
 
     name: str
@@ -57,8 +57,8 @@ class OperatorSchema:
     """PyTorch operator `torch.ops.bsst.<name>` and folder."""
     op_type: str
     """ONNX node type and TensorRT plugin name; unlike any standard one, which parsers would take instead."""
-    inputs: tuple[TensorSpec, ...]
-    output: TensorSpec
+    inputs: tuple[OperandSpec, ...]
+    output: OperandSpec
     attributes: tuple[AttributeSpec, ...]
     tolerance: Tolerance
 

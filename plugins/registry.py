@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "OPERATORS",
-    "Target",
+    "Bodies",
     "attach_functions",
     "lower",
     "plugin_inputs",
@@ -39,7 +39,9 @@ __all__ = [
     "translation_table",
 ]
 
-Target = Literal["cpu", "tensorrt", "tensorrt-rtx"]
+Bodies = Literal["portable", "cpu"]
+"""Which function bodies operators get: of standard operators that every target runs, or, where that is faster in ONNX
+Runtime, with DeformConv."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,31 +90,31 @@ def translation_table() -> dict[Callable[..., Any], Callable[..., Any]]:
     return {getattr(torch.ops.bsst, schema.name).default: _translation(schema) for schema in OPERATORS}
 
 
-def attach_functions(model: onnx.ModelProto, *, bodies: Literal["portable", "cpu"] = "portable") -> onnx.ModelProto:
+def attach_functions(model: onnx.ModelProto, *, bodies: Bodies = "portable") -> onnx.ModelProto:
     """Copy of the model that carries a function body for every operator it uses; the nodes stay.
 
-    `cpu` bodies use DeformConv where it is faster; any target can still be lowered from the result.
+    Any target can still be lowered from the result.
     """
     return _with_functions(model, _CPU if bodies == "cpu" else _PORTABLE)
 
 
-def lower(model: onnx.ModelProto, target: Target) -> onnx.ModelProto:
+def lower(model: onnx.ModelProto, *, bodies: Bodies = "portable", plugins: bool = False) -> onnx.ModelProto:
     """Copy of the model in the form that a target runs.
 
     Args:
         model: opset 19, operators of this domain as nodes of the main graph, with or without function bodies.
-        target: `cpu` inlines DeformConv and attention, `tensorrt-rtx` inlines bodies without DeformConv, `tensorrt`
-            turns nodes into ahead-of-time compiled plugins where the operator has one, and inlines the others.
+        bodies: what operators are inlined as.
+        plugins: turn operators that have an ahead-of-time compiled TensorRT plugin into its nodes instead.
 
     Returns:
-        The lowered copy; without nodes of this domain unless `target` is `tensorrt`.
+        The lowered copy; without nodes of this domain unless `plugins`.
 
     Raises:
         ExportError: the graph does not state a shape that a plugin is compiled for.
     """
-    kept = _PLUGIN_NODES if target == "tensorrt" else {}
+    kept = _PLUGIN_NODES if plugins else {}
     inlined = onnx.inliner.inline_selected_functions(
-        _with_functions(model, _CPU if target == "cpu" else _PORTABLE, kept),
+        _with_functions(model, _CPU if bodies == "cpu" else _PORTABLE, kept),
         [(DOMAIN, op_type) for op_type in _PORTABLE if op_type not in kept],
     )
     if all(node.domain != DOMAIN for node in inlined.graph.node):
@@ -143,7 +145,7 @@ def plugin_ptx(model: onnx.ModelProto, *, capability: int) -> dict[str, bytes]:
     """Kernels that an engine of a graph lowered for `tensorrt` will carry: part of its content key.
 
     Args:
-        model: result of `lower(..., "tensorrt")`.
+        model: result of `lower(..., plugins=True)`.
         capability: compute capability times ten.
 
     Returns:

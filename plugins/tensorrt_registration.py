@@ -22,7 +22,7 @@ import numpy as np
 import numpy.typing as npt
 
 from bsst.errors import MissingDependencyError, UsageError
-from bsst.plugins.operator_schema import DOMAIN, TensorSpec
+from bsst.plugins.operator_schema import DOMAIN, OperandSpec
 from bsst.plugins.tensorrt_version import check_tensorrt_version
 
 if TYPE_CHECKING:
@@ -42,8 +42,8 @@ class PluginDefinition:
 
     name: str
     """Plugin name and ONNX node type."""
-    inputs: tuple[TensorSpec, ...]
-    output: TensorSpec
+    inputs: tuple[OperandSpec, ...]
+    output: OperandSpec
     output_shape: Callable[[Sequence[Any]], tuple[Any, ...]]
     """From the symbolic shapes of the inputs; they know + - * // with an integer on the right only."""
     sizes: Callable[[Sequence[Any], Any], tuple[Any, ...]]

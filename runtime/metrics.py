@@ -1,4 +1,6 @@
-"""PSNR and SSIM exactly as the released evaluation computes them, on 8-bit RGB images.
+"""PSNR and SSIM exactly as the released evaluation computes them, on 8-bit RGB images; PSNR of floating point beside.
+
+8 bits hide what is beyond about 59 dB, so results of one network on two devices are compared with `float_psnr`.
 
 Source: BasicSR-style metrics of the released BSSTNet code; its SSIM filters across the colour axis too, so published
 SSIM values are comparable to this function only, not to the classic per-channel SSIM.
@@ -10,7 +12,7 @@ import numpy as np
 
 from bsst.errors import UsageError
 
-__all__ = ["psnr", "ssim", "to_uint8"]
+__all__ = ["decibels", "float_psnr", "psnr", "ssim", "to_uint8"]
 
 SIGMA = 1.5
 RADIUS = 6  # 4 sigma
@@ -34,6 +36,16 @@ def psnr(a: np.ndarray, b: np.ndarray) -> float:
     _check(a, b)
     error = float(np.mean((a.astype(np.float64) - b.astype(np.float64)) ** 2))
     return float("inf") if error == 0 else float(10 * np.log10(255**2 / error))
+
+
+def float_psnr(expected: np.ndarray, got: np.ndarray, peak: float) -> float:
+    """Peak signal-to-noise ratio in dB of two arrays of any one shape, at most 200; NaN if either is not finite."""
+    return decibels(float(np.mean(np.square(np.subtract(expected, got, dtype=np.float64)))), peak)
+
+
+def decibels(error: float, peak: float = 1) -> float:
+    """Mean square error of values with a peak -> PSNR in dB, at most 200."""
+    return 10 * float(np.log10(peak**2 / max(error, peak**2 * 1e-20)))
 
 
 def ssim(a: np.ndarray, b: np.ndarray) -> float:

@@ -1,23 +1,16 @@
-"""One clip through a network, and how far two results are apart."""
+"""One clip through a network."""
 
 from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
 
-from bsst.runtime.devices.base import Array
 from bsst.runtime.network.network import Network
 
-__all__ = ["Flows", "clip_flows", "moving_texture", "psnr", "restore_clip", "restore_crop"]
+__all__ = ["Flows", "clip_flows", "moving_texture", "restore_clip", "restore_crop"]
 
 Flows = tuple[NDArray[np.float32], NDArray[np.float32]]
 """Backward and forward flow, see `Network.restore`."""
-
-
-def psnr(expected: Array, got: Array, peak: float) -> float:
-    """Peak signal-to-noise ratio in dB, at most 200; NaN if either side is not finite."""
-    error = float(np.mean(np.square(np.subtract(expected, got, dtype=np.float64))))
-    return 10 * float(np.log10(peak**2 / max(error, peak**2 * 1e-20)))
 
 
 def moving_texture(frames: int, height: int, width: int) -> NDArray[np.float32]:

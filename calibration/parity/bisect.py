@@ -125,7 +125,7 @@ def trusted_graphs(model: onnx.ModelProto) -> Iterator[onnx.ModelProto]:
     from bsst.plugins.registry import lower
 
     yield model
-    yield lower(model, "tensorrt-rtx")
+    yield lower(model)
 
 
 def _inlined(model: onnx.ModelProto) -> onnx.ModelProto:

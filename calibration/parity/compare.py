@@ -32,7 +32,6 @@ __all__ = [
     "Tiling",
     "WorstFrame",
     "compare",
-    "decibels",
     "skimage_ssim",
 ]
 
@@ -109,7 +108,7 @@ class FrameFigures:
     @property
     def psnr(self) -> float:
         """Decibels between plan and reference, peak 1."""
-        return decibels(self.error)
+        return metrics.decibels(self.error)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -136,7 +135,7 @@ class Comparison:
     @property
     def psnr(self) -> float:
         """Decibels between plan and reference over all pixels of all frames."""
-        return decibels(float(np.mean([frame.error for frame in self.frames])))
+        return metrics.decibels(float(np.mean([frame.error for frame in self.frames])))
 
     @property
     def ssim(self) -> float:
@@ -222,11 +221,6 @@ def compare(
         worst=worst,
         not_finite={"reference": sides["reference"].not_finite, "plan": sides["plan"].not_finite},
     )
-
-
-def decibels(error: float) -> float:
-    """Mean square error of values in [0, 1] -> dB, at most 200."""
-    return 10 * float(np.log10(1 / max(error, 1e-20)))
 
 
 def skimage_ssim(a: Image, b: Image) -> float:

@@ -18,8 +18,9 @@ from bsst.errors import PlanError
 from bsst.plan.archive import Plan
 from bsst.plan.manifest import Manifest, TensorSpec
 from bsst.runtime.devices.base import Array
+from bsst.runtime.metrics import float_psnr
 from bsst.runtime.network.network import host_network
-from bsst.runtime.one_clip import psnr, restore_clip
+from bsst.runtime.one_clip import restore_clip
 from bsst.runtime.sessions.base import HostSession
 
 __all__ = [
@@ -135,7 +136,7 @@ def tensor_error(expected: Array, got: Array) -> StageError:
     broken = int(np.count_nonzero(np.isfinite(expected) & ~np.isfinite(got)))
     if broken:
         return StageError(float("-inf"), not_finite=broken)
-    return StageError(psnr(expected, got, float(np.abs(expected).max(initial=0)) or 1.0))
+    return StageError(float_psnr(expected, got, float(np.abs(expected).max(initial=0)) or 1.0))
 
 
 def worst_stage(stages: Sequence[StageFigures]) -> StageFigures:

@@ -65,7 +65,7 @@ def plain_graph(model: onnx.ModelProto) -> onnx.ModelProto:
 
     Weights that the export left as a reshaped constant become constants here.
     """
-    lowered = lower(model, "tensorrt-rtx")
+    lowered = lower(model)
     onnxscript.optimizer.fold_constants(lowered, input_size_limit=_FOLD_LIMIT, output_size_limit=_FOLD_LIMIT)
     return lowered
 

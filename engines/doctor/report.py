@@ -6,12 +6,12 @@ import os
 import platform
 import subprocess
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import bsst
 from bsst.engines.doctor.checks import Finding
-from bsst.engines.doctor.selftest import Measurement, Progress, TestRun, run_gpu_tests, selftest
+from bsst.engines.doctor.selftest import Measurement, TestRun, run_gpu_tests, selftest
 from bsst.files import atomic_file
 from bsst.runtime.network.network import DEFAULT_PLAN
 from bsst.system import processor_name
@@ -27,7 +27,7 @@ def write_selftest(
     *,
     source: Path = DEFAULT_PLAN,
     tests: Path = TESTS,
-    progress: Progress = lambda step: None,
+    progress: Callable[[str], None] = lambda step: None,
 ) -> bool:
     """Test this machine and write the report; whether nothing failed.
 

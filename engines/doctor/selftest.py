@@ -30,14 +30,15 @@ from bsst.plan.manifest import NVIDIA_TARGETS, Manifest, Precision, Target
 from bsst.runtime.devices.base import ITEM_BYTES, DeviceTensor
 from bsst.runtime.devices.cuda_api import installed_apis
 from bsst.runtime.devices.cuda_driver import Gpu, find_gpus
+from bsst.runtime.metrics import float_psnr
 from bsst.runtime.network.device_memory import device_memory
 from bsst.runtime.network.network import DEFAULT_PLAN, Network
 from bsst.runtime.network.wiring import clip_calls
-from bsst.runtime.one_clip import clip_flows, moving_texture, psnr
+from bsst.runtime.one_clip import clip_flows, moving_texture
 from bsst.runtime.sessions.backends import Backend, open_backend
 from bsst.runtime.sessions.probe import probe_providers
 
-__all__ = ["MINIMUM_PSNR", "Measurement", "Progress", "TestRun", "measure_target", "run_gpu_tests", "selftest"]
+__all__ = ["MINIMUM_PSNR", "Measurement", "TestRun", "measure_target", "run_gpu_tests", "selftest"]
 
 MINIMUM_PSNR = 50.0
 """Decibels against the CPU below which a target has failed, as for `bsst-export --fp16`. It holds for fp32 too, because
@@ -56,8 +57,6 @@ _CLIPS = 4
 """Clips per timing."""
 _STAGE_SECONDS = 0.1
 """Least time over which a stage is measured."""
-
-Progress = Callable[[str], None]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,7 +112,7 @@ class TestRun:
 
 
 def selftest(
-    folder: Path, *, source: Path = DEFAULT_PLAN, progress: Progress = lambda step: None
+    folder: Path, *, source: Path = DEFAULT_PLAN, progress: Callable[[str], None] = lambda step: None
 ) -> tuple[Measurement, ...]:
     """Measure every target; those that this machine cannot run are skipped with the reason.
 
@@ -180,10 +179,10 @@ def measure_target(
         try:
             plain_ms = _stage_milliseconds(manifest, plain)
             direct = Network(manifest, plain.device, plain.sessions).restore(1 - tile, *flows)
-            same = min(psnr(direct, other, 1.0) for other in launched)
+            same = min(float_psnr(direct, other, 1.0) for other in launched)
         finally:
             plain.close()
-    figure = psnr(expected, got, 1.0)
+    figure = float_psnr(expected, got, 1.0)
     failed = "" if figure >= MINIMUM_PSNR else f"expected {MINIMUM_PSNR} dB against the CPU, got {figure:.1f} dB"
     if same < MINIMUM_PSNR:
         failed += f"{failed and '; '}expected {MINIMUM_PSNR} dB of CUDA graphs against plain runs, got {same:.1f} dB"

@@ -18,8 +18,9 @@ import numpy as np
 from bsst.engines.child import run_limited
 from bsst.plan.archive import Plan
 from bsst.runtime.devices.base import Array
+from bsst.runtime.metrics import float_psnr
 from bsst.runtime.network.network import host_network
-from bsst.runtime.one_clip import moving_texture, psnr, restore_clip
+from bsst.runtime.one_clip import moving_texture, restore_clip
 from bsst.runtime.sessions.base import HostSession
 from bsst.runtime.sessions.ort import OrtSession
 
@@ -123,7 +124,7 @@ def _difference(expected: Array, got: Array) -> float:
     """PSNR in dB; 0 where something is not finite, so that it is the least."""
     if not np.all(np.isfinite(got)):
         return 0.0
-    return psnr(expected, got, float(np.max(np.abs(expected.astype(np.float64)))) or 1.0)
+    return float_psnr(expected, got, float(np.max(np.abs(expected.astype(np.float64)))) or 1.0)
 
 
 if __name__ == "__main__":

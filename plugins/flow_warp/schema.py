@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from bsst.errors import UsageError
-from bsst.plugins.operator_schema import AttributeSpec, OperatorSchema, TensorSpec, Tolerance
+from bsst.plugins.operator_schema import AttributeSpec, OperandSpec, OperatorSchema, Tolerance
 
 __all__ = ["SCHEMA", "output_shape"]
 
@@ -13,10 +13,10 @@ SCHEMA = OperatorSchema(
     name="flow_warp",
     op_type="BsstFlowWarp",
     inputs=(
-        TensorSpec(name="x", dtype="feature", axes="(N, C, H, W)"),
-        TensorSpec(name="flow", dtype="float32", axes="(N, 2, H, W): pixels; channel 0 right, channel 1 down"),
+        OperandSpec(name="x", dtype="feature", axes="(N, C, H, W)"),
+        OperandSpec(name="flow", dtype="float32", axes="(N, 2, H, W): pixels; channel 0 right, channel 1 down"),
     ),
-    output=TensorSpec(name="y", dtype="feature", axes="(N, C, H, W)"),
+    output=OperandSpec(name="y", dtype="feature", axes="(N, C, H, W)"),
     attributes=(
         AttributeSpec(name="channels", meaning="C again: the group count of the convolution that a CPU runs instead"),
     ),

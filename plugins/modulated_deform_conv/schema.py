@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from bsst.errors import UsageError
-from bsst.plugins.operator_schema import AttributeSpec, OperatorSchema, TensorSpec, Tolerance
+from bsst.plugins.operator_schema import AttributeSpec, OperandSpec, OperatorSchema, Tolerance
 
 __all__ = ["SCHEMA", "output_shape"]
 
@@ -13,17 +13,17 @@ SCHEMA = OperatorSchema(
     name="modulated_deform_conv",
     op_type="BsstModulatedDeformConv",
     inputs=(
-        TensorSpec(name="x", dtype="feature", axes="(N, C, H, W)"),
-        TensorSpec(
+        OperandSpec(name="x", dtype="feature", axes="(N, C, H, W)"),
+        OperandSpec(
             name="offset",
             dtype="float32",
             axes="(N, offset_groups * kh * kw * 2, Ho, Wo): pixels of x; group major, taps row-major, dy before dx",
         ),
-        TensorSpec(name="mask", dtype="float32", axes="(N, offset_groups * kh * kw, Ho, Wo): factor of each sample"),
-        TensorSpec(name="weight", dtype="feature", axes="(O, C / groups, kh, kw)"),
-        TensorSpec(name="bias", dtype="feature", axes="(O,)"),
+        OperandSpec(name="mask", dtype="float32", axes="(N, offset_groups * kh * kw, Ho, Wo): factor of each sample"),
+        OperandSpec(name="weight", dtype="feature", axes="(O, C / groups, kh, kw)"),
+        OperandSpec(name="bias", dtype="feature", axes="(O,)"),
     ),
-    output=TensorSpec(name="y", dtype="feature", axes="(N, O, Ho, Wo)"),
+    output=OperandSpec(name="y", dtype="feature", axes="(N, O, Ho, Wo)"),
     attributes=(
         AttributeSpec(name="strides", length=2, meaning="step of the kernel: rows, columns"),
         AttributeSpec(name="pads", length=4, meaning="zeros around x: top, left, bottom, right"),

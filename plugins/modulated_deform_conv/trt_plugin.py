@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from bsst.plugins.modulated_deform_conv.geometry import geometry_from_numbers
 from bsst.plugins.modulated_deform_conv.plugin_node import PLUGIN_NAME
 from bsst.plugins.modulated_deform_conv.schema import SCHEMA
-from bsst.plugins.operator_schema import TensorSpec
+from bsst.plugins.operator_schema import OperandSpec
 from bsst.plugins.tensorrt_registration import PluginDefinition, register_plugin
 
 if TYPE_CHECKING:
@@ -49,13 +49,13 @@ def _compile_for(numbers: Sequence[int], half: bool, capability: int) -> Compile
 PLUGIN = PluginDefinition(
     name=PLUGIN_NAME,
     inputs=(
-        TensorSpec(name=_x.name, dtype=_x.dtype, axes="(N, H, W, C)"),
+        OperandSpec(name=_x.name, dtype=_x.dtype, axes="(N, H, W, C)"),
         _offset,
         _mask,
-        TensorSpec(name=_weight.name, dtype=_weight.dtype, axes="(kh, kw, C / groups, O)"),
+        OperandSpec(name=_weight.name, dtype=_weight.dtype, axes="(kh, kw, C / groups, O)"),
         _bias,
     ),
-    output=TensorSpec(name=SCHEMA.output.name, dtype=SCHEMA.output.dtype, axes="(N, Ho, Wo, O)"),
+    output=OperandSpec(name=SCHEMA.output.name, dtype=SCHEMA.output.dtype, axes="(N, Ho, Wo, O)"),
     output_shape=_output_shape,
     sizes=_sizes,
     grid=_grid,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from bsst.errors import UsageError
-from bsst.plugins.operator_schema import AttributeSpec, OperatorSchema, TensorSpec, Tolerance
+from bsst.plugins.operator_schema import AttributeSpec, OperandSpec, OperatorSchema, Tolerance
 
 __all__ = ["SCHEMA", "output_shape"]
 
@@ -13,14 +13,14 @@ SCHEMA = OperatorSchema(
     name="sparse_window_attention",
     op_type="BsstSparseWindowAttention",
     inputs=(
-        TensorSpec(name="query", dtype="feature", axes="(T, Ht, Wt, C): head-major channels"),
-        TensorSpec(name="key", dtype="feature", axes="(T, Ht * Wt + P, C): grid tokens row-major, then pooled tokens"),
-        TensorSpec(name="value", dtype="feature", axes="(T, Ht * Wt + P, C)"),
-        TensorSpec(name="query_frames", dtype="int32", axes="(G, m): frames whose windows group G computes"),
-        TensorSpec(name="key_frames", dtype="int32", axes="(G, m): frames an active group attends to"),
-        TensorSpec(name="active", dtype="int32", axes="(G,): 0 or 1"),
+        OperandSpec(name="query", dtype="feature", axes="(T, Ht, Wt, C): head-major channels"),
+        OperandSpec(name="key", dtype="feature", axes="(T, Ht * Wt + P, C): grid tokens row-major, then pooled tokens"),
+        OperandSpec(name="value", dtype="feature", axes="(T, Ht * Wt + P, C)"),
+        OperandSpec(name="query_frames", dtype="int32", axes="(G, m): frames whose windows group G computes"),
+        OperandSpec(name="key_frames", dtype="int32", axes="(G, m): frames an active group attends to"),
+        OperandSpec(name="active", dtype="int32", axes="(G,): 0 or 1"),
     ),
-    output=TensorSpec(name="y", dtype="feature", axes="(T, Ht, Wt, C)"),
+    output=OperandSpec(name="y", dtype="feature", axes="(T, Ht, Wt, C)"),
     attributes=(
         AttributeSpec(name="heads", meaning="attention heads; divides C"),
         AttributeSpec(name="window", meaning="window side in tokens; even, divides Ht and Wt"),

@@ -12,7 +12,7 @@ from bsst.errors import OutputError, UsageError
 from bsst.files import what_is_at
 from bsst.runtime.jobs.options import OutputFormat
 from bsst.runtime.video.cut import Cut
-from bsst.runtime.video.encoder import Target
+from bsst.runtime.video.encoder import EncoderSettings
 from bsst.runtime.video.pictures import (
     PICTURES,
     PictureReader,
@@ -49,7 +49,7 @@ class Output:
 
     def writer(
         self, unfinished: Path, reader: Reader, *, source: Path, output_format: OutputFormat, hwaccel: HWAccelChoice,
-        cut: Cut | None = None, encoder: tuple[Target, str] | None = None,
+        cut: Cut | None = None, encoder: tuple[EncoderSettings, str] | None = None,
     ) -> Writer:  # fmt: skip
         """Open it under another name; see `VideoWriter` and `PictureWriter`."""
         if self.container == PICTURE_FILES:

@@ -34,7 +34,7 @@ from bsst.runtime.network.planned import Planned
 from bsst.runtime.restore import Tiling
 from bsst.runtime.trace import Trace
 from bsst.runtime.video.cut import Cut
-from bsst.runtime.video.encoder import Target, choose_encoder
+from bsst.runtime.video.encoder import EncoderSettings, choose_encoder
 from bsst.runtime.video.pictures import are_pictures
 from bsst.runtime.video.publish import publish
 from bsst.runtime.video.reader import HWAccelChoice
@@ -118,14 +118,14 @@ def restore_resumable(
                 return output.path
             if output.container == PICTURE_FILES:
                 raise UsageError(f"expected a video file for a share of a job, got {output.path}; name one with -o")
-            target, encoder = choose_encoder(
+            settings, encoder = choose_encoder(
                 output.container,
                 reader.info,
                 lossless=output_format.lossless,
                 crf=output_format.crf,
                 hwaccel=hwaccel,
             )
-            job.restore(target, encoder, [], job.survey_of_part())
+            job.restore(settings, encoder, [], job.survey_of_part())
             meter.info(f"share {share[0]} of {share[1]} is in {work.path}; the same command without it joins all")
             return work.path
 
@@ -163,7 +163,7 @@ class _Job:
             return None
         return _surveyed(self.work, self.reader, self.tiling, self.part, further=self.restorer.frames)
 
-    def restore(self, target: Target, encoder: str, lost: list[str], survey: Survey | None) -> _Restored:
+    def restore(self, settings: EncoderSettings, encoder: str, lost: list[str], survey: Survey | None) -> _Restored:
         """Restore what is missing of this job or share."""
         reader, restorer, meter = self.reader, self.restorer, self.meter
         if restorer.line:
@@ -190,7 +190,7 @@ class _Job:
             run=tuple(_missing(segments, self.work, meter)),
             tile=restorer.tile,
             tiling=self.tiling,
-            target=target,
+            settings=settings,
             hwaccel=self.hwaccel,
             rate=self.rate,
         )
@@ -251,7 +251,7 @@ class _Attempt:
 
     def __init__(self, job: _Job, unfinished: Path) -> None:
         self._job, self._unfinished = job, unfinished
-        self._encoder: tuple[Target, str] | None = None
+        self._encoder: tuple[EncoderSettings, str] | None = None
         self._surveyed = job.survey_of_part()
 
     def write(self, output: Output) -> tuple[Writer, _Restored]:
@@ -268,7 +268,7 @@ class _Attempt:
                     cut=self._cut(),
                     encoder=self._encoder,
                 ) as writer:
-                    self._encoder = writer.target, writer.encoder
+                    self._encoder = writer.settings, writer.encoder
                     restored = self.restored or job.restore(*self._encoder, writer.warnings, self._surveyed)
                     self.restored = restored
                     paths = [job.work.segment_path(segment) for segment in restored.segments]

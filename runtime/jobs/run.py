@@ -17,7 +17,7 @@ from bsst.runtime.jobs.survey import Survey
 from bsst.runtime.jobs.work import Finished, segment_path
 from bsst.runtime.restore import Tiling, restored_windows
 from bsst.runtime.trace import Trace, span
-from bsst.runtime.video.encoder import Target
+from bsst.runtime.video.encoder import EncoderSettings
 from bsst.runtime.video.reader import HWAccelChoice
 from bsst.runtime.video.sources import Reader, open_reader
 from bsst.system import processor_name
@@ -38,7 +38,7 @@ class Task:
     """Shape of the plan's tiles that the job's driver chose."""
     tiling: Tiling
     """How the video is cut up; scenes are those of the survey."""
-    target: Target
+    settings: EncoderSettings
     """How frames are encoded."""
     hwaccel: HWAccelChoice
     rate: Fraction | None = None
@@ -93,7 +93,7 @@ def restore_run(
 
         def writer_of(segment: Segment) -> SegmentWriter:
             path = segment_path(task.folder, segment)
-            return opened.enter_context(SegmentWriter(path, segment, survey, reader.info, task.target))
+            return opened.enter_context(SegmentWriter(path, segment, survey, reader.info, task.settings))
 
         writer = writer_of(segment)
         for result in results:

@@ -25,7 +25,7 @@ from bsst.errors import OutOfMemoryError, OutputError, VerificationError
 from bsst.runtime.jobs.segment import Segment
 from bsst.runtime.jobs.survey import Survey
 from bsst.runtime.jobs.work import file_digest
-from bsst.runtime.video.encoder import Target, add_video_stream, frame_from_rgb, write_error
+from bsst.runtime.video.encoder import EncoderSettings, add_video_stream, frame_from_rgb, write_error
 from bsst.runtime.video.facts import VideoInfo
 from bsst.runtime.video.log import error_text
 from bsst.runtime.video.muxed import Muxed
@@ -42,7 +42,7 @@ class SegmentWriter(Muxed):
         segment: its frames come in order.
         survey: their times.
         info: of the source.
-        target: how frames are encoded.
+        settings: how frames are encoded.
 
     Raises:
         OutputError: the file cannot be written.
@@ -51,22 +51,24 @@ class SegmentWriter(Muxed):
     sha256: str
     size: int
 
-    def __init__(self, path: Path, segment: Segment, survey: Survey, info: VideoInfo, target: Target) -> None:
+    def __init__(
+        self, path: Path, segment: Segment, survey: Survey, info: VideoInfo, settings: EncoderSettings
+    ) -> None:
         self._path = path
         # A worker that was given up, but lives on, must not write into the file of the one that took over.
         self._partial = path.with_suffix(f".{secrets.token_hex(4)}.tmp")
-        self._info, self._target = info, target
+        self._info, self._settings = info, settings
         self._times = survey.times[segment.keep_from : segment.keep_to]
         self._durations = survey.durations[segment.keep_from : segment.keep_to]
         self._count = 0
         with self._errors():
             self._container = av.open(file_url(self._partial), "w", format="nut")
             # The tag is for the file that segments are joined into; NUT knows no hvc1.
-            self._stream = add_video_stream(self._container, info, replace(target, codec_tag=""))
+            self._stream = add_video_stream(self._container, info, replace(settings, codec_tag=""))
 
     def write(self, rgb: np.ndarray) -> None:
         """Append one frame (3, H, W) float32 RGB."""
-        frame = frame_from_rgb(rgb, self._target)
+        frame = frame_from_rgb(rgb, self._settings)
         frame.pts = self._times[self._count] + _shift(self._times)
         frame.duration = self._durations[self._count]
         frame.time_base = self._info.time_base

@@ -36,14 +36,14 @@ from bsst.runtime.video.log import ErrorLog, error_text
 from bsst.runtime.video.reader import HWAccelChoice
 
 __all__ = [
-    "Target",
+    "EncoderSettings",
     "add_video_stream",
     "choose_encoder",
-    "choose_target",
+    "software_settings",
     "encode_trial",
     "encoder_problem",
     "frame_from_rgb",
-    "nvenc_target",
+    "nvenc_settings",
     "write_error",
 ]
 
@@ -62,7 +62,7 @@ SAME_PICTURE = 20
 
 
 @dataclass(frozen=True, kw_only=True)
-class Target:
+class EncoderSettings:
     """How the frames will be encoded."""
 
     codec: str
@@ -79,30 +79,30 @@ class Target:
 
 def choose_encoder(
     container: str, info: VideoInfo, *, lossless: bool, crf: int, hwaccel: HWAccelChoice
-) -> tuple[Target, str]:
+) -> tuple[EncoderSettings, str]:
     """The encoder for a job.
 
     Returns:
-        The target, and in words what encodes, with the reason where NVENC was asked for and does not.
+        The settings, and in words what encodes, with the reason where NVENC was asked for and does not.
 
     Raises:
         UsageError: `hwaccel` is "cuda" and NVENC cannot do it.
     """
-    software = choose_target(container, info, lossless=lossless, crf=crf)
+    software = software_settings(container, info, lossless=lossless, crf=crf)
     if hwaccel == "none":
         return software, software.codec
     problem = _format_problem(software)
     if not problem:
-        target = nvenc_target(container, software, crf=crf)
-        problem = encoder_problem(container, info, target)
+        settings = nvenc_settings(container, software, crf=crf)
+        problem = encoder_problem(container, info, settings)
         if not problem:
-            return dataclasses.replace(target, lost=_lost(info, target.codec)), target.codec
+            return dataclasses.replace(settings, lost=_lost(info, settings.codec)), settings.codec
     if hwaccel == "cuda":
         raise UsageError(f"expected NVENC to encode this video, it does not: {problem}; let --hwaccel be auto")
     return software, f"{software.codec} in software (not NVENC: {problem})"
 
 
-def choose_target(container: str, info: VideoInfo, *, lossless: bool, crf: int) -> Target:
+def software_settings(container: str, info: VideoInfo, *, lossless: bool, crf: int) -> EncoderSettings:
     """Encoder and pixel format nearest to the source.
 
     H.264 stores 4:2:0 in even sizes only: odd sizes become 4:4:4, which keeps the size. It has 8 and 10 bits.
@@ -110,7 +110,7 @@ def choose_target(container: str, info: VideoInfo, *, lossless: bool, crf: int) 
     source = info.encoding
     if lossless and container == "matroska":
         name = "bgr0" if plane_format(source) == "gbrp" else plane_format(source)
-        return Target(
+        return EncoderSettings(
             codec="ffv1",
             pixel_format=name,
             encoding=source,
@@ -142,7 +142,7 @@ def choose_target(container: str, info: VideoInfo, *, lossless: bool, crf: int) 
         codec = "libx264"
         if colour := _x264_colour(info, encoding):
             options["x264-params"] = ":".join(filter(None, (options.get("x264-params"), colour)))
-    return Target(
+    return EncoderSettings(
         codec=codec,
         pixel_format=plane_format(encoding),
         encoding=encoding,
@@ -153,8 +153,8 @@ def choose_target(container: str, info: VideoInfo, *, lossless: bool, crf: int) 
     )
 
 
-def nvenc_target(container: str, software: Target, *, crf: int) -> Target:
-    """NVENC's counterpart of a software target of 4:2:0: H.264 for 8 bits, HEVC Main 10 for 10.
+def nvenc_settings(container: str, software: EncoderSettings, *, crf: int) -> EncoderSettings:
+    """NVENC's counterpart of software settings of 4:2:0: H.264 for 8 bits, HEVC Main 10 for 10.
 
     H.264 of 10 bits needs the newest GPUs and few players decode it on theirs.
     """
@@ -171,21 +171,21 @@ def nvenc_target(container: str, software: Target, *, crf: int) -> Target:
     )
 
 
-def encoder_problem(container: str, info: VideoInfo, target: Target) -> str:
+def encoder_problem(container: str, info: VideoInfo, settings: EncoderSettings) -> str:
     """Encode a few frames exactly as a job would, read them back in software -> what is wrong, or ""."""
     file = BytesIO()
     with ErrorLog() as log:
         try:
-            seconds = encode_trial(file, container, info, target)
+            seconds = encode_trial(file, container, info, settings)
             file.seek(0)
             with av.open(file, "r") as result:
                 frames = list(result.decode(video=0))
         except (av.error.FFmpegError, OSError, ValueError) as error:
             return log.reason(error)
-    return _difference(frames, info, seconds, target)
+    return _difference(frames, info, seconds, settings)
 
 
-def encode_trial(file: BytesIO | Path, container: str, info: VideoInfo, target: Target) -> list[Fraction]:
+def encode_trial(file: BytesIO | Path, container: str, info: VideoInfo, settings: EncoderSettings) -> list[Fraction]:
     """Write a short video.
 
     Returns:
@@ -197,47 +197,47 @@ def encode_trial(file: BytesIO | Path, container: str, info: VideoInfo, target: 
     tick = round(1 / (info.rate * info.time_base)) or 1
     times = [time * tick for time in TRIAL]
     with av.open(file, "w", format=container) as output:
-        stream = add_video_stream(output, info, target)
-        for picture, time in zip(_pictures(info, target), times, strict=True):
-            frame = frame_from_rgb(picture, target)
+        stream = add_video_stream(output, info, settings)
+        for picture, time in zip(_pictures(info, settings), times, strict=True):
+            frame = frame_from_rgb(picture, settings)
             frame.pts, frame.duration, frame.time_base = time, tick, info.time_base
             output.mux(stream.encode(frame))
         output.mux(stream.encode(None))
     return [time * info.time_base for time in times]
 
 
-def add_video_stream(container: OutputContainer, info: VideoInfo, target: Target) -> VideoStream:
+def add_video_stream(container: OutputContainer, info: VideoInfo, settings: EncoderSettings) -> VideoStream:
     """Describe the video of a file to write."""
-    stream = cast(VideoStream, container.add_stream(target.codec, rate=info.rate, options=dict(target.options)))
+    stream = cast(VideoStream, container.add_stream(settings.codec, rate=info.rate, options=dict(settings.options)))
     context = stream.codec_context
-    context.width, context.height, context.pix_fmt = info.width, info.height, target.pixel_format
+    context.width, context.height, context.pix_fmt = info.width, info.height, settings.pixel_format
     context.time_base = stream.time_base = info.time_base
     context.flags |= Flags.frame_duration
-    context.colorspace, context.color_range = target.tags.matrix, target.tags.range
-    context.color_primaries, context.color_trc = target.tags.primaries, target.tags.transfer
+    context.colorspace, context.color_range = settings.tags.matrix, settings.tags.range
+    context.color_primaries, context.color_trc = settings.tags.primaries, settings.tags.transfer
     if hasattr(context, "chroma_sample_location"):
-        context.chroma_sample_location = target.tags.chroma_location
-    if target.codec_tag:
-        context.codec_tag = target.codec_tag
+        context.chroma_sample_location = settings.tags.chroma_location
+    if settings.codec_tag:
+        context.codec_tag = settings.codec_tag
     if info.sample_aspect_ratio:
         context.sample_aspect_ratio = info.sample_aspect_ratio
     return stream
 
 
-def frame_from_rgb(rgb: np.ndarray, target: Target) -> VideoFrame:
-    """(3, H, W) float32 RGB -> a frame in the planar layout of the target's encoding, tagged; out of range is clamped.
+def frame_from_rgb(rgb: np.ndarray, settings: EncoderSettings) -> VideoFrame:
+    """(3, H, W) float32 RGB -> a frame in the planar layout of the encoding, tagged; out of range is clamped.
 
-    PyAV turns it into the target's pixel format, which stores the same samples in another order.
+    PyAV turns it into the settings' pixel format, which stores the same samples in another order.
     """
-    frame = VideoFrame(rgb.shape[2], rgb.shape[1], plane_format(target.encoding))
-    planes = planes_from_rgb(rgb, target.encoding)
-    if target.encoding.matrix == "rgb":  # planes are stored as G, B, R
+    frame = VideoFrame(rgb.shape[2], rgb.shape[1], plane_format(settings.encoding))
+    planes = planes_from_rgb(rgb, settings.encoding)
+    if settings.encoding.matrix == "rgb":  # planes are stored as G, B, R
         planes = planes[1], planes[2], planes[0]
     for plane, pixels in zip(frame.planes, planes, strict=True):
         rows = np.frombuffer(memoryview(plane), np.uint8).reshape(-1, plane.line_size).view(pixels.dtype)
         rows[: plane.height, : plane.width] = pixels
-    frame.colorspace, frame.color_range = target.tags.matrix, target.tags.range
-    frame.color_primaries, frame.color_trc = target.tags.primaries, target.tags.transfer
+    frame.colorspace, frame.color_range = settings.tags.matrix, settings.tags.range
+    frame.color_primaries, frame.color_trc = settings.tags.primaries, settings.tags.transfer
     return frame
 
 
@@ -288,8 +288,8 @@ def _lost(info: VideoInfo, codec: str) -> str:
     return f"{' and '.join(lost)}: not kept by {codec}, .mp4 keeps it" if lost else ""
 
 
-def _format_problem(software: Target) -> str:
-    """Why NVENC cannot store what a software target stores, or ""."""
+def _format_problem(software: EncoderSettings) -> str:
+    """Why NVENC cannot store what software settings store, or ""."""
     if software.codec != "libx264":
         return f"it has no {software.codec.removeprefix('lib')}"
     if software.encoding.subsampling != (2, 2):
@@ -297,13 +297,13 @@ def _format_problem(software: Target) -> str:
     return ""
 
 
-def _pictures(info: VideoInfo, target: Target) -> Iterator[np.ndarray]:
+def _pictures(info: VideoInfo, settings: EncoderSettings) -> Iterator[np.ndarray]:
     """What a trial encodes, (3, H, W) float32 RGB: slopes that drift, or noise where every bit must come back."""
-    shapes = target.encoding.plane_shapes(info.height, info.width)
-    if target.lossless:
-        low, high, random = 64, 2**target.encoding.bits - 64, np.random.default_rng(0)
-        planes = [random.integers(low, high, shape).astype(target.encoding.dtype) for shape in shapes]
-        first = rgb_from_planes((planes[0], planes[1], planes[2]), target.encoding)
+    shapes = settings.encoding.plane_shapes(info.height, info.width)
+    if settings.lossless:
+        low, high, random = 64, 2**settings.encoding.bits - 64, np.random.default_rng(0)
+        planes = [random.integers(low, high, shape).astype(settings.encoding.dtype) for shape in shapes]
+        first = rgb_from_planes((planes[0], planes[1], planes[2]), settings.encoding)
     else:
         down = np.linspace(0.2, 0.8, info.height, dtype=np.float32)[:, None]
         right = np.linspace(0.2, 0.8, info.width, dtype=np.float32)[None]
@@ -311,20 +311,20 @@ def _pictures(info: VideoInfo, target: Target) -> Iterator[np.ndarray]:
     yield from (np.roll(first, 4 * index, axis=2) for index in range(len(TRIAL)))  # one at a time: they are large
 
 
-def _difference(frames: list[VideoFrame], info: VideoInfo, seconds: list[Fraction], target: Target) -> str:
+def _difference(frames: list[VideoFrame], info: VideoInfo, seconds: list[Fraction], settings: EncoderSettings) -> str:
     """Decoded frames against what was encoded -> what is wrong, or ""."""
     if len(frames) != len(seconds):
         return f"{len(frames)} of {len(seconds)} frames came back"
     reformatter = VideoReformatter()
-    for index, (frame, picture, time) in enumerate(zip(frames, _pictures(info, target), seconds, strict=True)):
+    for index, (frame, picture, time) in enumerate(zip(frames, _pictures(info, settings), seconds, strict=True)):
         if frame.pts is None or abs(frame.pts * cast(Fraction, frame.time_base) - time) > Fraction(1, 1000):
             return f"frame {index} came back at {frame.time} s, written at {float(time)} s"
         tags = int(frame.colorspace), int(frame.color_range) == FULL_RANGE
-        if tags != (target.tags.matrix, target.tags.range == FULL_RANGE):
-            return f"matrix and full range came back as {tags}, written as {target.tags}"
-        got = frame_to_rgb(frame, target.encoding, reformatter)
-        if target.lossless:
-            if not np.array_equal(got, _stored(picture, target.encoding)):
+        if tags != (settings.tags.matrix, settings.tags.range == FULL_RANGE):
+            return f"matrix and full range came back as {tags}, written as {settings.tags}"
+        got = frame_to_rgb(frame, settings.encoding, reformatter)
+        if settings.lossless:
+            if not np.array_equal(got, _stored(picture, settings.encoding)):
                 return f"frame {index} came back changed, though lossless"
         elif (agreement := psnr(to_uint8(picture), to_uint8(got))) < SAME_PICTURE:
             return f"frame {index} came back with {agreement:.1f} dB"

@@ -26,7 +26,7 @@ from bsst.errors import InputError, OutputError, UsageError
 from bsst.files import what_is_at
 from bsst.runtime.video.colour import Encoding
 from bsst.runtime.video.decoded import Frame
-from bsst.runtime.video.encoder import Target, frame_from_rgb
+from bsst.runtime.video.encoder import EncoderSettings, frame_from_rgb
 from bsst.runtime.video.facts import Stated, Tags, VideoInfo, describe, lost_with_frame, side_data, stated
 from bsst.runtime.video.frame import FULL_RANGE, plane_format
 from bsst.runtime.video.log import description, error_text
@@ -251,7 +251,7 @@ class PictureWriter:
         if self._codec == "mjpeg":
             encoding = replace(encoding, matrix="bt601")
         planes = plane_format(encoding)
-        self.target = Target(
+        self.settings = EncoderSettings(
             codec="ffv1",  # of segments; pictures are made of them in the end
             pixel_format="bgr0" if planes == "gbrp" else planes,
             encoding=encoding,
@@ -284,10 +284,10 @@ class PictureWriter:
 
     def write(self, rgb: np.ndarray, *, pts: int, duration: int) -> None:
         """Append one picture; see `VideoWriter.write`."""
-        self._save(frame_from_rgb(rgb, self.target), pts)
+        self._save(frame_from_rgb(rgb, self.settings), pts)
 
     def write_packet(self, packet: Packet[Any]) -> None:
-        """Append the picture of a packet that an encoder with the same `target` made."""
+        """Append the picture of a packet that an encoder with the same `settings` made."""
         pts = cast(int, packet.pts)
         for frame in packet.decode():
             self._save(frame, pts)

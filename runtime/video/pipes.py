@@ -23,7 +23,15 @@ from av.video.frame import VideoFrame
 
 from bsst.errors import InputError, OutputError, UsageError
 from bsst.runtime.video.colour import matrix_from_tag
-from bsst.runtime.video.encoder import LEFT, LIMITED, RGB_TAG, Target, add_video_stream, choose_target, frame_from_rgb
+from bsst.runtime.video.encoder import (
+    LEFT,
+    LIMITED,
+    RGB_TAG,
+    EncoderSettings,
+    add_video_stream,
+    frame_from_rgb,
+    software_settings,
+)
 from bsst.runtime.video.facts import VideoInfo, stated
 from bsst.runtime.video.frame import plane_format
 from bsst.runtime.video.log import description, error_text
@@ -123,9 +131,9 @@ class PipeWriter(Muxed):
 
     def __init__(self, file: BinaryIO, name: PipeFormat, info: VideoInfo, *, origin: int = 0) -> None:
         self._origin = origin
-        self.target = _target(name, info)
-        self.encoder = f"{name} with {self.target.codec}"
-        self.warnings = [self.target.lost] if self.target.lost else []
+        self.settings = _settings(name, info)
+        self.encoder = f"{name} with {self.settings.codec}"
+        self.warnings = [self.settings.lost] if self.settings.lost else []
         self._name, self._info, self._count, self._moved, self._first = name, info, 0, 0, 0
         if name == "y4m":
             info = dataclasses.replace(info, time_base=1 / info.rate)
@@ -133,11 +141,11 @@ class PipeWriter(Muxed):
         with self._errors():
             self._container = av.open(cast(Any, _Sink(file, located=located)), "w", format=PIPE_FORMATS[name],
                                       options={"strict": "-1"})  # fmt: skip
-            self._stream = add_video_stream(self._container, info, self.target)
+            self._stream = add_video_stream(self._container, info, self.settings)
 
     def write(self, rgb: np.ndarray, *, pts: int, duration: int) -> None:
         """Append one frame; see `VideoWriter.write`."""
-        frame = frame_from_rgb(rgb, self.target)
+        frame = frame_from_rgb(rgb, self.settings)
         pts -= self._origin
         frame.pts, frame.duration, frame.time_base = pts, duration, self._info.time_base
         if self._name == "y4m":
@@ -184,9 +192,9 @@ def standard_output() -> Iterator[BinaryIO]:
         os.close(before)
 
 
-def _target(name: PipeFormat, info: VideoInfo) -> Target:
+def _settings(name: PipeFormat, info: VideoInfo) -> EncoderSettings:
     if name == "mkv":
-        return choose_target("matroska", info, lossless=True, crf=0)
+        return software_settings("matroska", info, lossless=True, crf=0)
     encoding, tags, lost = info.encoding, info.tags, ""
     if name == "y4m":
         if encoding.matrix == "rgb":
@@ -198,7 +206,7 @@ def _target(name: PipeFormat, info: VideoInfo) -> Target:
     kept = ("transfer", "primaries", "matrix") if encoding.matrix != "rgb" else ("transfer", "primaries")
     if any(getattr(tags, tag) != 2 for tag in kept) or (name == "nut" and encoding.full_range and tags.range):
         lost = f"{name} has no colour tags: tell them to the next program, or pass --format mkv"
-    return Target(
+    return EncoderSettings(
         codec="rawvideo",
         pixel_format=plane_format(encoding),
         encoding=encoding,

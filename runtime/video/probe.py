@@ -8,7 +8,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from bsst.runtime.video.colour import Encoding
-from bsst.runtime.video.encoder import choose_target, encode_trial, encoder_problem, nvenc_target
+from bsst.runtime.video.encoder import encode_trial, encoder_problem, nvenc_settings, software_settings
 from bsst.runtime.video.facts import Tags, VideoInfo
 from bsst.runtime.video.reader import VideoReader
 
@@ -31,11 +31,11 @@ def probe_video() -> dict[str, dict[str, str]]:
         ("HEVC 10-bit", "libx265", {"x265-params": "log-level=none"}, 10),
     ):
         info = _info(bits)
-        target = choose_target(CONTAINER, info, lossless=False, crf=16)
-        encoders[name] = encoder_problem(CONTAINER, info, nvenc_target(CONTAINER, target, crf=16))
+        settings = software_settings(CONTAINER, info, lossless=False, crf=16)
+        encoders[name] = encoder_problem(CONTAINER, info, nvenc_settings(CONTAINER, settings, crf=16))
         with TemporaryDirectory(prefix="bsst-") as folder:
             path = Path(folder) / "clip.mkv"
-            encode_trial(path, CONTAINER, info, dataclasses.replace(target, codec=software, options=options))
+            encode_trial(path, CONTAINER, info, dataclasses.replace(settings, codec=software, options=options))
             with VideoReader(path) as reader:
                 reader.accelerate("auto")
                 for _ in reader:  # a GPU that fails later says so then

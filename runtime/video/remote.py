@@ -146,7 +146,7 @@ def local_folder(url: str) -> Path:
 def _progress(what: str, say: Callable[[str], None]) -> Any:
     from fsspec.callbacks import Callback
 
-    class Progress(Callback):  # type: ignore[misc]
+    class Report(Callback):  # type: ignore[misc]
         next = time.monotonic() + SECONDS
 
         def call(self, *args: Any, **kwargs: Any) -> None:
@@ -155,7 +155,7 @@ def _progress(what: str, say: Callable[[str], None]) -> Any:
                 share = f", {100 * self.value // self.size} %" if self.size else ""
                 say(f"{what}: {self.value / 1e6:.0f} MB{share}")
 
-    return Progress()
+    return Report()
 
 
 def _package(error: ImportError) -> str:

@@ -23,7 +23,7 @@ from av.stream import Stream
 
 from bsst.errors import OutOfMemoryError, OutputError
 from bsst.runtime.video.cut import Cut
-from bsst.runtime.video.encoder import Target, add_video_stream, choose_encoder, frame_from_rgb, write_error
+from bsst.runtime.video.encoder import EncoderSettings, add_video_stream, choose_encoder, frame_from_rgb, write_error
 from bsst.runtime.video.facts import VideoInfo
 from bsst.runtime.video.log import error_text
 from bsst.runtime.video.muxed import Muxed
@@ -103,14 +103,14 @@ class VideoWriter(Muxed):
         hwaccel: which encoder.
         audio: copy sound and convert what cannot be copied, convert all, or leave it out.
         cut: the part of the source that is written; it starts at zero in the file. All by default.
-        encoder: target and words of another writer, whose frames are written here; chosen by default.
+        encoder: settings and words of another writer, whose frames are written here; chosen by default.
 
     Raises:
         OutputError: the file cannot be written.
         UsageError: a GPU was demanded and cannot encode this.
     """
 
-    target: Target
+    settings: EncoderSettings
     """How frames are encoded."""
 
     encoder: str
@@ -135,7 +135,7 @@ class VideoWriter(Muxed):
         hwaccel: HWAccelChoice = "none",
         audio: Audio = "copy",
         cut: Cut | None = None,
-        encoder: tuple[Target, str] | None = None,
+        encoder: tuple[EncoderSettings, str] | None = None,
     ) -> None:
         self.path = path
         self._cut = cut
@@ -145,14 +145,14 @@ class VideoWriter(Muxed):
         self._copies: dict[int, Copied | Converted] = {}
         self._container_name = container
         self._info = info
-        self.target, self.encoder = encoder or choose_encoder(
+        self.settings, self.encoder = encoder or choose_encoder(
             container, info, lossless=lossless, crf=crf, hwaccel=hwaccel
         )
-        if self.target.encoding.bits < info.encoding.bits:
-            self.warnings.append(f"{self.target.codec} stores {self.target.encoding.bits} of the source's "
+        if self.settings.encoding.bits < info.encoding.bits:
+            self.warnings.append(f"{self.settings.codec} stores {self.settings.encoding.bits} of the source's "
                                  f"{info.encoding.bits} bits per colour; --lossless to .mkv keeps them")  # fmt: skip
-        if self.target.lost:
-            self.warnings.append(self.target.lost)
+        if self.settings.lost:
+            self.warnings.append(self.settings.lost)
         self._source: Any = NO_SOURCE if source is None else open_source(source)
         aspect = info.sample_aspect_ratio
         if aspect and aspect != 1 and container in ("matroska", "webm"):  # PyAV cannot set the container's own field
@@ -187,7 +187,7 @@ class VideoWriter(Muxed):
             pts: presentation time in ticks of the source's time base, larger than the one before.
             duration: ticks; 0 when unknown.
         """
-        frame = frame_from_rgb(rgb, self.target)
+        frame = frame_from_rgb(rgb, self.settings)
         pts -= self.origin
         frame.pts, frame.duration, frame.time_base = pts, duration, self._info.time_base
         with self._errors():
@@ -195,7 +195,7 @@ class VideoWriter(Muxed):
             self._copy_until(pts * self._info.time_base)
 
     def write_packet(self, packet: Packet[Any]) -> None:
-        """Append one frame that an encoder with the same `target` made, in decoding order and with all its times."""
+        """Append one frame that an encoder with the same `settings` made, in decoding order and with all its times."""
         packet.stream = self._stream
         packet.pts = None if packet.pts is None else packet.pts - self.origin
         packet.dts = None if packet.dts is None else packet.dts - self.origin
@@ -209,7 +209,7 @@ class VideoWriter(Muxed):
         original = self._main_stream()
         options = self._options(original)
         self._container = av.open(file_url(self.path), "w", format=self._container_name, options=options)
-        stream = add_video_stream(self._container, self._info, self.target)
+        stream = add_video_stream(self._container, self._info, self.settings)
         if self._info.display_matrix:
             stream.set_display_matrix(self._info.display_matrix)
         stream.metadata.update(_content_metadata(original.metadata))

@@ -26,9 +26,10 @@ from bsst.engines.rebuild import Int8Request, rebuild_plan
 from bsst.engines.tensorrt_rtx import TensorRTRTXBuilder
 from bsst.errors import BuildError, UsageError
 from bsst.plan.archive import open_plan, write_plan
+from bsst.runtime.metrics import float_psnr
 from bsst.runtime.network.network import Network, host_network
 from bsst.runtime.network.wiring import clip_tensors
-from bsst.runtime.one_clip import psnr, restore_clip
+from bsst.runtime.one_clip import restore_clip
 from bsst.runtime.sessions.ort import OrtSession
 
 DATA = Path(__file__).parents[1] / "data"
@@ -70,7 +71,7 @@ def test_an_int8_plan_keeps_to_its_budget_on_a_real_clip(cpu_plan: Path, int8_pl
         expected, got = (restore_clip(n, sample.blurry) for n in (exact, quantised))
     assert np.isfinite(got).all()
     decisions = manifest.parity["int8"]
-    measured = psnr(expected, got, 1.0)
+    measured = float_psnr(expected, got, 1.0)
     assert 45 < measured < 100  # 100 and more would mean that nothing was rounded
     assert abs(measured - decisions["clip"]["psnr"]) < 0.5
     assert abs(decisions["clip"]["loss"]) <= 0.1
@@ -111,7 +112,7 @@ def test_what_is_not_quantised_falls_back_to_half_precision(
     assert clip_tensors(manifest)["full"].dtype == "float16"  # stages agree on what they hand over
     (sample,) = read_samples(ranges.clips, frames=4, size=sample_size(manifest), windows=1)
     with network(cpu_plan) as exact, network(output) as mixed:
-        assert psnr(restore_clip(exact, sample.blurry), restore_clip(mixed, sample.blurry), 1.0) > 45
+        assert float_psnr(restore_clip(exact, sample.blurry), restore_clip(mixed, sample.blurry), 1.0) > 45
 
 
 def test_a_stage_that_would_break_the_budget_stays_and_the_others_do_not(

@@ -13,8 +13,9 @@ from bsst.calibration.precision.emulate import emulate_half
 from bsst.engines.prepare import prepare_stage
 from bsst.engines.rebuild import MINIMUM_FP16_PSNR
 from bsst.plan.archive import Plan, open_plan
+from bsst.runtime.metrics import float_psnr
 from bsst.runtime.network.network import DEFAULT_PLAN, host_network
-from bsst.runtime.one_clip import psnr, restore_clip
+from bsst.runtime.one_clip import restore_clip
 from bsst.runtime.sessions.ort import OrtSession
 from tests.networks import city
 from tests.release_plan import release_plan
@@ -38,10 +39,10 @@ def figure(path: Path) -> float:
     size = [max(pair) for pair in zip(plan.manifest.tile, plan.manifest.flow_size, strict=True)]
     clip = city(plan.manifest.frames, *size)
     exact = restored(plan, clip, half=False)
-    decibels = psnr(exact, restored(plan, clip, half=True), 1.0)
+    decibels = float_psnr(exact, restored(plan, clip, half=True), 1.0)
     height, width = plan.manifest.tile
     assert (
-        psnr(exact, clip[..., :height, :width], 1.0) < decibels - 20
+        float_psnr(exact, clip[..., :height, :width], 1.0) < decibels - 20
     )  # the network does more to the clip than float16 does
     return decibels
 

@@ -15,8 +15,9 @@ from bsst.engines.targets import TARGETS
 from bsst.errors import BuildError, ExportError, PlanError, UsageError
 from bsst.plan.archive import open_plan, require, write_plan
 from bsst.plan.manifest import Compiler, Manifest, Precision, StageSpec, TensorSpec
+from bsst.runtime.metrics import float_psnr
 from bsst.runtime.network.network import Network, host_network
-from bsst.runtime.one_clip import moving_texture, psnr, restore_clip
+from bsst.runtime.one_clip import moving_texture, restore_clip
 from bsst.runtime.sessions.ort import OrtSession
 from tests.bsst.plan.manifests import manifest as example_manifest
 
@@ -118,7 +119,7 @@ def test_a_device_without_torch_rebuilds_a_plan_in_half_precision_and_runs_it(cp
     assert kinds["motion"] == kinds["backward"] == kinds["sharp"] == kinds["frame"] == "float32"
     clip = moving_texture(manifest.frames, *manifest.flow_size)
     restored = [restore_clip(network(path), clip) for path in (cpu_plan, output)]
-    assert 50 <= psnr(restored[0], restored[1], 1.0) < 150
+    assert 50 <= float_psnr(restored[0], restored[1], 1.0) < 150
 
 
 @pytest.mark.slow

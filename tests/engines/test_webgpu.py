@@ -13,8 +13,9 @@ import pytest
 from bsst.calibration.precision.pad_channels import pad_channels
 from bsst.engines.rebuild import rebuild_plan
 from bsst.plan.archive import open_plan
+from bsst.runtime.metrics import float_psnr
 from bsst.runtime.network.network import load_network
-from bsst.runtime.one_clip import moving_texture, psnr, restore_clip
+from bsst.runtime.one_clip import moving_texture, restore_clip
 
 CHILD = """
 import sys
@@ -59,7 +60,7 @@ def test_the_plan_avoids_what_webgpu_gets_wrong_and_runs_on_the_cpu_where_there_
     assert (
         "runs on ONNX Runtime, CPUExecutionProvider (WebGpuExecutionProvider: not in this onnxruntime)" in caplog.text
     )
-    assert psnr(expected, got, 1.0) > 100
+    assert float_psnr(expected, got, 1.0) > 100
 
 
 @pytest.mark.slow
@@ -78,4 +79,4 @@ def test_a_clip_on_webgpu_equals_the_cpu(cpu_plan: Path, webgpu_plan: Path, clip
     assert child.stdout.strip() == "plan of target ort-webgpu runs on ONNX Runtime, WebGpuExecutionProvider"
     with load_network(cpu_plan) as network:
         expected = restore_clip(network, clip)
-    assert psnr(expected, np.load(result), 1.0) > 100
+    assert float_psnr(expected, np.load(result), 1.0) > 100

@@ -19,8 +19,9 @@ from bsst.plan.archive import Plan, open_plan
 from bsst.plan.manifest import Manifest
 from bsst.plugins.registry import attach_functions
 from bsst.reference.checkpoint import Networks, load_networks
+from bsst.runtime.metrics import float_psnr
 from bsst.runtime.network.network import DEFAULT_PLAN, host_network, load_network
-from bsst.runtime.one_clip import moving_texture, psnr, restore_clip
+from bsst.runtime.one_clip import moving_texture, restore_clip
 from bsst.runtime.sessions.ort import OrtSession
 from tests.data.make_small_plan import export_small
 from tests.networks import SMALL, city, seeded, small_edge
@@ -162,7 +163,7 @@ def test_plan_runs_like_the_modules_it_came_from(cpu_plan) -> None:
     manifest = open_plan(cpu_plan).manifest
     clip = city(SMALL.frames, *SMALL.flow_size)
     expected = restore_clip(host_network(manifest, {stage.name: TorchSession(stage) for stage in stages}), clip)
-    assert psnr(expected, restore_clip(load_network(cpu_plan, threads=1), clip), 1.0) >= 80
+    assert float_psnr(expected, restore_clip(load_network(cpu_plan, threads=1), clip), 1.0) >= 80
 
 
 @pytest.mark.parametrize(

@@ -22,6 +22,6 @@ def test_a_lowered_stage_is_what_the_whole_optimiser_makes_of_it(cpu_plan: Path,
     names = [(DOMAIN, schema.op_type) for schema in OPERATORS]
     inlined = onnx.inliner.inline_selected_functions(attach_functions(model), names)
     expected = onnxscript.optimizer.optimize(inlined)
-    got = lower(model, "tensorrt-rtx")
+    got = lower(model)
     assert len(got.graph.node) <= len(inlined.graph.node)
     assert got == expected

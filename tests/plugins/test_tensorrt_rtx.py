@@ -21,7 +21,7 @@ def test_every_operator_is_built() -> None:
 
 
 def build(case: Case, dtype: torch.dtype, capability: str, folder: Path) -> dict[str, float]:
-    model = registry.lower(node_model(case, dtype), "tensorrt-rtx")
+    model = registry.lower(node_model(case, dtype))
     options = BuildOptions(compute_capabilities=(capability,), work_directory=folder)
     built = TensorRTRTXBuilder().build(StageGraph(name=case.schema.name, model=model.SerializeToString()), options)
     assert built.data.startswith(b"vtrt")

@@ -78,7 +78,7 @@ def _attributes(node: onnx.NodeProto) -> dict[str, object]:
 
 
 def _plugin_node(case: Case, dtype: torch.dtype) -> tuple[onnx.ModelProto, onnx.NodeProto]:
-    lowered = registry.lower(node_model(case, dtype), "tensorrt")
+    lowered = registry.lower(node_model(case, dtype), plugins=True)
     (node,) = (node for node in lowered.graph.node if node.domain == "bsst")
     return lowered, node
 
@@ -105,7 +105,7 @@ def test_parser_finds_the_plugin_by_its_attributes_and_nothing_else(case) -> Non
 
 
 def test_operator_without_a_plugin_is_inlined() -> None:
-    lowered = registry.lower(node_model(WARP_CASES[0], torch.float32), "tensorrt")
+    lowered = registry.lower(node_model(WARP_CASES[0], torch.float32), plugins=True)
     assert all(node.domain == "" for node in lowered.graph.node)
     assert [opset.domain for opset in lowered.opset_import] == [""]
 
@@ -115,7 +115,7 @@ def test_a_graph_without_shapes_is_refused() -> None:
     for value in model.graph.input:
         value.type.tensor_type.ClearField("shape")
     with pytest.raises(ExportError, match="expected static shapes"):
-        registry.lower(model, "tensorrt")
+        registry.lower(model, plugins=True)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=["float32", "float16"])

@@ -58,10 +58,10 @@ def test_a_large_convolution_gives_the_same_numbers_and_keeps_its_weights(shape:
     error = run(fast) - expected
     assert np.sqrt((error**2).mean()) < 4e-6 * np.sqrt((expected**2).mean())
     assert np.abs(error).max() > 0  # the body ran, not the convolution
-    for other in (lower(marked, "tensorrt-rtx"), attach_functions(marked)):
+    for other in (lower(marked), attach_functions(marked)):
         np.testing.assert_array_equal(run(other), expected)
-    assert {node.op_type for node in lower(marked, "tensorrt").graph.node} == {"Conv"}
-    assert all(node.domain != DOMAIN for node in lower(marked, "cpu").graph.node)
+    assert {node.op_type for node in lower(marked, plugins=True).graph.node} == {"Conv"}
+    assert all(node.domain != DOMAIN for node in lower(marked, bodies="cpu").graph.node)
 
 
 @pytest.mark.parametrize(

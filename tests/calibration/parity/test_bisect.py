@@ -95,7 +95,7 @@ def test_a_healthy_stage_has_no_bad_node() -> None:
 
 
 def test_the_node_is_named_in_half_precision_too() -> None:
-    lowered = lower(graph("propagate_forward_1"), "tensorrt-rtx")
+    lowered = lower(graph("propagate_forward_1"))
     half = to_half(lowered, "float16", half_tensors=feature_tensors(lowered))
     assert find(half, "propagate_forward_1", 40) is None
     scale_weights(half.graph, "node_conv2d_3", 0.9)
@@ -145,7 +145,7 @@ def test_changed_tables_count_in_single_precision_and_broken_values_always() -> 
 
 
 def test_graphs_cast_inputs_and_results_to_the_types_around_them() -> None:
-    lowered = lower(graph("restore"), "tensorrt-rtx")
+    lowered = lower(graph("restore"))
     half = GraphSession(
         to_half(lowered, "float16", half_tensors=feature_tensors(lowered)).SerializeToString(), threads=1
     )

@@ -76,12 +76,12 @@ def test_a_gpu_is_compared_and_measured(cpu_plan: Path, tmp_path: Path, monkeypa
 def test_a_target_that_breaks_or_gives_other_pixels_has_failed(
     cpu_plan: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from bsst.runtime.one_clip import psnr
+    from bsst.runtime.metrics import float_psnr
 
     monkeypatch.setattr(module, "find_gpus", lambda: (ADA,))
     monkeypatch.setattr(module, "CANDIDATES", (("cpu", "fp32"), ("tensorrt", "fp32")))
     monkeypatch.setattr(module, "_why_not", lambda target, gpus: "")
-    monkeypatch.setattr(module, "psnr", lambda expected, got, peak: psnr(expected, got + 0.01, peak))
+    monkeypatch.setattr(module, "float_psnr", lambda expected, got, peak: float_psnr(expected, got + 0.01, peak))
     with simulated_gpu():
         monkeypatch.setattr(
             module, "_build", lambda source, folder, target, *_: source if target == "cpu" else

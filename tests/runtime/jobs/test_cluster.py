@@ -197,14 +197,14 @@ def _journal(folder: Path) -> int:
 
 @inside
 def test_a_worker_with_another_plan_is_refused(cluster: Any, cpu_plan: Path, tmp_path: Path) -> None:
-    task = Task(video=tmp_path, folder=tmp_path, run=(), tile=(64, 128), tiling=None, target=None, hwaccel="none")  # type: ignore[arg-type]
+    task = Task(video=tmp_path, folder=tmp_path, run=(), tile=(64, 128), tiling=None, settings=None, hwaccel="none")  # type: ignore[arg-type]
     with pytest.raises(PlanError, match="like the rest of the job"):
         list(restore_on_cluster([task], cpu_plan, "0" * 64, address="auto", on_gpu=False, threads=1, in_flight=1))
 
 
 @inside
 def test_a_cluster_without_a_gpu_is_refused_for_a_plan_that_needs_one(cluster: Any, tmp_path: Path) -> None:
-    task = Task(video=tmp_path, folder=tmp_path, run=(), tile=(64, 128), tiling=None, target=None, hwaccel="none")  # type: ignore[arg-type]
+    task = Task(video=tmp_path, folder=tmp_path, run=(), tile=(64, 128), tiling=None, settings=None, hwaccel="none")  # type: ignore[arg-type]
     with pytest.raises(UsageError, match="expected a cluster with a GPU for this plan, found none"):
         list(restore_on_cluster([task], None, "", address="auto", on_gpu=True, threads=1, in_flight=1))
 

@@ -25,7 +25,7 @@ from bsst.runtime.restore import Tiling
 def task(index: int) -> Task:
     segment = Segment(first=4 * index, last=4 * index + 4, keep_from=4 * index, keep_to=4 * index + 4)
     return Task(
-        video=Path("clip.mp4"), folder=Path("work"), run=(segment,), tile=(64, 128), tiling=Tiling(), target=None,  # type: ignore[arg-type]
+        video=Path("clip.mp4"), folder=Path("work"), run=(segment,), tile=(64, 128), tiling=Tiling(), settings=None,  # type: ignore[arg-type]
         hwaccel="none",
     )  # fmt: skip
 

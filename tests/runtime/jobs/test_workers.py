@@ -23,7 +23,7 @@ from bsst.runtime.jobs.segment import Segment, share_of
 from bsst.runtime.jobs.work import WorkFolder
 from bsst.runtime.jobs.worker import Worker, portable
 from bsst.runtime.restore import Tiling
-from bsst.runtime.video.encoder import Target
+from bsst.runtime.video.encoder import EncoderSettings
 from tests.media import Clip, Identity
 from tests.runtime.jobs.test_resume import Steady, digests, work_folders
 
@@ -78,10 +78,18 @@ def test_workers_that_all_die_end_the_job_with_one_error_and_it_goes_on(
 
 
 def test_a_worker_that_cannot_load_the_plan_says_why(clip: Path, cpu_plan: Path) -> None:
-    target = Target(codec="ffv1", pixel_format="yuv420p", encoding=None, tags=None, options={}, lossless=True)  # type: ignore[arg-type]
+    settings = EncoderSettings(
+        codec="ffv1", pixel_format="yuv420p", encoding=None, tags=None, options={}, lossless=True
+    )  # type: ignore[arg-type]
     segment = Segment(first=0, last=4, keep_from=0, keep_to=4)
     task = Task(
-        video=clip, folder=clip.parent, run=(segment,), tile=(64, 128), tiling=Tiling(), target=target, hwaccel="none"
+        video=clip,
+        folder=clip.parent,
+        run=(segment,),
+        tile=(64, 128),
+        tiling=Tiling(),
+        settings=settings,
+        hwaccel="none",
     )
     with pytest.raises(PlanError, match="like the rest of the job"):
         list(restore_in_processes([task], cpu_plan, "0" * 64, devices=("cpu",), threads=1, in_flight=1))

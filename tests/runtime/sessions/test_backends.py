@@ -212,7 +212,7 @@ def test_a_clip_on_a_real_gpu_equals_the_cpu(cpu_plan: Path, expected: np.ndarra
     from bsst.engines.doctor.selftest import MINIMUM_PSNR
     from bsst.engines.rebuild import rebuild_plan
     from bsst.runtime.devices.cuda_driver import find_gpus
-    from bsst.runtime.one_clip import psnr
+    from bsst.runtime.metrics import float_psnr
     from bsst.runtime.sessions.probe import probe_providers
 
     if target.startswith("ort-"):
@@ -222,4 +222,4 @@ def test_a_clip_on_a_real_gpu_equals_the_cpu(cpu_plan: Path, expected: np.ndarra
     capabilities = (find_gpus()[0].compute_capability,) if target == "tensorrt-rtx" else ()
     options = BuildOptions(compute_capabilities=capabilities)
     rebuild_plan(cpu_plan, tmp_path / "gpu.plan", target=target, options=options)
-    assert psnr(expected, restored(load_network(tmp_path / "gpu.plan")), 1.0) > MINIMUM_PSNR
+    assert float_psnr(expected, restored(load_network(tmp_path / "gpu.plan")), 1.0) > MINIMUM_PSNR

@@ -18,7 +18,7 @@ import pytest
 
 from bsst.runtime.video import encoder as encoder_av
 from bsst.runtime.video import nvdec
-from bsst.runtime.video.encoder import Target
+from bsst.runtime.video.encoder import EncoderSettings
 
 INTERLEAVED = {"yuv420p": "nv12", "yuvj420p": "nv12", "yuv420p10le": "p010le"}
 
@@ -83,18 +83,18 @@ def use_nvdec(patch: pytest.MonkeyPatch, **options: Any) -> list[FakeNvdec]:
 SOFTWARE = {"h264_nvenc": "libx264", "hevc_nvenc": "libx265"}
 
 
-def in_software(target: Target) -> Target:
-    """The target of NVENC for the software encoder of the same codec."""
-    x265 = target.codec == "hevc_nvenc"
+def in_software(settings: EncoderSettings) -> EncoderSettings:
+    """The settings of NVENC for the software encoder of the same codec."""
+    x265 = settings.codec == "hevc_nvenc"
     lossless = "lossless=1:log-level=none" if x265 else "0"
-    options = {"x265-params" if x265 else "qp": lossless} if target.lossless else {"crf": target.options["cq"]}
+    options = {"x265-params" if x265 else "qp": lossless} if settings.lossless else {"crf": settings.options["cq"]}
     if x265:
         options.setdefault("x265-params", "log-level=none")
-    pixel_format = "yuv420p10le" if x265 else target.pixel_format  # libx265 takes no P010
-    return dataclasses.replace(target, codec=SOFTWARE[target.codec], pixel_format=pixel_format, options=options)
+    pixel_format = "yuv420p10le" if x265 else settings.pixel_format  # libx265 takes no P010
+    return dataclasses.replace(settings, codec=SOFTWARE[settings.codec], pixel_format=pixel_format, options=options)
 
 
 def use_nvenc(patch: pytest.MonkeyPatch) -> None:
     """Let writers find an encoder that works."""
-    real = encoder_av.nvenc_target
-    patch.setattr(encoder_av, "nvenc_target", lambda *args, **options: in_software(real(*args, **options)))
+    real = encoder_av.nvenc_settings
+    patch.setattr(encoder_av, "nvenc_settings", lambda *args, **options: in_software(real(*args, **options)))

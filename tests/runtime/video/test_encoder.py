@@ -23,13 +23,13 @@ from bsst.runtime.jobs.report import Observer
 from bsst.runtime.video import encoder as encoder_av
 from bsst.runtime.video.colour import Encoding, rgb_from_planes
 from bsst.runtime.video.encoder import (
-    Target,
+    EncoderSettings,
     add_video_stream,
     choose_encoder,
-    choose_target,
     encoder_problem,
     frame_from_rgb,
-    nvenc_target,
+    nvenc_settings,
+    software_settings,
 )
 from bsst.runtime.video.facts import Tags, VideoInfo
 from bsst.runtime.video.quality import DEFAULT_CRF
@@ -54,19 +54,19 @@ def info(bits: int = 8, subsampling: tuple[int, int] = (2, 2), size: tuple[int, 
     )
 
 
-def nvenc(container: str = "mp4", *, bits: int = 8, lossless: bool = False, crf: int = 16) -> Target:
-    return nvenc_target(container, choose_target(container, info(bits), lossless=lossless, crf=crf), crf=crf)
+def nvenc(container: str = "mp4", *, bits: int = 8, lossless: bool = False, crf: int = 16) -> EncoderSettings:
+    return nvenc_settings(container, software_settings(container, info(bits), lossless=lossless, crf=crf), crf=crf)
 
 
 @pytest.mark.parametrize("lossless", [False, True], ids=["lossy", "lossless"])
 @pytest.mark.parametrize(("bits", "codec"), [(8, "h264_nvenc"), (10, "hevc_nvenc")])
 def test_ffmpeg_knows_every_option_and_value_given_to_nvenc(bits: int, codec: str, lossless: bool) -> None:
-    target = nvenc(bits=bits, lossless=lossless)
-    assert target.codec == codec
-    assert target.pixel_format in {f.name for f in av.Codec(codec, "w").video_formats or ()}
+    settings = nvenc(bits=bits, lossless=lossless)
+    assert settings.codec == codec
+    assert settings.pixel_format in {f.name for f in av.Codec(codec, "w").video_formats or ()}
     known = av.CodecContext.create(codec, "w").supported_options
     options = {option.name: option for option in (*known.generic, *known.private)}
-    for name, value in target.options.items():
+    for name, value in settings.options.items():
         choices = {choice.name for choice in options[name].choices}
         assert value in choices if choices else options[name].min <= float(value) <= options[name].max
 
@@ -87,12 +87,12 @@ def test_ten_bits_reach_p010_unchanged(size: tuple[int, int], full: bool) -> Non
     encoding = dataclasses.replace(source.encoding, full_range=full)
     tags = dataclasses.replace(source.tags, range=FULL if full else LIMITED)
     source = dataclasses.replace(source, encoding=encoding, tags=tags)
-    target = nvenc_target("mp4", choose_target("mp4", source, lossless=True, crf=16), crf=16)
+    settings = nvenc_settings("mp4", software_settings("mp4", source, lossless=True, crf=16), crf=16)
     random = np.random.default_rng(3)
     y, u, v = (random.integers(100, 900, shape).astype(np.uint16) for shape in encoding.plane_shapes(*size))
     raw: Any = av.CodecContext.create("rawvideo", "w")  # NVENC itself needs a GPU
-    raw.height, raw.width, raw.pix_fmt, raw.time_base = *size, target.pixel_format, source.time_base
-    (packet,) = raw.encode(frame_from_rgb(rgb_from_planes((y, u, v), encoding), target))
+    raw.height, raw.width, raw.pix_fmt, raw.time_base = *size, settings.pixel_format, source.time_base
+    (packet,) = raw.encode(frame_from_rgb(rgb_from_planes((y, u, v), encoding), settings))
     expected = np.concatenate([y.ravel(), np.stack([u, v], axis=2).ravel()]) << 6
     np.testing.assert_array_equal(np.frombuffer(bytes(packet), np.uint16), expected)
 
@@ -111,10 +111,10 @@ def test_formats_that_nvenc_does_not_store_are_encoded_in_software(
     container: str, source: VideoInfo, options: dict[str, Any], reason: str
 ) -> None:
     arguments: dict[str, Any] = {"lossless": False, "crf": 16, **options}
-    target, line = choose_encoder(container, source, hwaccel="auto", **arguments)
-    assert target == choose_target(container, source, **arguments)
-    assert line == f"{target.codec} in software (not NVENC: {reason})"
-    assert choose_encoder(container, source, hwaccel="none", **arguments) == (target, target.codec)
+    settings, line = choose_encoder(container, source, hwaccel="auto", **arguments)
+    assert settings == software_settings(container, source, **arguments)
+    assert line == f"{settings.codec} in software (not NVENC: {reason})"
+    assert choose_encoder(container, source, hwaccel="none", **arguments) == (settings, settings.codec)
     with pytest.raises(UsageError, match="expected NVENC to encode this video"):
         choose_encoder(container, source, hwaccel="cuda", **arguments)
 
@@ -123,20 +123,20 @@ def test_at_the_default_quality_no_frame_is_stored_worse_than_another_and_none_v
     """x264's own choice gives frames that others refer to half the error of those that none does."""
     source = info()
     source = dataclasses.replace(source, tags=dataclasses.replace(source.tags, chroma_location=3))
-    target = choose_target("mp4", source, lossless=False, crf=DEFAULT_CRF)
+    settings = software_settings("mp4", source, lossless=False, crf=DEFAULT_CRF)
     rng = np.random.default_rng(0)
     picture = np.repeat(rng.integers(40, 216, (1, 130, 200)), 3, 0).astype(np.float32) / 255
     frames = [picture[:, t : t + 96, 2 * t : 2 * t + 162] for t in range(16)]
     file = BytesIO()
     with av.open(file, "w", format="mp4") as output:
-        stream = add_video_stream(output, source, target)
+        stream = add_video_stream(output, source, settings)
         for t, rgb in enumerate(frames):
-            frame = frame_from_rgb(rgb, target)
+            frame = frame_from_rgb(rgb, settings)
             frame.pts = 3003 * t
             output.mux(stream.encode(frame))
         output.mux(stream.encode(None))
     assert b"ip_ratio=1.00" in file.getvalue()  # x264 writes down what it was told
-    assert target.options["x264-params"].endswith(":chromaloc=2")
+    assert settings.options["x264-params"].endswith(":chromaloc=2")
     file.seek(0)
     with av.open(file, "r") as stored:
         decoded = [np.asarray(f.to_ndarray()[:96, :162], np.float32) / 255 for f in stored.decode(video=0)]
@@ -148,8 +148,8 @@ def test_at_the_default_quality_no_frame_is_stored_worse_than_another_and_none_v
 @WITHOUT_GPU
 @pytest.mark.parametrize("bits", [8, 10])
 def test_without_a_driver_ffmpeg_says_so_and_software_encodes(bits: int) -> None:
-    target, line = choose_encoder("mp4", info(bits), lossless=False, crf=16, hwaccel="auto")
-    assert target.codec == "libx264"
+    settings, line = choose_encoder("mp4", info(bits), lossless=False, crf=16, hwaccel="auto")
+    assert settings.codec == "libx264"
     assert line == "libx264 in software (not NVENC: Cannot load libcuda.so.1)"
     with pytest.raises(UsageError, match=r"it does not: Cannot load libcuda\.so\.1; let --hwaccel be auto"):
         choose_encoder("mp4", info(bits), lossless=False, crf=16, hwaccel="cuda")
@@ -159,8 +159,8 @@ def test_without_a_driver_ffmpeg_says_so_and_software_encodes(bits: int) -> None
 @pytest.mark.parametrize("lossless", [False, True], ids=["lossy", "lossless"])
 @pytest.mark.parametrize("bits", [8, 10])
 def test_a_trial_passes_encoders_that_work(container: str, bits: int, lossless: bool) -> None:
-    target = in_software(dataclasses.replace(nvenc(container, bits=bits, crf=51), lossless=lossless))
-    assert encoder_problem(container, info(bits), target) == ""
+    settings = in_software(dataclasses.replace(nvenc(container, bits=bits, crf=51), lossless=lossless))
+    assert encoder_problem(container, info(bits), settings) == ""
 
 
 @pytest.mark.parametrize(
@@ -174,8 +174,8 @@ def test_a_trial_passes_encoders_that_work(container: str, bits: int, lossless: 
     ids=["not-lossless", "tags-lost", "bad-option", "no-encoder"],
 )
 def test_a_trial_finds_what_is_wrong(changes: dict[str, Any], reason: str) -> None:
-    target = dataclasses.replace(in_software(nvenc("matroska")), **changes)
-    assert reason in encoder_problem("matroska", info(), target)
+    settings = dataclasses.replace(in_software(nvenc("matroska")), **changes)
+    assert reason in encoder_problem("matroska", info(), settings)
 
 
 @pytest.mark.parametrize(
@@ -194,7 +194,7 @@ def test_a_trial_finds_other_times_and_counts(expected: Any, reason: str, monkey
 
 def test_a_trial_finds_other_pixels(monkeypatch: pytest.MonkeyPatch) -> None:
     real = encoder_av.frame_from_rgb
-    monkeypatch.setattr(encoder_av, "frame_from_rgb", lambda rgb, target: real(1 - rgb, target))
+    monkeypatch.setattr(encoder_av, "frame_from_rgb", lambda rgb, settings: real(1 - rgb, settings))
     assert "frame 0 came back with " in encoder_problem("mp4", info(), in_software(nvenc()))
 
 
@@ -236,7 +236,7 @@ def test_auto_tries_the_gpu_only_beside_plans_that_run_on_one(
 ) -> None:
     source = Clip().write(tmp_path / "clip")
     opened = use_nvdec(monkeypatch)
-    tried: list[Target] = []
+    tried: list[EncoderSettings] = []
     monkeypatch.setattr(encoder_av, "encoder_problem", lambda *args: tried.append(args[-1]) or "it is a test")
     restorer = Identity()
     restorer.on_gpu = on_gpu
@@ -256,8 +256,8 @@ def test_auto_tries_the_gpu_only_beside_plans_that_run_on_one(
 @pytest.mark.parametrize("lossless", [False, True], ids=["lossy", "lossless"])
 def test_nvenc_passes_its_trial(bits: int, lossless: bool) -> None:
     size = (240, 320)
-    target = nvenc(bits=bits, lossless=lossless)
-    problem = encoder_problem("mp4", info(bits, size=size), target)
+    settings = nvenc(bits=bits, lossless=lossless)
+    problem = encoder_problem("mp4", info(bits, size=size), settings)
     if re.search(r"not supported|unsupported device|No capable devices", problem):  # words of FFmpeg's nvenc.c
         pytest.skip(f"this GPU has no such encoder: {problem}")
     assert problem == ""

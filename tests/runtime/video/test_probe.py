@@ -23,8 +23,8 @@ def test_without_a_driver_every_codec_has_ffmpegs_reason() -> None:
 
 
 def test_codecs_that_work_and_decoders_that_fail_later_are_told_apart(monkeypatch: pytest.MonkeyPatch) -> None:
-    real = encoder_av.nvenc_target
-    monkeypatch.setattr(probe_av, "nvenc_target", lambda *args, **options: in_software(real(*args, **options)))
+    real = encoder_av.nvenc_settings
+    monkeypatch.setattr(probe_av, "nvenc_settings", lambda *args, **options: in_software(real(*args, **options)))
     with pytest.MonkeyPatch.context() as patch:
         use_nvdec(patch)
         assert probe_video() == {"NVDEC": dict.fromkeys(CODECS, ""), "NVENC": dict.fromkeys(CODECS, "")}
