@@ -6,8 +6,9 @@
 
 Parts: `kernels` (right on every test case, by Triton's launcher and by the driver from the PTX that TensorRT gets, then
 timed), `reference` (the released network against its golden tensors, then time and memory), `device` (copies and graphs
-through every installed package), `targets` (what `bsst-doctor --selftest` measures). A part that fails says so in the
-section and does not stop the others; the exit code is 1 then.
+through every installed package), `targets` (what `bsst-doctor --selftest` measures), `frames` (a clip through
+`deblur_frames`, by every target that runs here). A part that fails says so in the section and does not stop the others;
+the exit code is 1 then.
 
 Not run here: no GPU; the parts that a CPU can do are tested.
 """
@@ -22,6 +23,8 @@ import platform
 import subprocess
 import sys
 import tempfile
+import time
+import traceback
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
@@ -57,6 +60,7 @@ def section(parts: dict[str, Callable[[bool], Iterable[str]]], title: str, *, sm
                 lines.append(line)
                 failed = failed or "FAILED" in line
         except Exception as problem:  # one part must not take the others with it
+            traceback.print_exc(limit=-4)
             lines.append(f"FAILED: {type(problem).__name__}: {' '.join(str(problem).split())[:300]}")
             failed = True
         lines.append("")
@@ -164,11 +168,55 @@ def targets(small: bool) -> Iterable[str]:
     yield from targets_table(results).splitlines()
 
 
+def frames(small: bool) -> Iterable[str]:
+    """Frames as a caller gets them: tiles, windows, flow and copies included, against the CPU."""
+    import numpy as np
+
+    from bsst.engines.doctor.selftest import CANDIDATES, MINIMUM_PSNR, build_plan, why_not
+    from bsst.errors import BsstError
+    from bsst.runtime.devices.cuda_driver import find_gpus
+    from bsst.runtime.metrics import float_psnr
+    from bsst.runtime.network.network import DEFAULT_PLAN, load_network
+    from bsst.runtime.one_clip import moving_texture
+    from bsst.runtime.restore import deblur_frames
+
+    gpus = find_gpus()
+    count, height, width = (4, 128, 160) if small else (24, 384, 640)
+    clip = moving_texture(count, height, width)
+    yield from (
+        "",
+        f"| {width}x{height}, {count} frames | by | PSNR against the CPU | ms per frame |",
+        "|---" * 4 + "|",
+    )
+    expected = None
+    with tempfile.TemporaryDirectory() as folder:
+        for target, precision in CANDIDATES:
+            if why_not(target, gpus):
+                continue
+            try:
+                plan = build_plan(DEFAULT_PLAN, Path(folder), target, precision, gpus)
+                with load_network(plan) as network:
+                    if network.on_gpu:
+                        list(deblur_frames(clip, network))  # clocks rise, libraries choose their kernels
+                    started = time.perf_counter()
+                    sharp = np.stack(list(deblur_frames(clip, network)))
+                    milliseconds = 1000 * (time.perf_counter() - started) / count
+                    line = network.line
+            except BsstError as error:
+                yield f"| {target} {precision} | FAILED: {error} | | |"
+                continue
+            expected = sharp if expected is None else expected
+            figure = float_psnr(expected, sharp, 1.0)
+            verdict = "" if figure >= MINIMUM_PSNR else "FAILED: "
+            yield f"| {target} {precision} | {line} | {verdict}{figure:.1f} dB | {milliseconds:.2f} |"
+
+
 PARTS: dict[str, Callable[[bool], Iterable[str]]] = {
     "kernels": kernels,
     "reference": reference,
     "device": device,
     "targets": targets,
+    "frames": frames,
 }
 
 if __name__ == "__main__":

@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 from bsst.calibration.ranges import ClipRecord
 from bsst.errors import InputError, UsageError
 from bsst.files import what_is_at
-from bsst.runtime.video.sources import open_reader, paths_of
 
 __all__ = ["Sample", "clip_record", "read_samples"]
 
@@ -77,6 +76,8 @@ def _windows(
     path: Path, sha256: str, frames: int, size: tuple[int, int], windows: int
 ) -> dict[int, NDArray[np.float32]]:
     """First frame -> window."""
+    from bsst.runtime.video.sources import open_reader  # needs PyAV, which other plans are rebuilt without
+
     if _digest(path) != sha256:
         raise InputError(f"expected {path} as it was calibrated on, got another file; run bsst-calibrate again")
     with open_reader(path) as reader:
@@ -107,6 +108,8 @@ def _middle(picture: NDArray[np.float32], size: tuple[int, int]) -> NDArray[np.f
 
 def _digest(path: Path) -> str:
     """Of a file, or of all pictures with their names."""
+    from bsst.runtime.video.sources import paths_of  # see above
+
     if (found := what_is_at(path)) == "a pipe or device":  # which may never end
         raise InputError(f"expected a video file, found {found} at {path}; check the name")
     files = paths_of(path)

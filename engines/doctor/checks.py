@@ -24,7 +24,6 @@ from bsst.runtime.devices.cuda_driver import Gpu, find_gpus
 from bsst.runtime.network.network import DEFAULT_PLAN
 from bsst.runtime.sessions.probe import plugin_problems, probe_providers, spared_faults
 from bsst.runtime.sessions.probe_graphs import GRID_SAMPLE
-from bsst.runtime.video.probe import probe_video
 
 __all__ = ["Finding", "diagnose"]
 
@@ -151,6 +150,8 @@ _VIDEO_DRIVER = (
 
 
 def _video(gpus: tuple[Gpu, ...]) -> Iterator[Finding]:
+    from bsst.runtime.video.probe import probe_video  # needs PyAV, which the self-test does without
+
     for unit, problems in probe_video().items():
         reasons = set(problems.values())
         each = "; ".join(f"{codec}: {problem or 'gives the right pixels'}" for codec, problem in problems.items())

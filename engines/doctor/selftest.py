@@ -38,7 +38,17 @@ from bsst.runtime.one_clip import clip_flows, moving_texture
 from bsst.runtime.sessions.backends import Backend, open_backend
 from bsst.runtime.sessions.probe import probe_providers
 
-__all__ = ["MINIMUM_PSNR", "Measurement", "TestRun", "measure_target", "run_gpu_tests", "selftest"]
+__all__ = [
+    "CANDIDATES",
+    "MINIMUM_PSNR",
+    "Measurement",
+    "TestRun",
+    "build_plan",
+    "measure_target",
+    "run_gpu_tests",
+    "selftest",
+    "why_not",
+]
 
 MINIMUM_PSNR = 50.0
 """Decibels against the CPU below which a target has failed, as for `bsst-export --fp16`. It holds for fp32 too, because
@@ -128,14 +138,14 @@ def selftest(
         expected = network.restore(_tile(network, clip), *clip_flows(network, clip))
     results = []
     for target, precision in CANDIDATES:
-        reason = _why_not(target, gpus)
+        reason = why_not(target, gpus)
         if reason:
             results.append(Measurement(target=target, precision=precision, skipped=reason))
             continue
         progress(f"building and running {target} in {precision}")
         try:
             started = time.perf_counter()
-            plan = _build(source, folder, target, precision, gpus)
+            plan = build_plan(source, folder, target, precision, gpus)
             built = time.perf_counter() - started
             results.append(measure_target(plan, clip, expected, build_seconds=built))
         except BsstError as error:
@@ -226,7 +236,8 @@ def run_gpu_tests(tests: Path, *, time_limit_seconds: float = 1800) -> TestRun:
     return TestRun(passed=result.returncode == 0, output="\n".join(result.stdout.splitlines()[-30:]))
 
 
-def _why_not(target: Target, gpus: tuple[Gpu, ...]) -> str:
+def why_not(target: Target, gpus: tuple[Gpu, ...]) -> str:
+    """Why a target cannot be run on this machine, whose GPUs are given; "" where it can."""
     if target == "cpu":
         return ""
     if target == "ort-webgpu":
@@ -244,7 +255,12 @@ def _why_not(target: Target, gpus: tuple[Gpu, ...]) -> str:
     return f"{', '.join(missing)} not installed" if missing else ""
 
 
-def _build(source: Path, folder: Path, target: Target, precision: Precision, gpus: tuple[Gpu, ...]) -> Path:
+def build_plan(source: Path, folder: Path, target: Target, precision: Precision, gpus: tuple[Gpu, ...]) -> Path:
+    """Plan for a target of this machine, from one of target `cpu`, which is returned itself where that is the target.
+
+    Raises:
+        BsstError: it cannot be built.
+    """
     if target == "cpu":
         return source
     from bsst.engines.builder import BuildOptions

@@ -164,7 +164,7 @@ def test_a_clip_with_nan_is_refused(monkeypatch: pytest.MonkeyPatch, cpu_plan: P
             for index in range(4):
                 yield SimpleNamespace(rgb=np.full((3, 128, 128), np.nan if index == 2 else 0.5, np.float32))
 
-    monkeypatch.setattr("bsst.calibration.samples.open_reader", Broken)
+    monkeypatch.setattr("bsst.runtime.video.sources.open_reader", Broken)
     with pytest.raises(InputError, match=r"expected finite pixels in .*city_blurry\.mp4, got NaN or infinity"):
         calibrate(cpu_plan, [clip_record(CITY, None)])
 

@@ -166,7 +166,7 @@ GPU = Gpu(name="T4", compute_capability="7.5", memory_bytes=16 << 30)
 def test_codecs_of_the_gpu_are_listed_with_reasons(
     monkeypatch: pytest.MonkeyPatch, h264: str, hevc: str, gpus: tuple[Gpu, ...], status: str, found: str, remedy: bool
 ) -> None:
-    monkeypatch.setattr("bsst.engines.doctor.checks.probe_video", lambda: {"NVENC": {"H.264": h264, "HEVC": hevc}})
+    monkeypatch.setattr("bsst.runtime.video.probe.probe_video", lambda: {"NVENC": {"H.264": h264, "HEVC": hevc}})
     finding = report(monkeypatch, versions={}, gpus=gpus)["NVENC video"]
     assert (finding.status, finding.found, bool(finding.remedy)) == (status, found, remedy)
 

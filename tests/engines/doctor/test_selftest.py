@@ -47,14 +47,14 @@ def test_a_machine_without_a_gpu_measures_the_cpu_and_says_what_it_skipped(
 def test_a_gpu_is_compared_and_measured(cpu_plan: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "find_gpus", lambda: (ADA,))
     monkeypatch.setattr(module, "CANDIDATES", (("tensorrt", "fp32"), ("tensorrt-rtx", "fp16"), ("ort-cuda", "fp32")))
-    monkeypatch.setattr(module, "_why_not", lambda target, gpus: "not asked for" if target == "ort-cuda" else "")
+    monkeypatch.setattr(module, "why_not", lambda target, gpus: "not asked for" if target == "ort-cuda" else "")
     monkeypatch.setenv("BSST_CACHE_DIR", str(tmp_path / "cache"))
 
     def build(source: Path, folder: Path, target: Any, precision: Any, gpus: Any) -> Path:
         assert gpus == (ADA,)
         return gpu_plan(source, target, folder, user_allocation=True).path
 
-    monkeypatch.setattr(module, "_build", build)
+    monkeypatch.setattr(module, "build_plan", build)
     with simulated_gpu():
         results = selftest(tmp_path, source=cpu_plan)
     assert [(r.target, r.skipped, r.failed) for r in results] == [
@@ -80,11 +80,11 @@ def test_a_target_that_breaks_or_gives_other_pixels_has_failed(
 
     monkeypatch.setattr(module, "find_gpus", lambda: (ADA,))
     monkeypatch.setattr(module, "CANDIDATES", (("cpu", "fp32"), ("tensorrt", "fp32")))
-    monkeypatch.setattr(module, "_why_not", lambda target, gpus: "")
+    monkeypatch.setattr(module, "why_not", lambda target, gpus: "")
     monkeypatch.setattr(module, "float_psnr", lambda expected, got, peak: float_psnr(expected, got + 0.01, peak))
     with simulated_gpu():
         monkeypatch.setattr(
-            module, "_build", lambda source, folder, target, *_: source if target == "cpu" else
+            module, "build_plan", lambda source, folder, target, *_: source if target == "cpu" else
             gpu_plan(source, target, folder, version="10.3.0").path
         )  # fmt: skip
         cpu, broken = selftest(tmp_path, source=cpu_plan)
@@ -101,10 +101,10 @@ def test_graphs_that_compute_something_else_than_plain_runs_have_failed(
 ) -> None:
     monkeypatch.setattr(module, "find_gpus", lambda: (ADA,))
     monkeypatch.setattr(module, "CANDIDATES", (("tensorrt", "fp32"),))
-    monkeypatch.setattr(module, "_why_not", lambda target, gpus: "")
+    monkeypatch.setattr(module, "why_not", lambda target, gpus: "")
     stale = {"restore": {"stale_graphs": True}}
     monkeypatch.setattr(
-        module, "_build", lambda source, folder, target, *_: gpu_plan(source, target, folder, stages=stale).path
+        module, "build_plan", lambda source, folder, target, *_: gpu_plan(source, target, folder, stages=stale).path
     )
     with simulated_gpu():
         (result,) = selftest(tmp_path, source=cpu_plan)
@@ -116,11 +116,11 @@ def test_what_is_missing_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     present = {"onnx"}
     monkeypatch.setattr(module.importlib.util, "find_spec", lambda name: name if name in present else None)
     monkeypatch.setattr(module, "installed_apis", lambda: ())
-    assert module._why_not("tensorrt", (ADA,)) == "cuda-bindings, tensorrt not installed"
-    assert module._why_not("ort-cuda", (ADA,)) == "cuda-bindings not installed"
+    assert module.why_not("tensorrt", (ADA,)) == "cuda-bindings, tensorrt not installed"
+    assert module.why_not("ort-cuda", (ADA,)) == "cuda-bindings not installed"
     monkeypatch.setattr(module, "installed_apis", lambda: ("pycuda",))
-    assert module._why_not("ort-cuda", (ADA,)) == ""
-    assert module._why_not("tensorrt", ()) == "no NVIDIA GPU"
+    assert module.why_not("ort-cuda", (ADA,)) == ""
+    assert module.why_not("tensorrt", ()) == "no NVIDIA GPU"
 
 
 @pytest.mark.parametrize("capability", ["8.7", "9.0", "10.0", "10.3"])
