@@ -8,6 +8,8 @@ from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import Self
 
+import av.error
+
 from bsst.errors import OutOfMemoryError, UsageError
 from bsst.plan.archive import Plan, open_plan
 from bsst.plan.manifest import Manifest
@@ -155,7 +157,7 @@ def enough_memory(restorer: Restorer | Planned, reader: Reader) -> Iterator[None
     """
     try:
         yield
-    except MemoryError as error:
+    except (MemoryError, av.error.BlockingIOError) as error:  # as PyAV says where no thread could be started
         raise OutOfMemoryError(
             f"expected memory for {restorer.frames} frames of {reader.info.height}x{reader.info.width} (height x "
             f"width), ran out; use a plan with fewer frames or scale the video down"

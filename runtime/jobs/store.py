@@ -28,6 +28,7 @@ from bsst.runtime.jobs.work import file_digest
 from bsst.runtime.video.encoder import EncoderSettings, add_video_stream, frame_from_rgb, write_error
 from bsst.runtime.video.facts import VideoInfo
 from bsst.runtime.video.log import error_text
+from bsst.runtime.video.memory import ran_out
 from bsst.runtime.video.muxed import Muxed
 from bsst.runtime.video.source import file_url
 
@@ -141,6 +142,8 @@ def _all(
                     if packet.size and packet.pts is not None:
                         yield _ticks(packet, info) - shift, packet
         except (av.error.FFmpegError, OSError) as error:
+            if ran_out(error):
+                raise
             raise VerificationError(f"expected a readable segment in {path}, got {error_text(error)}") from error
 
 

@@ -15,6 +15,7 @@ from bsst.runtime.jobs.opened import OpenedPlan
 from bsst.runtime.jobs.run import Task, restore_run
 from bsst.runtime.jobs.survey import Survey
 from bsst.runtime.jobs.work import Finished, read_survey
+from bsst.runtime.video.memory import ran_out
 
 __all__ = ["Worker", "portable"]
 
@@ -58,6 +59,6 @@ def portable(error: Exception) -> BsstError:
     """An error that can be sent to the driver, whatever it carries."""
     if isinstance(error, MissingDependencyError):  # made of other words than its message
         return ModelError(str(error))
-    if isinstance(error, MemoryError):
+    if ran_out(error):
         return OutOfMemoryError("expected memory for a segment, a worker ran out; use fewer workers, or --in-flight 1")
     return error if isinstance(error, BsstError) else BsstError(f"a worker failed: {type(error).__name__}: {error}")

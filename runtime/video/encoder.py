@@ -33,6 +33,7 @@ from bsst.runtime.video.colour import Encoding, matrix_from_tag, planes_from_rgb
 from bsst.runtime.video.facts import LOCATIONS, Mastering, Tags, VideoInfo
 from bsst.runtime.video.frame import FULL_RANGE, frame_to_rgb, plane_format
 from bsst.runtime.video.log import ErrorLog, error_text
+from bsst.runtime.video.memory import out_of_memory, ran_out
 from bsst.runtime.video.reader import HWAccelChoice
 
 __all__ = [
@@ -251,12 +252,8 @@ def write_error(error: Exception, folder: Path, info: VideoInfo, advice: str = "
         advice: what else may help.
     """
     # An encoder that opened on a trial picture and gives up on a frame says no more than "external library".
-    short = isinstance(error, av.error.MemoryError | av.error.BlockingIOError | av.error.ExternalError)
-    if short or "allocate memory" in str(error):
-        return OutOfMemoryError(
-            f"expected memory to encode {info.height}x{info.width} (height x width), ran out ({error_text(error)}); "
-            f"close other programs, or scale the video down"
-        )
+    if ran_out(error) or isinstance(error, av.error.ExternalError) or "allocate memory" in str(error):
+        return out_of_memory(f"encode {info.height}x{info.width} (height x width)", error)
     return OutputError(
         f"expected to write a video into {folder}, FFmpeg could not: {error_text(error)}; check free space and "
         f"permissions{advice}"

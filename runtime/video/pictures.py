@@ -22,7 +22,7 @@ from av.packet import Packet
 from av.video.frame import VideoFrame
 from av.video.reformatter import VideoReformatter
 
-from bsst.errors import InputError, OutputError, UsageError
+from bsst.errors import InputError, OutOfMemoryError, OutputError, UsageError
 from bsst.files import what_is_at
 from bsst.runtime.video.colour import Encoding
 from bsst.runtime.video.decoded import Frame
@@ -30,6 +30,7 @@ from bsst.runtime.video.encoder import EncoderSettings, frame_from_rgb
 from bsst.runtime.video.facts import Stated, Tags, VideoInfo, describe, lost_with_frame, side_data, stated
 from bsst.runtime.video.frame import FULL_RANGE, plane_format
 from bsst.runtime.video.log import description, error_text
+from bsst.runtime.video.memory import out_of_memory, ran_out
 from bsst.runtime.video.reader import HWAccelChoice
 from bsst.runtime.video.scan import SPAN, Scan
 from bsst.runtime.video.source import not_a_video, open_source
@@ -293,23 +294,25 @@ class PictureWriter:
             self._save(frame, pts)
 
     def _save(self, frame: VideoFrame, pts: int) -> None:
-        picture = self._reformatter.reformat(
-            frame,
-            format=self._pixel_format,
-            src_colorspace=5,
-            dst_colorspace=5,
-            src_color_range=FULL_RANGE,
-            dst_color_range=FULL_RANGE,
-        )
-        picture.pts, picture.time_base = self._count, Fraction(1, 25)
         try:
+            picture = self._reformatter.reformat(
+                frame,
+                format=self._pixel_format,
+                src_colorspace=5,
+                dst_colorspace=5,
+                src_color_range=FULL_RANGE,
+                dst_color_range=FULL_RANGE,
+            )
+            picture.pts, picture.time_base = self._count, Fraction(1, 25)
             data = b"".join(bytes(packet) for packet in self._context.encode(picture))
             (self._folder / self._names(pts, self._count)).write_bytes(data)
         except (av.error.FFmpegError, OSError) as error:
             raise self._error(error) from error
         self._count += 1
 
-    def _error(self, error: Exception) -> OutputError:
+    def _error(self, error: Exception) -> OutputError | OutOfMemoryError:
+        if ran_out(error):
+            return out_of_memory("write pictures", error)
         return OutputError(
             f"expected to write pictures into {self._folder.parent}, could not: {error_text(error)}; check free space "
             f"and permissions"

@@ -29,6 +29,7 @@ from bsst.runtime.video.clock import Clock
 from bsst.runtime.video.decoded import Frame, decoded_frames
 from bsst.runtime.video.facts import describe, lost_with_frame, side_data
 from bsst.runtime.video.log import error_text, unlogged
+from bsst.runtime.video.memory import out_of_memory, ran_out
 from bsst.runtime.video.scan import Scan
 from bsst.runtime.video.scan import scan as scan_file
 from bsst.runtime.video.source import not_a_video, open_source, quoted, require_video_file
@@ -214,7 +215,7 @@ class VideoReader:
             try:
                 frames = packet.decode()
             except av.error.FFmpegError as error:
-                if count == 0 and packet.size:
+                if count == 0 and packet.size and not ran_out(error):
                     continue
                 raise self._damage(count, error) from error
             for frame in frames:
@@ -224,11 +225,8 @@ class VideoReader:
     def _damage(self, count: int, error: av.error.FFmpegError) -> InputError | OutOfMemoryError:
         """What a decoder's failure means."""
         words = error_text(error)
-        if isinstance(error, av.error.MemoryError | av.error.BlockingIOError):
-            return OutOfMemoryError(
-                f"expected memory to decode {self.path}, ran out after frame {count} ({words}); close other programs, "
-                f"or scale the video down"
-            )
+        if ran_out(error, pixels=self._stream.width * self._stream.height):
+            return out_of_memory(f"decode {self.path} after frame {count}", error)
         if count == 0 and "webp" in self._container.format.name:
             return not_a_video(self.path, error)
         return InputError(

@@ -17,6 +17,7 @@ from av.container import InputContainer
 from bsst.errors import InputError
 from bsst.runtime.video.facts import Stated, stated
 from bsst.runtime.video.log import description, error_text
+from bsst.runtime.video.memory import out_of_memory, ran_out
 from bsst.runtime.video.source import main_video_stream, not_a_video, open_source, quoted
 from bsst.runtime.video.timeline import MICROSECONDS, JumpFinder, Timeline
 
@@ -28,7 +29,6 @@ MISSING_SECONDS = 0.5
 """A file that ends this much before its stated duration is truncated."""
 MAY_JUMP = 0x0200
 """AVFMT_TS_DISCONT: formats of broadcasts and discs, whose clock may start again."""
-OUT_OF_MEMORY = ("Cannot allocate memory", "Resource temporarily unavailable")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,6 +51,7 @@ def scan(path: Path) -> Scan:
 
     Raises:
         InputError: it cannot be opened or read to its end, is truncated, or has no video.
+        OutOfMemoryError: FFmpeg ran out of memory.
     """
     try:
         container = open_source(path)
@@ -81,6 +82,8 @@ def scan(path: Path) -> Scan:
                     longest = max(longest, (packet.duration or 0) * packet.time_base)
                 shown[packet.stream.index] += not packet.is_discard
         except av.error.FFmpegError as error:
+            if ran_out(error):
+                raise out_of_memory(f"read {path}", error) from error
             raise InputError(
                 f"expected a complete video in {path}, reading stopped after {end:.2f} s: {error_text(error)}; to "
                 f"restore what is there, first copy it with: ffmpeg -i {quoted(path)} -c copy repaired.mkv"

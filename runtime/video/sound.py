@@ -19,6 +19,8 @@ from av.audio.stream import AudioStream
 from av.container import OutputContainer
 from av.packet import Packet
 
+from bsst.runtime.video.memory import ran_out
+
 __all__ = ["AUDIO_CHOICES", "Audio", "Converted", "Copied", "convert_sound"]
 
 Kind = tuple[str, str, int]
@@ -89,7 +91,9 @@ class Converted:
                 for piece in cast(list[AudioFrame], packet.decode()):
                     self._place(piece)
                     frames += self._as_first(piece)
-        except (av.error.FFmpegError, ValueError):
+        except (av.error.FFmpegError, ValueError) as error:
+            if ran_out(error):
+                raise
             self.damaged += 1
         for frame in frames:
             yield from self._stream.encode(frame)

@@ -20,9 +20,10 @@ from av.codec.hwaccel import HWAccel
 from av.container import InputContainer
 from av.video.stream import VideoStream
 
-from bsst.errors import InputError
+from bsst.errors import InputError, OutOfMemoryError
 from bsst.files import what_is_at
 from bsst.runtime.video.log import error_text
+from bsst.runtime.video.memory import out_of_memory, ran_out
 
 __all__ = ["file_url", "main_video_stream", "open_source", "quoted", "require_video_file"]
 
@@ -74,8 +75,10 @@ def require_video_file(path: Path) -> None:
     raise InputError(f"expected a video file, found {found} at {path}; {remedy}")
 
 
-def not_a_video(path: Path, error: Exception) -> InputError:
+def not_a_video(path: Path, error: Exception) -> InputError | OutOfMemoryError:
     """Why FFmpeg could not open a file, or decode anything of it, and what to do."""
+    if ran_out(error):
+        return out_of_memory(f"read {path}", error)
     try:
         with path.open("rb") as file:
             head = file.read(HEAD_BYTES).lstrip(b"\xef\xbb\xbf \r\n\t")

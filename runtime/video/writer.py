@@ -26,6 +26,7 @@ from bsst.runtime.video.cut import Cut
 from bsst.runtime.video.encoder import EncoderSettings, add_video_stream, choose_encoder, frame_from_rgb, write_error
 from bsst.runtime.video.facts import VideoInfo
 from bsst.runtime.video.log import error_text
+from bsst.runtime.video.memory import ran_out
 from bsst.runtime.video.muxed import Muxed
 from bsst.runtime.video.quality import DEFAULT_CRF
 from bsst.runtime.video.reader import HWAccelChoice
@@ -339,6 +340,8 @@ class VideoWriter(Muxed):
                 if packet.size:
                     yield packet
         except av.error.FFmpegError as error:
+            if ran_out(error):
+                raise
             self._warn(f"sound and subtitles end early, the source cannot be read further: {error_text(error)}")
 
     def _copy_until(self, seconds: Fraction | None) -> None:
