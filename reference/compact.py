@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from bsst.config import NetworkConfig
 from bsst.errors import UsageError
 from bsst.reference.bsstnet import BSSTNet
+from bsst.reference.decoder import ShiftBlock
 from bsst.reference.layers import conv3x3
 from bsst.reference.propagation import DeformableAlignment
 from bsst.reference.reconstruction import Reconstruction
@@ -93,6 +94,10 @@ class CompactBSSTNet(BSSTNet):
         x = self.decode_quarter(reconstruction + attended)
         decoded: Tensor = self.decode_half(F.pixel_shuffle(self.up(x), 2) + half)
         return decoded
+
+    def shift_blocks(self) -> list[ShiftBlock]:
+        """None: frames exchange nothing in the decoder."""
+        return []
 
     def restore(self, decoded: Tensor, full: Tensor, frames: Tensor, moving: Tensor | None = None) -> Tensor:
         """Decoder features and stem (B, D, H/2, W/2), frames (B, 3, H, W) -> sharp frames (B, 3, H, W)."""
