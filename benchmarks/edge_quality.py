@@ -19,6 +19,7 @@ from safetensors.torch import load_file
 
 from bsst.config import EDGE
 from bsst.reference.bsstnet import BSSTNet
+from bsst.reference.compact import make_network
 from bsst.reference.raft import RAFT
 from bsst.training.batches import Pool
 from bsst.training.evaluate import Example, example, gain, gain_alone, psnr
@@ -30,7 +31,7 @@ DEFAULT_WEIGHTS = Path(__file__).parents[1] / "reference" / "weights" / "edge.sa
 
 def load_networks(weights: Path) -> tuple[BSSTNet, RAFT]:
     tensors = load_file(weights)
-    net, raft = BSSTNet(EDGE).eval(), RAFT(EDGE.raft).eval()
+    net, raft = make_network(EDGE).eval(), RAFT(EDGE.raft).eval()
     net.load_state_dict({name: v for name, v in tensors.items() if not name.startswith("raft.")})
     raft.load_state_dict({name.removeprefix("raft."): v for name, v in tensors.items() if name.startswith("raft.")})
     return net, raft

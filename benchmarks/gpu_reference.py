@@ -14,6 +14,7 @@ import torch
 
 from bsst.config import CONFIGS
 from bsst.reference.bsstnet import BSSTNet
+from bsst.reference.compact import make_network
 from bsst.reference.raft import RAFT, quarter_flow
 from tests.golden_inputs import flows, video, weight
 
@@ -106,7 +107,7 @@ def _precision(name: str) -> AbstractContextManager[Any]:
 
 def _seeded(name: str) -> tuple[BSSTNet, RAFT]:
     config = CONFIGS[name]
-    network, raft = BSSTNet(config).eval(), RAFT(config.raft).eval()
+    network, raft = make_network(config).eval(), RAFT(config.raft).eval()
     for module, prefix in ((network, ""), (raft, "raft.")):
         state = {k: torch.as_tensor(weight(f"{prefix}{k}", tuple(v.shape))) for k, v in module.state_dict().items()}
         module.load_state_dict(state)

@@ -71,6 +71,10 @@ class NetworkConfig:
     """Channel attention blocks of the encoder at 1/2."""
     quarter_blocks: int = 2
     """Channel attention blocks of the encoder at 1/4."""
+    compact: bool = False
+    """Layers of `bsst.reference.compact` in place of the released ones."""
+    decoder_blocks: tuple[int, int] = (0, 0)
+    """Blocks of the compact decoder at 1/4 and at 1/2 resolution."""
     centre_input: bool = False
     """Subtract 0.5 from the frame before the encoder; the released weights were trained without."""
     refine_flows: bool = True
@@ -182,11 +186,12 @@ RELEASE = NetworkConfig(name="release")
 
 EDGE = NetworkConfig(
     name="edge",
-    full_channels=16,
     half_channels=32,
-    channels=36,
-    half_blocks=1,
-    quarter_blocks=1,
+    channels=48,
+    half_blocks=2,
+    quarter_blocks=2,
+    compact=True,
+    decoder_blocks=(5, 3),
     centre_input=True,
     refine_flows=False,
     branches=("backward_1", "forward_1"),
@@ -198,7 +203,7 @@ EDGE = NetworkConfig(
     token_channels=64,
     token_heads=2,
     ffn_channels=4,
-    shift_blocks=1,
+    shift_blocks=0,
     flow_limit=8.0,
     gate_inconsistent=True,
     state_limit=8.0,
@@ -209,18 +214,18 @@ EDGE = NetworkConfig(
     detail=(3.8, 4.8),
     restraint_channels=24,
     raft=RaftConfig(
-        stage_channels=(16, 24, 32),
+        stage_channels=(24, 32, 48),
         blocks_per_stage=1,
-        feature_channels=48,
-        hidden_channels=32,
-        context_channels=32,
+        feature_channels=64,
+        hidden_channels=48,
+        context_channels=48,
         levels=3,
         radius=3,
-        correlation_channels=(48, 40),
-        flow_channels=(24, 16),
-        motion_channels=40,
-        head_channels=48,
-        iterations=5,
+        correlation_channels=(64, 48),
+        flow_channels=(32, 16),
+        motion_channels=48,
+        head_channels=64,
+        iterations=6,
     ),
 )
 

@@ -25,6 +25,7 @@ from bsst.config import CONFIGS, NetworkConfig, config_from_json
 from bsst.errors import CheckpointError, UsageError
 from bsst.plan.rules import LONGEST_LABEL
 from bsst.reference.bsstnet import BSSTNet
+from bsst.reference.compact import make_network
 from bsst.reference.raft import RAFT
 from bsst.text import printable
 
@@ -99,7 +100,7 @@ def load_networks(weights: Path | None = None, raft: Path | None = None, config:
         raise CheckpointError(
             f"{path}: expected RAFT weights with the prefix {RAFT_PREFIX}, got none; give --raft FILE"
         )
-    network, flow_network = BSSTNet(chosen), RAFT(chosen.raft)
+    network, flow_network = make_network(chosen), RAFT(chosen.raft)
     unused = _load(path, network, deblur) + _load(raft or path, flow_network, _settle_shortcut_norms(flow))
     label = _line(metadata.get("label") or f"{chosen.name} weights from {path.name}")
     return Networks(
@@ -230,7 +231,7 @@ def _recognise(
     for config in candidates:
         try:
             with torch.device("meta"):
-                problem = _mismatch(BSSTNet(config), tensors)
+                problem = _mismatch(make_network(config), tensors)
         except (ValueError, TypeError, ArithmeticError, RuntimeError, LookupError) as error:
             if config in CONFIGS.values():
                 raise

@@ -11,8 +11,8 @@ import torch
 
 from bsst.config import CONFIGS, EDGE
 from bsst.export.stage import Geometry
-from bsst.reference.bsstnet import BSSTNet
 from bsst.reference.checkpoint import Networks
+from bsst.reference.compact import make_network
 from bsst.reference.raft import RAFT
 from bsst.runtime.video.reader import VideoReader
 from tests.golden_inputs import weight
@@ -35,7 +35,7 @@ def small_edge() -> Networks:
     limits = {"still_motion": (0.0, 0.01), "fast_motion": None, "followed_share": None, "detail": None}
     config = dataclasses.replace(EDGE, raft=raft, **limits)
     torch.manual_seed(7)
-    network, raft = BSSTNet(config).eval(), RAFT(config.raft).eval()
+    network, raft = make_network(config).eval(), RAFT(config.raft).eval()
     for parameter in network.restraint.last.parameters():  # which starts as nothing at all
         torch.nn.init.normal_(parameter, std=0.02)
     torch.nn.init.constant_(network.restraint.strength, 0.9)  # a factor of 1 would be optimised away
@@ -49,7 +49,7 @@ def small_edge() -> Networks:
 def seeded(name: str) -> Networks:
     """Networks of a configuration with weights drawn by tensor name."""
     config = CONFIGS[name]
-    network, raft = BSSTNet(config).eval(), RAFT(config.raft).eval()
+    network, raft = make_network(config).eval(), RAFT(config.raft).eval()
     for module, prefix in ((network, ""), (raft, "raft.")):
         state = {key: weight(f"{prefix}{key}", tuple(t.shape)) for key, t in module.state_dict().items()}
         module.load_state_dict({key: torch.as_tensor(value) for key, value in state.items()})

@@ -2,8 +2,8 @@
 
 With PyTorch's defaults the aligned features are fifty times too weak, with plain He initialisation the recurrence
 explodes, and both train into single-frame sharpeners. Here the deformable convolution starts as a plain warp of
-the previous state at half strength, everything outside the recurrence gets He initialisation, and all that is
-inserted later (shift blocks, sparse attention) starts as the identity.
+the previous state at half strength, everything outside the recurrence gets He initialisation, and
+sparse attention starts as the identity.
 """
 
 from __future__ import annotations
@@ -11,16 +11,14 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from bsst.reference.bsstnet import BSSTNet
-from bsst.reference.decoder import ShiftBlock
-from bsst.reference.layers import ChannelAttentionBlock, GatedBlock, GatedFusionBlock
+from bsst.reference.compact import CompactBSSTNet, PlainBlock
 from bsst.reference.propagation import DeformableAlignment
 
 __all__ = ["initialise"]
 
 
 @torch.no_grad()
-def initialise(net: BSSTNet) -> None:
+def initialise(net: CompactBSSTNet) -> None:
     """Fill all parameters from torch's global generator."""
     for module in net.modules():
         if isinstance(module, nn.Conv2d | nn.Linear):
@@ -28,21 +26,14 @@ def initialise(net: BSSTNet) -> None:
             if module.bias is not None:
                 nn.init.zeros_(module.bias)
     for module in net.modules():
-        if isinstance(module, ChannelAttentionBlock):
+        if isinstance(module, PlainBlock):
             last = module.body[2]
             assert isinstance(last, nn.Conv2d)
-            last.weight.mul_(0.5)
-        elif isinstance(module, GatedBlock | GatedFusionBlock):
-            module.beta.fill_(0.05)
+            last.weight.mul_(0.2)
         elif isinstance(module, DeformableAlignment):
             _start_as_warp(module)
-    first = net.concat[0]
-    assert isinstance(first, nn.Conv2d)
-    first.weight.mul_(3.0)  # frames have a standard deviation near 1/4
-    for block in (m for m in net.modules() if isinstance(m, ShiftBlock)):
-        for module in block.modules():
-            if isinstance(module, GatedBlock | GatedFusionBlock):
-                module.beta.zero_()
+    net.stem.weight.mul_(3.0)  # frames have a standard deviation near 1/4
+    net.up.weight.mul_(0.3)
     channels = net.config.channels
     for backbone in net.backbone.values():
         assert isinstance(backbone, nn.Sequential)
@@ -53,6 +44,7 @@ def initialise(net: BSSTNet) -> None:
     nn.init.zeros_(net.softcomp.bias_conv.weight)
     nn.init.zeros_(net.last_conv.weight)
     if net.config.restraint_channels:
+        net.restraint.first.weight.mul_(net.restraint.input_scales)
         nn.init.zeros_(net.restraint.last.weight)
 
 

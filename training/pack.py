@@ -20,6 +20,7 @@ from safetensors.torch import load_file, save_file
 
 from bsst.config import EDGE
 from bsst.reference.bsstnet import BSSTNet
+from bsst.reference.compact import make_network
 from bsst.reference.raft import RAFT
 from bsst.training.evaluate import Example, example, psnr
 from bsst.training.flows import flow_network, frames_of
@@ -65,7 +66,7 @@ def validation_examples(data: Path, raft: RAFT) -> list[Example]:
 
 def pack(data: Path, run: Path, flow: Path, out: Path) -> None:
     """Write `out` and print what was chosen."""
-    net = BSSTNet(EDGE).eval()
+    net = make_network(EDGE).eval()
     net.load_state_dict(load_file(run / "deblur.safetensors"))
     raft = flow_network(flow)
     scale, gains = choose_scale(net, validation_examples(data, raft))

@@ -33,8 +33,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, distributed, multiprocessing, nn
 
 from bsst.config import EDGE
-from bsst.reference.bsstnet import BSSTNet
 from bsst.reference.checkpoint import RAFT_PREFIX
+from bsst.reference.compact import make_network
 from bsst.training.batches import Batch, Pool, draw
 from bsst.training.checks import check, check_heads, gradient_norms, validation
 from bsst.training.evaluate import Example
@@ -115,7 +115,7 @@ def _work(rank: int, workers: int, address: str, options: TrainOptions) -> None:
     )
     torch.manual_seed(options.seed)
     real, simulated = (Pool(options.data / "flowed" / kind / "train") for kind in ("real", "sim"))
-    net = BSSTNet(EDGE)
+    net = make_network(EDGE)
     initialise(net)
     net.to(options.device)
     heads = Heads(EDGE.channels, len(EDGE.branches) + 1).to(options.device)

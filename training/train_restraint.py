@@ -24,7 +24,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from bsst.config import EDGE
-from bsst.reference.bsstnet import BSSTNet
+from bsst.reference.compact import make_network
 from bsst.training.batches import VISIBLE_DB
 from bsst.training.cache import BRIEF_FROM, ENLARGED_FROM
 from bsst.training.outputs import Outputs, load_outputs
@@ -113,7 +113,7 @@ def train_restraint(
     run.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(seed)
     rng = np.random.default_rng(seed)
-    net = BSSTNet(EDGE)
+    net = make_network(EDGE)
     module = net.restraint
     if start is not None:
         net.load_state_dict(load_file(start), strict=False)

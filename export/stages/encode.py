@@ -1,4 +1,4 @@
-"""Stage `encode`, once per frame: frame -> features at full, 1/2 and 1/4 resolution."""
+"""Stage `encode`, once per frame: frame -> features at full (compact networks: 1/2), 1/2 and 1/4 resolution."""
 
 from __future__ import annotations
 

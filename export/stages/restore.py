@@ -1,4 +1,4 @@
-"""Stage `restore`, once per frame: decoder features, full-resolution skip and blurry frame -> sharp frame."""
+"""Stage `restore`, once per frame: decoder features, first features of the encoder and blurry frame -> sharp frame."""
 
 from __future__ import annotations
 
@@ -14,14 +14,16 @@ __all__ = ["restore_stage"]
 def restore_stage(network: BSSTNet, geometry: Geometry) -> Stage:
     """Build the stage for one frame of a tile."""
     config = network.config
+    half = (1, config.half_channels, *geometry.at(2))
+    first = half if config.compact else (1, config.full_channels, *geometry.tile)
     channels = 5 if config.restraint_channels else 1
     moving = {} if config.still_motion is None else {"moving": ((1, channels, *geometry.at(4)), torch.float32)}
     return Stage(
         name="restore",
         module=_Restore(network),
         inputs={
-            "decoded": ((1, config.half_channels, *geometry.at(2)), torch.float32),
-            "full": ((1, config.full_channels, *geometry.tile), torch.float32),
+            "decoded": (half, torch.float32),
+            "full": (first, torch.float32),
             "frame": ((1, 3, *geometry.tile), torch.float32),
             **moving,
         },

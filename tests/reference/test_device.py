@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from bsst.config import CONFIGS
-from bsst.reference.bsstnet import BSSTNet
+from bsst.reference.compact import make_network
 from bsst.reference.raft import RAFT, quarter_flow
 from tests.host_waits import HostWaits
 
@@ -18,7 +18,7 @@ from tests.host_waits import HostWaits
 def test_no_pass_of_the_reference_waits_for_the_device(name: str) -> None:
     config = dataclasses.replace(CONFIGS[name], raft=dataclasses.replace(CONFIGS[name].raft, iterations=2))
     with torch.device("meta"):
-        raft, network = RAFT(config.raft).eval(), BSSTNet(config).eval()
+        raft, network = RAFT(config.raft).eval(), make_network(config).eval()
     # Nine frames are continued to twelve.
     clip = torch.empty(9, 3, 128, 128, device="meta")
     with torch.no_grad(), HostWaits() as waits:

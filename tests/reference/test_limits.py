@@ -9,6 +9,7 @@ from torch import Tensor
 from bsst.config import EDGE
 from bsst.reference.blur import followed
 from bsst.reference.bsstnet import BSSTNet
+from bsst.reference.compact import make_network
 from bsst.reference.restraint import Restraint, evidence
 
 FRAMES = 6
@@ -17,7 +18,7 @@ FRAMES = 6
 @pytest.fixture(scope="module")
 def network() -> BSSTNet:
     torch.manual_seed(0)
-    network = BSSTNet(EDGE).eval()
+    network = make_network(EDGE).eval()
     torch.nn.init.normal_(network.restraint.last.weight, std=0.05)
     return network
 

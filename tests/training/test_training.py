@@ -11,6 +11,7 @@ from torch import Tensor
 from bsst.config import EDGE
 from bsst.plugins.flow_warp import flow_warp
 from bsst.reference.bsstnet import BSSTNet
+from bsst.reference.compact import make_network
 from bsst.reference.raft import halve
 from bsst.training.batches import Batch, Pool, draw
 from bsst.training.cache import load, save
@@ -42,7 +43,7 @@ def batch(clips: dict[Kind, Clip]) -> Batch:
 @pytest.fixture(scope="module")
 def net() -> BSSTNet:
     torch.manual_seed(0)
-    network = BSSTNet(EDGE).eval()
+    network = make_network(EDGE).eval()
     initialise(network)
     return network
 
@@ -112,7 +113,7 @@ def test_training_starts_from_the_identity_with_both_graphs(net: BSSTNet, batch:
 
 def test_the_training_graph_is_the_network(batch: Batch) -> None:
     torch.manual_seed(2)
-    network = BSSTNet(EDGE).eval()
+    network = make_network(EDGE).eval()
     initialise(network)
     torch.nn.init.normal_(network.last_conv.weight, std=0.05)
     torch.nn.init.normal_(network.softcomp.bias_conv.weight, std=0.05)
@@ -149,7 +150,7 @@ def test_other_frames_reach_the_propagated_features_from_the_start(net: BSSTNet,
 
 def test_auxiliary_heads_give_every_branch_a_gradient(batch: Batch) -> None:
     torch.manual_seed(3)
-    network = BSSTNet(EDGE)
+    network = make_network(EDGE)
     initialise(network)
     _, features = run_stages(network, batch, "lean")
     heads = Heads(EDGE.channels, len(EDGE.branches) + 1)

@@ -1,0 +1,116 @@
+"""The network on several clips at once, without a choice that depends on data: what a CUDA graph can hold.
+
+The network's own modules are used; only the two places that choose by data are restated: the selection of all clips at
+once, and attention, computed both ways and then chosen.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from bsst.config import NetworkConfig
+from bsst.plugins.device_tables import device_table
+from bsst.plugins.sparse_window_attention.reference import own_table, wide_table
+from bsst.reference.blur import branch_motion
+from bsst.reference.bsstnet import BSSTNet, direction_of
+from bsst.reference.selection import WINDOW, expandable_groups, select
+from bsst.training.batches import Batch
+
+__all__ = ["restore_clips"]
+
+Tables = tuple[Tensor, Tensor, Tensor]
+
+
+def restore_clips(net: BSSTNet, batch: Batch) -> tuple[Tensor, Tensor, list[Tensor]]:
+    """Forward pass.
+
+    Returns:
+        Restored frames and frames plus the change before it is restrained, each (N T, 3, H, W), and the features
+        [encoder, branches ..., reconstruction], each (N, T, C, h, w).
+    """
+    clip, frames = batch.blurry.shape[:2], batch.blurry.flatten(0, 1)
+    skip, half, quarter = net.encode(frames)
+    blur, backward, forward = net.refine(batch.backward, batch.forward)
+    features = [quarter.unflatten(0, clip)]
+    for branch in net.config.branches:
+        motion = branch_motion(1 - blur, backward, forward, direction_of(branch), net.config.flow_limit)
+        features.append(net.propagate(branch, features, motion))
+    reconstruction = net.fuse(torch.cat(features, 2))
+    features.append(reconstruction)
+    attended = _attend(net, reconstruction, _select(blur, net.config))
+    decoded = net.decode(reconstruction, attended, half.unflatten(0, clip)).flatten(0, 1)
+    changed = net.restore(decoded, skip, frames)
+    moving = net.moving(backward, forward)
+    restored = changed
+    if moving is not None:
+        restored = frames + net.restrain(changed - frames, decoded.float(), frames, moving.flatten(0, 1))
+    return restored, changed, features
+
+
+def _select(blur: Tensor, config: NetworkConfig) -> Tables:
+    """`select` of every clip of (N, T, 1, h, w): (N, blocks, G, m), the same, (N, blocks, G)."""
+
+    def one(clip: Tensor) -> Tables:
+        s = select(clip, blocks=config.transformer_blocks, threshold=config.blur_threshold)
+        return s.query_frames, s.key_frames, s.active
+
+    tables: Tables = torch.vmap(one)(blur)
+    return tables
+
+
+def _attend(net: BSSTNet, x: Tensor, tables: Tables) -> Tensor:
+    """`BSSTNet.attend` of every clip: (N, T, C, h, w) -> same."""
+    n, t = x.shape[:2]
+    tokens = net.softsplit(x.flatten(0, 1))
+    for index, block in enumerate(net.transsqattn.transformer):
+        attention, y = block.attention, block.norm1(tokens)
+        pooled = attention.pool_layer(y.permute(0, 3, 1, 2)).flatten(2).transpose(1, 2)
+        every = torch.cat((y.flatten(1, 2), pooled), 1)
+        projected = (attention.query(y), attention.key(every), attention.value(every))
+        attended = _both_ways(
+            *(z.unflatten(0, (n, t)) for z in projected),
+            *(table[:, index] for table in tables),
+            heads=attention.heads,
+            wide=expandable_groups(t, index),
+        )
+        tokens = tokens + attention.proj(attended.flatten(0, 1))
+        tokens = tokens + block.mlp(block.norm2(tokens))
+    result: Tensor = net.softcomp(tokens).unflatten(0, (n, t))
+    return result
+
+
+def _both_ways(
+    query: Tensor, key: Tensor, value: Tensor, frames: Tensor, key_frames: Tensor, active: Tensor, heads: int, wide: int
+) -> Tensor:
+    """Attention of N clips; query (N, T, H, W, C), key, value (N, T, L, C), tables (N, G, m) and (N, G)."""
+    n, t, height, width, channels = query.shape
+    places, length = height * width, key.shape[2]
+    own = device_table(own_table, height, width, WINDOW, device=query.device)
+    ring = device_table(wide_table, height, width, WINDOW, length - places, device=query.device)
+    windows, m = len(own), frames.shape[2]
+    frames, key_frames = (x.long().view(n, windows, -1, m) for x in (frames, key_frames))
+    clip = torch.arange(n, device=query.device).view(n, 1, 1, 1, 1) * t
+
+    def rows(chosen: Tensor, tokens: Tensor, per_frame: int) -> Tensor:
+        return ((chosen[..., None] + clip) * per_frame + tokens.view(1, windows, 1, 1, -1)).flatten(3)
+
+    def gather(x: Tensor, at: Tensor) -> Tensor:
+        return x[at].unflatten(-1, (heads, -1)).flatten(0, 2).transpose(1, 2)  # (groups, heads, tokens, d)
+
+    queries = query.reshape(n * t * places, channels)
+    keys, values = (F.pad(x, (0, 0, 0, 1)).flatten(0, 2) for x in (key, value))
+    at = rows(frames, own, places)
+    own_at = rows(frames, own, length + 1)
+    near = F.scaled_dot_product_attention(gather(queries, at), gather(keys, own_at), gather(values, own_at))
+    near = near.transpose(1, 2).flatten(2).view(*at.shape, channels)
+    wide_at = rows(key_frames[:, :, :wide], ring, length + 1)
+    far = F.scaled_dot_product_attention(
+        gather(queries, at[:, :, :wide]), gather(keys, wide_at), gather(values, wide_at)
+    )
+    far = far.transpose(1, 2).flatten(2).view(n, windows, wide, -1, channels)
+    flag = active.view(n, windows, -1)[:, :, :wide, None, None] > 0
+    result = torch.cat((torch.where(flag, far, near[:, :, :wide]), near[:, :, wide:]), 2)
+    out = torch.zeros_like(queries).index_copy(0, at.flatten(), result.reshape(-1, channels).to(queries.dtype))
+    return out.view(query.shape)
