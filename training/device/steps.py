@@ -30,8 +30,6 @@ __all__ = ["FlowStep", "NetworkStep", "Refill", "captured", "flows_of"]
 AVERAGE = 0.999
 FLOOR, HARM_FLOOR, HARM = 2e-4, 2e-5, 0.8
 """As in `train_restraint`: gains count up to 37 dB, losses up to 47 dB, and weigh this much."""
-FREE = 0.3
-"""Weight of the loss before the change is restrained."""
 
 
 @torch.no_grad()
@@ -135,7 +133,7 @@ class NetworkStep(_Step):
             assert isinstance(module, BSSTNet)
             module.restraint.first.register_forward_pre_hook(lambda _, inputs: (inputs[0] * scales,))
         self.net = net
-        self.auxiliary, self.robbed, self.real_share = (torch.zeros((), device=device) for _ in range(3))
+        self.auxiliary, self.free, self.robbed, self.real_share = (torch.zeros((), device=device) for _ in range(4))
 
     def work(self, pool: Pool, clips: int, frames: int, crop: int) -> None:
         """Draw, step, average."""
@@ -151,7 +149,7 @@ class NetworkStep(_Step):
 
         after, free, before = (error(f, FLOOR) for f in (restored, changed, blurry))
         harm = F.relu(error(restored, HARM_FLOOR) - error(blurry, HARM_FLOOR))
-        loss = after.mean() + HARM * harm.mean() + FREE * free.mean() + self.auxiliary * heads
+        loss = after.mean() + HARM * harm.mean() + self.free * free.mean() + self.auxiliary * heads
         self._finish(loss, (before - after).mean(), (before - free).mean(), harm.mean())
 
     def weights(self) -> dict[str, Tensor]:

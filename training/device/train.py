@@ -41,6 +41,9 @@ WARM_UP = 300
 LINE_EVERY, CHECK_EVERY = 30.0, 60.0
 AUXILIARY, ROBBED, UNTIL = 0.3, 0.3, 0.45
 """Weight of the heads and share of robbed frames at the start; both are gone after this share of the training."""
+FREE = (1.0, 0.3)
+"""Weight of the loss before the change is restrained, at the start and from then on: a restraint that has learned that
+nothing can be trusted teaches the rest of the network nothing."""
 REAL_SHARE = 0.25
 
 
@@ -58,20 +61,20 @@ class Options:
     """Weights of a flow network to begin with."""
     start: Path | None = None
     """Weights of a deblurring network to begin with."""
-    rate: float = 1e-3
-    flow_rate: float = 1e-3
-    clips: int = 32
+    rate: float = 7e-4
+    flow_rate: float = 8e-4
+    clips: int = 16
     frames: int = 6
     crop: int = 128
-    flow_clips: int = 64
+    flow_clips: int = 32
     side: int = 192
     pool: tuple[int, int] = (1024, 4096)
     """Real clips and simulated clips in memory."""
     at_once: int = 32
     """Clips that are rendered at once."""
-    render_share: float = 0.25
+    render_share: float = 0.15
     """Of the time that steps take, rendering may take this much more."""
-    channels_last: bool = False
+    channels_last: bool = True
     seed: int = 1
 
 
@@ -186,6 +189,7 @@ def _train_network(
         early = max(0.0, 1 - progress / UNTIL)
         step.auxiliary.fill_(AUXILIARY * early)
         step.robbed.fill_(ROBBED * early)
+        step.free.fill_(FREE[1] + (FREE[0] - FREE[1]) * early)
         for _ in range(10 if pool.blurry.is_cuda else 1):
             work()
             count += 1
@@ -257,8 +261,8 @@ def main() -> None:
         flag = f"--{field.name.replace('_', '-')}"
         if field.name == "pool":
             parser.add_argument(flag, type=int, nargs=2, default=field.default)
-        elif field.name == "channels_last":
-            parser.add_argument(flag, action="store_true")
+        elif field.type == "bool":
+            parser.add_argument(flag, action=argparse.BooleanOptionalAction, default=field.default)
         elif field.default is dataclasses.MISSING or field.default is None:
             parser.add_argument(flag, type=Path, required=field.default is dataclasses.MISSING)
         else:
