@@ -171,6 +171,8 @@ def _require_like(name: str, value: Any, like: Any) -> None:
     entries = value if isinstance(value, tuple) else (value,)
     kinds = {type(entry) for entry in like} if isinstance(like, tuple) else {type(like)}
     fits = isinstance(value, tuple) == isinstance(like, tuple) and len(entries) <= MOST_ENTRIES
+    if str not in kinds and isinstance(like, tuple):  # only the branches may be more or fewer
+        fits = fits and len(entries) == len(like)
     fits = fits and all(type(entry) in kinds or (float in kinds and type(entry) is int) for entry in entries)
     if not fits or any(isinstance(e, int | float) and not 0 <= e <= LARGEST_VALUE for e in entries):
         raise UsageError(

@@ -232,7 +232,7 @@ def _recognise(
         try:
             with torch.device("meta"):
                 problem = _mismatch(make_network(config), tensors)
-        except (ValueError, TypeError, ArithmeticError, RuntimeError, LookupError) as error:
+        except (ValueError, TypeError, ArithmeticError, RuntimeError, LookupError, UsageError) as error:
             if config in CONFIGS.values():
                 raise
             problem = f"cannot be built: {str(error).splitlines()[0] if str(error) else type(error).__name__}"

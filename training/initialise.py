@@ -41,6 +41,10 @@ def initialise(net: CompactBSSTNet) -> None:
         assert isinstance(first, nn.Conv2d)
         first.weight.mul_(0.5)
         first.weight[:, -channels:].mul_(0.6)
+    # A third of its outputs comes from each source, and states start at less than half the scale of the encoder's.
+    mixing = net.reconstruction.main["1"]
+    assert isinstance(mixing, nn.Conv2d)
+    mixing.weight[channels // 3 :].mul_(2.5)
     nn.init.zeros_(net.softcomp.bias_conv.weight)
     nn.init.zeros_(net.last_conv.weight)
     if net.config.restraint_channels:

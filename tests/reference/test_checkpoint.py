@@ -1,5 +1,6 @@
 """Checkpoints: released layouts load name by name; everything else is refused in one clear line."""
 
+import dataclasses
 import json
 import pickle
 import re
@@ -12,10 +13,11 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from bsst.config import EDGE, RELEASE
+from bsst.config import EDGE, RELEASE, config_from_json
 from bsst.errors import CheckpointError, UsageError
 from bsst.reference.bsstnet import BSSTNet
 from bsst.reference.checkpoint import load_networks
+from bsst.reference.compact import make_network
 from bsst.reference.raft import RAFT
 
 SHAPES = json.loads((Path(__file__).parents[1] / "data" / "released_state_dicts.json").read_text())
@@ -31,7 +33,7 @@ def released(part: str) -> dict[str, torch.Tensor]:
 
 def edge_state() -> dict[str, torch.Tensor]:
     torch.manual_seed(0)
-    state = dict(BSSTNet(EDGE).state_dict())
+    state = dict(make_network(EDGE).state_dict())
     state |= {f"raft.{name}": tensor for name, tensor in RAFT(EDGE.raft).state_dict().items()}
     return state
 
@@ -102,6 +104,35 @@ def test_safetensors_with_stored_configuration_loads(tmp_path) -> None:
     networks = load_networks(tmp_path / "edge.safetensors")
     assert networks.network.config == EDGE
     assert networks.label == "a test"
+
+
+def test_weights_stored_before_compact_layouts_existed_load(tmp_path) -> None:
+    config = dataclasses.replace(
+        RELEASE, name="edge", full_channels=8, half_channels=8, channels=12, raft=EDGE.raft, still_motion=(0.2, 0.8)
+    )
+    stored = {name: value for name, value in config.to_json().items() if name not in ("compact", "decoder_blocks")}
+    state = dict(BSSTNet(config).state_dict())
+    state |= {f"raft.{name}": tensor for name, tensor in RAFT(config.raft).state_dict().items()}
+    save_file(state, tmp_path / "edge.safetensors", {"config": json.dumps(stored)})
+    networks = load_networks(tmp_path / "edge.safetensors")
+    assert networks.network.config == config
+    assert type(networks.network) is BSSTNet
+
+
+@pytest.mark.parametrize("part", ["compact", "decoder_blocks"])
+@pytest.mark.parametrize("value", [1, "yes", [1], [1, 2, 3], [1, -2], [1, 2.5], None])
+def test_a_layout_that_is_none_is_refused_in_words(part: str, value: object) -> None:
+    with pytest.raises(UsageError, match=f"expected {part} of a network configuration like"):
+        config_from_json(EDGE.to_json() | {part: value})
+
+
+def test_a_compact_layout_with_parts_that_it_lacks_is_refused_in_words(tmp_path) -> None:
+    config = json.dumps(EDGE.to_json() | {"shift_blocks": 1})
+    state = edge_state()
+    del state["stem.weight"]  # else it fits `edge` as it is known
+    save_file(state, tmp_path / "edge.safetensors", {"config": config})
+    with pytest.raises(CheckpointError, match="edge cannot be built: expected a compact configuration without"):
+        load_networks(tmp_path / "edge.safetensors")
 
 
 @pytest.mark.parametrize("config", ["{", "[1]", "{}", '{"name": "edge", "raft": {"speed": 3}}'])

@@ -120,7 +120,8 @@ def test_steps_lower_their_losses_on_one_batch_and_averages_follow(pool: Pool):
         for _ in range(2):
             work()
         assert any(not torch.equal(a, b) for a, b in zip(before, step.average.parameters(), strict=True))
-        assert step.numbers[-1] == 3 and step.numbers[-2] == 0
+        assert step.numbers[-1] == 3
+        assert step.numbers[-2] == 0
 
 
 def test_packed_weights_restore_as_the_trained_network_does(pool: Pool):

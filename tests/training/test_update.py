@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from bsst.config import EDGE
-from bsst.reference.bsstnet import BSSTNet
+from bsst.reference.compact import make_network
 from bsst.training.batches import Batch
 from bsst.training.phases import Heads, Phase, log_error, losses
 from bsst.training.update import Update
@@ -26,7 +26,7 @@ class Nothing:
 @pytest.mark.parametrize("phase", ["lean", "full"])
 def test_no_step_of_training_waits_for_the_device(phase: Phase, monkeypatch: pytest.MonkeyPatch) -> None:
     with torch.device("meta"):
-        net, heads = BSSTNet(EDGE), Heads(EDGE.channels, len(EDGE.branches) + 1)
+        net, heads = make_network(EDGE), Heads(EDGE.channels, len(EDGE.branches) + 1)
         images, flows = torch.empty(2, 4, 3, 64, 64), torch.empty(2, 3, 2, 16, 16)
     batch = Batch(images, images.clone(), flows, flows.clone())
     parameters = [*net.parameters(), *heads.parameters()]
