@@ -26,6 +26,8 @@ SPEEDS = ((0.05, 2.0), (1.5, 9.0), (4.0, 40.0))
 """Camera speed in pixels per frame of nearly sharp, mildly and heavily blurred clips."""
 SHARES = (0.1, 0.35)
 """Of nearly sharp and of mildly blurred clips; the rest is heavy."""
+PLACES = 3
+"""Places in a photograph that are compared: flat ones teach little."""
 BRIEF, ENLARGED = 0.15, 0.2
 """Shares of clips with a short exposure, and of enlarged, smooth pictures that no motion has blurred."""
 
@@ -43,6 +45,8 @@ class Clips:
 class Bank:
     """Photographs of one size in linear light, float16 on their device: `linear` (P, 3, H, W).
 
+    `detail` (P, H/16, W/16) is how much of it there is around a place.
+
     Args:
         photographs: uint8 (P, 3, H, W).
     """
@@ -51,6 +55,7 @@ class Bank:
         device = photographs.device
         table = (torch.arange(256, device=device, dtype=torch.float32) / 255).pow(GAMMA).half()
         self.linear = torch.cat([table[p.int()][None] for p in photographs])
+        self.detail = torch.cat([_detail(p) for p in self.linear])
         # Constants wait here: a copy from the host cannot be captured.
         height, width = photographs.shape[2:]
         self.normal = torch.tensor((2 / width, 2 / height), device=device)
@@ -82,11 +87,12 @@ def render(bank: Bank, codec: Codec, clips: int, frames: int, size: int) -> Clip
     present = torch.rand(clips, LAYERS - 1, device=device) < 0.45
     enlarged = torch.where(torch.rand(clips, device=device) < ENLARGED, uniform(0, math.log(6)).exp(), 1.0)
 
-    count, _, height, width = bank.linear.shape
+    count = len(bank.linear)
     pictures, starts, zooms, blobs = [], [], [], []
     for index in range(LAYERS):
-        pictures.append(bank.linear.index_select(0, torch.randint(count, (clips,), device=device)).float())
-        starts.append(torch.stack((uniform(-0.38, 0.38) * width, uniform(-0.38, 0.38) * height), 1))
+        picture = torch.randint(count, (clips,), device=device)
+        pictures.append(bank.linear.index_select(0, picture).float())
+        starts.append(_textured(bank, picture, uniform(-0.38, 0.38, PLACES, 2)))
         mirrored = torch.where(torch.rand(clips, device=device) < 0.5, -1.0, 1.0)
         zooms.append(uniform(0.9, 1.5) / enlarged * mirrored)
         blobs.append(_blob(clips, size, device) * present[:, index - 1, None, None, None] if index else None)
@@ -136,6 +142,21 @@ def render(bank: Bank, codec: Codec, clips: int, frames: int, size: int) -> Clip
     blurry = torch.where(choice < 0.25, still.unflatten(0, (clips, frames)), blurry)
     blurry = torch.where(choice > 0.75, moving, blurry)
     return Clips((blurry * 255).round() / 255, (sharp * 255).round() / 255, forward, backward)
+
+
+def _detail(linear: Tensor) -> Tensor:
+    """Picture (3, H, W) in linear light -> mean steps around each place, (1, H/16, W/16)."""
+    shown = linear[None, 1:2].float().sqrt()
+    steps = F.pad(shown.diff(dim=2).abs(), (0, 0, 0, 1)) + F.pad(shown.diff(dim=3).abs(), (0, 1))
+    return F.avg_pool2d(F.avg_pool2d(steps, 16), 7, 1, 3, count_include_pad=False)[0]
+
+
+def _textured(bank: Bank, picture: Tensor, places: Tensor) -> Tensor:
+    """Of places (N, PLACES, 2), x and y as shares of the picture from its centre, the most detailed one in pixels."""
+    height, width = bank.detail.shape[1:]
+    column, row = ((places[..., 0] + 0.5) * width).long(), ((places[..., 1] + 0.5) * height).long()
+    best = bank.detail[picture[:, None], row, column].argmax(1)
+    return places[torch.arange(len(places), device=places.device), best] * 2 / bank.normal
 
 
 def _path(times: Tensor, speed: Tensor) -> Tensor:
