@@ -45,7 +45,6 @@ VIDEOS = (
 )
 VISP = "visp-images-data/usr/share/visp-images-data/ViSP-images"
 CONVERTED = {
-    "castle.mkv": (f"{VISP}/mbt-depth/castel/castel/image_%04d.pgm", "null"),
     "dice.mkv": (f"{VISP}/cube/image.%04d.pgm", "crop=368:272:8:8"),
     "target.mkv": (f"{VISP}/mire-2/image.%04d.pgm", "crop=368:272:8:8"),
     "skyline_1.mkv": ("perception/perception/testing/videos/v1.m4v", "null"),
