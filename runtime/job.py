@@ -97,7 +97,7 @@ def deblur(
     with open_reader(video, rate=rate) as reader, ExitStack() as stack:
         meter = Meter(reader.info.frames or None, observer)
         restorer = open_restorer(plan, reader, tiling, execution, observer.trace, stack)
-        meter.warn(memory_warnings(restorer, reader, tiling))
+        meter.warn(memory_warnings(restorer, reader, tiling, execution))
         hwaccel = "none" if execution.hwaccel == "auto" and not restorer.on_gpu else execution.hwaccel
         reader.accelerate(hwaccel)
         if preview is not None:

@@ -16,7 +16,7 @@ from bsst.plan.manifest import Manifest
 from bsst.runtime.estimate import Workload, plan_workload, require_memory
 from bsst.runtime.frames.fit import fitting_plan
 from bsst.runtime.frames.restorer import Restorer
-from bsst.runtime.jobs.options import Execution
+from bsst.runtime.jobs.options import Execution, threads_of_worker
 from bsst.runtime.network.network import DEFAULT_PLAN, Network, load_network
 from bsst.runtime.network.planned import Planned
 from bsst.runtime.restore import Tiling
@@ -104,20 +104,26 @@ def open_restorer(
     return stack.enter_context(closing(network))
 
 
-def memory_warnings(restorer: Restorer | Planned, reader: Reader, tiling: Tiling) -> list[str]:
-    """What is known of memory before the work begins; of restorers without a plan nothing is."""
-    if not isinstance(restorer, Network):
+def memory_warnings(restorer: Restorer | Planned, reader: Reader, tiling: Tiling, execution: Execution) -> list[str]:
+    """What is known of memory before the work begins; of restorers without a plan, and of a cluster, nothing is."""
+    if not isinstance(restorer, Network | Planned) or execution.ray:
         return []
     work = _workload(restorer.manifest, reader, tiling)
+    if isinstance(restorer, Network):
+        processes, in_flight, lanes = 1, restorer.in_flight, restorer.lanes
+    else:
+        processes = min(len(execution.devices), work.windows or len(execution.devices))  # no window is in two segments
+        in_flight, lanes = execution.in_flight, min(execution.in_flight, threads_of_worker(execution))
     free, most = memory_bytes()
     warning = require_memory(
         restorer.manifest,
         work,
-        in_flight=restorer.in_flight,
-        lanes=restorer.lanes,
+        in_flight=in_flight,
+        lanes=lanes,
         on_gpu=restorer.on_gpu,
         free=free,
         most=most,
+        processes=processes,
     )
     return [warning] if warning else []
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from bsst.runtime.frames.restorer import Restorer
 from bsst.runtime.jobs.cluster_ray import restore_on_cluster
-from bsst.runtime.jobs.options import Execution
+from bsst.runtime.jobs.options import Execution, threads_of_worker
 from bsst.runtime.jobs.processes import restore_in_processes
 from bsst.runtime.jobs.report import Meter
 from bsst.runtime.jobs.run import Task, restore_run
@@ -17,7 +17,6 @@ from bsst.runtime.jobs.survey import Survey
 from bsst.runtime.jobs.work import Finished
 from bsst.runtime.network.planned import Planned
 from bsst.runtime.trace import Trace
-from bsst.system import usable_cores
 
 __all__ = ["restore_elsewhere", "restore_here"]
 
@@ -59,6 +58,6 @@ def restore_elsewhere(
         path,
         planned.plan_key,
         devices=execution.devices,
-        threads=execution.threads or max(1, usable_cores() // len(execution.devices)),
+        threads=threads_of_worker(execution),
         in_flight=execution.in_flight,
     )

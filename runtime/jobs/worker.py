@@ -61,4 +61,9 @@ def portable(error: Exception) -> BsstError:
         return ModelError(str(error))
     if ran_out(error):
         return OutOfMemoryError("expected memory for a segment, a worker ran out; use fewer workers, or --in-flight 1")
-    return error if isinstance(error, BsstError) else BsstError(f"a worker failed: {type(error).__name__}: {error}")
+    if isinstance(error, BsstError):
+        return error
+    return BsstError(
+        f"expected a worker to restore its segment, it failed: {type(error).__name__}: {error}; run the same command "
+        f"without workers and with --debug for a traceback to report"
+    )

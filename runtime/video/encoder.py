@@ -58,6 +58,8 @@ FAITHFUL = {"aq-mode": "none", "mbtree": "0", "x264-params": "qcomp=1:ipratio=1:
 
 TRIAL = (0, 1, 2, 4, 5, 9, 10, 11)
 """Times of the frames of a trial, in frames: uneven, because encoders that reorder frames derive times from others."""
+LARGEST_SIDES = {"libx264": 16384, "libvpx-vp9": 65536}
+"""Pixels; opening the encoder beyond fails without a word, or with those for a lack of memory."""
 SAME_PICTURE = 20
 """PSNR in dB of a smooth picture after any lossy encoder that works, whatever its quality."""
 
@@ -87,9 +89,14 @@ def choose_encoder(
         The settings, and in words what encodes, with the reason where NVENC was asked for and does not.
 
     Raises:
-        UsageError: `hwaccel` is "cuda" and NVENC cannot do it.
+        UsageError: the frames are larger than the codec allows, or `hwaccel` is "cuda" and NVENC cannot do it.
     """
     software = software_settings(container, info, lossless=lossless, crf=crf)
+    if (side := max(info.height, info.width)) > (most := LARGEST_SIDES.get(software.codec, side)):
+        raise UsageError(
+            f"expected sides of at most {most} pixels for {software.codec}, got {info.height}x{info.width} (height x "
+            f"width); use --lossless with a name that ends in .mkv, or scale the video down"
+        )
     if hwaccel == "none":
         return software, software.codec
     problem = _format_problem(software)
