@@ -67,7 +67,7 @@ class Options:
     frames: int = 6
     crop: int = 128
     flow_clips: int = 32
-    side: int = 192
+    side: int = 176
     pool: tuple[int, int] = (1024, 4096)
     """Real clips and simulated clips in memory."""
     at_once: int = 32
@@ -149,6 +149,7 @@ def _train_flow(
             count += 1
             if count % every == 0:
                 more()
+        _finish()
         if log.seconds() - last > LINE_EVERY or progress >= 1:
             last = log.seconds()
             loss, error, norm, _, bad, steps = step.numbers.tolist()
@@ -195,6 +196,7 @@ def _train_network(
             count += 1
             if count % every == 0:
                 more()
+        _finish()
         if log.seconds() - last > LINE_EVERY or progress >= 1:
             last = log.seconds()
             gained, free, harm, norm, bad, steps = step.numbers.tolist()
@@ -241,9 +243,14 @@ def _clock(work: Callable[[], object], times: int) -> float:
     began = time.monotonic()
     for _ in range(times):
         work()
+    _finish()
+    return (time.monotonic() - began) / times
+
+
+def _finish() -> None:
+    """Wait for the device: launches of graphs return at once, and the clock says when training ends."""
     if torch.cuda.is_available():
         torch.cuda.synchronize()
-    return (time.monotonic() - began) / times
 
 
 def _plain(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
