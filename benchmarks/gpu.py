@@ -1,4 +1,4 @@
-"""All that `docs/gpu.md` says about a GPU, measured on the one that is here: a Markdown section with its name and the date.
+"""All that `docs/gpu.md` says about a GPU, measured on the one that is here: a section with its name and the date.
 
     python benchmarks/gpu.py                        # prints the section, keeps it in gpu.md
     python benchmarks/gpu.py --readme docs/gpu.md   # and puts it between the marks of that page
