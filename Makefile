@@ -41,7 +41,8 @@ check: lint test  ## What the build machine runs.
 NEWEST ?= $(firstword $(wildcard $(HOME)/.pyenv/versions/3.13*/bin/python) $(shell command -v python3.13))
 test-newest: .venv/newest/.installed  ## Video tests and those of bsst-run with the newest Python and PyAV.
 	.venv/newest/bin/python -m pytest -p no:xdist -W default -m "not slow and not nightly" tests/runtime/video \
-		tests/bsst/cli/test_run.py tests/bsst/cli/test_many.py
+		tests/runtime/test_job_memory.py tests/bsst/test_start.py tests/bsst/cli/test_run.py tests/bsst/cli/test_many.py \
+		tests/bsst/cli/test_pipes.py tests/bsst/cli/test_dry_run.py
 
 .venv/newest/.installed: pyproject.toml
 	$(NEWEST) -m venv .venv/newest

@@ -163,7 +163,9 @@ def config_from_json(data: dict[str, Any]) -> NetworkConfig:
                     _require_like(field.name, value, usual)
         return config
     except (KeyError, TypeError, AttributeError) as error:
-        raise UsageError(f"expected a network configuration written by this version of bsst, got {error}") from error
+        raise UsageError(
+            f"expected a network configuration written by this version of bsst, got {error}; export it again"
+        ) from error
 
 
 def _require_like(name: str, value: Any, like: Any) -> None:

@@ -62,7 +62,9 @@ def deblur(
     except ImportError as error:
         raise MissingDependencyError("vapoursynth (Python 3.12 on)", "vapoursynth", "the filter") from error
     if not isinstance(clip, vs.VideoNode):
-        raise InputError(f"expected a VapourSynth clip of video, got {type(clip).__name__}")
+        raise InputError(
+            f"expected a VapourSynth clip of video, got {type(clip).__name__}; give what a source filter returns"
+        )
     if clip.format is None or clip.format.id != vs.RGBS or not clip.width or not clip.height:
         found = "a variable format" if clip.format is None else f"{clip.format.name}, {clip.height}x{clip.width}"
         raise InputError(

@@ -107,8 +107,10 @@ def rebuild_plan(
     }
     parity = dict(plan.manifest.parity)
     half = HALF_TYPES.get(precision)
-    # ONNX Runtime knows no plugins: the same operators as standard ones, rounded at the same places.
-    plain = models if not kernels else {n: prepare_stage(m, target, precision) for n, m in sources.items()}
+    plain = models
+    if kernels and ((check and half is not None) or int8 is not None):
+        # ONNX Runtime knows no plugins: the same operators as standard ones, rounded at the same places.
+        plain = {name: prepare_stage(model, target, precision) for name, model in sources.items()}
     if check and half is not None:
         progress(f"comparing {half} with float32")
         parity[precision] = _measure_half(plan, plain, half)

@@ -29,8 +29,6 @@ from bsst.runtime.sessions.ort import OrtSession
 
 __all__ = ["export_plan"]
 
-"""Called with what is being done, in a few words."""
-
 
 def export_plan(
     output: Path,

@@ -52,7 +52,9 @@ def trace_stage(stage: Stage) -> onnx.ModelProto:
                 optimize=False,  # its rewrite rules take minutes on long graphs and find nothing ONNX Runtime does not
             )
     except torch.onnx.errors.OnnxExporterError as error:
-        raise ExportError(f"stage {stage.name}: expected a graph that torch can trace, got {error}") from error
+        raise ExportError(
+            f"stage {stage.name}: expected a graph that torch can trace, got {error}; see --debug"
+        ) from error
     finally:
         registry_log.setLevel(level)
     assert program is not None

@@ -158,7 +158,15 @@ def need_bytes(manifest: Manifest, work: Workload, *, in_flight: int, lanes: int
 
 
 def require_memory(
-    manifest: Manifest, work: Workload, *, in_flight: int, lanes: int, on_gpu: bool, free: int, most: int
+    manifest: Manifest,
+    work: Workload,
+    *,
+    in_flight: int,
+    lanes: int,
+    on_gpu: bool,
+    free: int,
+    most: int,
+    processes: int = 1,
 ) -> str:
     """Compare what a job takes with what the machine has, before it begins.
 
@@ -168,8 +176,9 @@ def require_memory(
         in_flight: clips under way at once.
         lanes: clips that run side by side.
         on_gpu: the tensors of clips lie elsewhere.
-        free: bytes that the process may take now.
-        most: bytes that it could take if nothing else ran.
+        free: bytes that processes may take now.
+        most: bytes that they could take if nothing else ran.
+        processes: workers on this machine that do the same side by side.
 
     Returns:
         A warning where the job may take more than is free, with the option that fits; "" otherwise.
@@ -178,23 +187,28 @@ def require_memory(
         OutOfMemoryError: the frames and tensors that are needed at once in any case are more than the machine has.
     """
 
-    def total(count: int) -> int:
+    def of_process(count: int) -> int:
         need = need_bytes(manifest, work, in_flight=count, lanes=min(lanes, count))
         return need.frames + (need.copies if on_gpu else need.device)
 
     known = manifest.frames if work.frames is None else min(manifest.frames, work.frames)
-    least = total(1) - need_bytes(manifest, work, in_flight=1).frames + 2 * known * work.frame_bytes
-    if total(in_flight) <= free and least <= most:
+    alone = need_bytes(manifest, work, in_flight=1)
+    least = of_process(1) - alone.frames + 2 * known * work.frame_bytes
+    total = processes * of_process(in_flight)
+    if total <= free and least <= most:
         return ""
-    if in_flight > 1 and total(1) <= free:
+    if in_flight > 1 and processes * of_process(1) <= free:
         remedy = "use --in-flight 1"
+    elif workers := free // of_process(in_flight):
+        remedy = f"use {workers} in place of {processes} workers"
+    elif of_process(1) <= free:
+        remedy = "use one worker and --in-flight 1"
     else:
-        options = (option for option, share in _smaller_exports(manifest) if share * total(1) <= free)
-        remedy = "scale the video down, or use a plan made by bsst-export " + next(options, "--window 4 --tile 64x64")
+        remedy = _smaller(manifest, work, alone.copies if on_gpu else alone.device, free)
     if least > most:
         raise OutOfMemoryError(f"expected {least / 1e6:.0f} MB for the frames and tensors of one window, this machine "
                                f"has {most / 1e6:.0f} MB; {remedy}")  # fmt: skip
-    wanted = f"up to {total(in_flight) / 1e6:.0f} MB may be needed besides the engines"
+    wanted = f"up to {total / 1e6:.0f} MB may be needed besides the engines"
     return f"{wanted}, {free / 1e6:.0f} MB are free; {remedy}"
 
 
@@ -268,22 +282,36 @@ def choose_in_flight(manifest: Manifest, work: Workload, *, limit: int, wanted: 
     for in_flight in range(wanted, 0, -1):
         if total(in_flight) <= limit:
             return in_flight
-    options = (option for option, share in _smaller_exports(manifest) if share * total(1) <= limit)
+    options = (option for option, _, share in _smaller_exports(manifest) if share * total(1) <= limit)
     raise OutOfMemoryError(
         f"expected to run within {limit / 1e6:.0f} MB, got {total(1) / 1e6:.0f} MB with one clip in flight; "
         f"by proportion a plan made by bsst-export {next(options, '--window 4 --tile 64x64')} comes close"
     )
 
 
-def _smaller_exports(manifest: Manifest) -> Iterator[tuple[str, float]]:
-    """Options of smaller exports and their share of the memory, the largest first."""
+def _smaller(manifest: Manifest, work: Workload, tensors: int, free: int) -> str:
+    """What fits: a plan of fewer frames or smaller tiles, which leaves frames as large, or a smaller video."""
+    clip = plan_clip(manifest)
+    of_clip = min(tensors, clip.workspace_bytes + clip.transfer_bytes)
+    for option, length, share in _smaller_exports(manifest):
+        if tensors - of_clip + share * of_clip + (2 * length + 2) * work.frame_bytes <= free:
+            return f"scale the video down, or use a plan made by bsst-export {option}"
+    held = (2 * manifest.frames + 2) * work.frame_bytes
+    for part in range(2, 17):
+        if tensors + held / part**2 <= free:
+            return f"scale the video to 1/{part} of its width and height"
+    return "scale the video down and use a plan made by bsst-export --window 4 --tile 64x64"
+
+
+def _smaller_exports(manifest: Manifest) -> Iterator[tuple[str, int, float]]:
+    """Options of smaller exports, their frames, and their share of the memory of clips, the largest first."""
     height, width = manifest.tile
     lengths = [t for t in (4, 5, 6, 7, 8, 10, *range(12, manifest.frames, 4)) if t < manifest.frames]
     sides = range(64, min(height, width), 64)
     options = [
-        (f"--window {t} --tile {side}x{side}", t * side * side / (manifest.frames * height * width))
+        (f"--window {t} --tile {side}x{side}", t, t * side * side / (manifest.frames * height * width))
         for t in (*lengths, manifest.frames)
         for side in sides
     ]
-    options += [(f"--window {t} --tile {height}x{width}", t / manifest.frames) for t in lengths]
-    return iter(sorted(options, key=lambda option: -option[1]))
+    options += [(f"--window {t} --tile {height}x{width}", t, t / manifest.frames) for t in lengths]
+    return iter(sorted(options, key=lambda option: -option[2]))

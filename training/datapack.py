@@ -20,7 +20,7 @@ from bsst.training.real import SHOTS
 
 __all__ = ["pack_data", "unpack_data"]
 
-LARGEST_BYTES = 40 << 20
+LARGEST_BYTES = 64 << 20
 PHOTO_QUALITY = 80
 SHOT_CRF = 23
 
@@ -29,7 +29,7 @@ def pack_data(data: Path, out: Path) -> None:
     """Write photographs and shots of `data` that training and validation use into the zip archive `out`.
 
     Raises:
-        ValueError: there is nothing to pack, or the archive would exceed 40 MiB.
+        ValueError: there is nothing to pack, or the archive would exceed 64 MiB.
     """
     photos = sorted((data / "photo" / "train").glob("*.png"))
     shots = [name for name, shot in SHOTS.items() if shot.split != "held"]

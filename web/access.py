@@ -51,7 +51,9 @@ def read_token(path: Path) -> str:
     try:
         token = path.read_text(encoding="utf-8").strip()
     except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"expected a token in {path}, could not read it: {error}") from error
+        raise UsageError(
+            f"expected a token in {path}, could not read it: {error}; give a text file that you may read"
+        ) from error
     return checked_token(token, str(path))
 
 

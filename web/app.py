@@ -171,7 +171,7 @@ class _Service:
         if not job.is_video:
             raise HTTPException(409, "expected a source that was opened as a video, this one was not; wait for the job")
         if not job.source.is_file():
-            raise InputError(f"expected the source {job.name} where it was, it is gone")
+            raise InputError(f"expected the source {job.name} where it was, it is gone; put it back")
         return FileResponse(job.source, filename=job.name, content_disposition_type="inline")
 
     async def preview(self, request: Request) -> Response:

@@ -242,4 +242,6 @@ def _make_folder(out: Path) -> None:
     try:
         parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise OutputError(f"expected to make the folder {parent}, could not: {error.strerror or error}") from error
+        raise OutputError(
+            f"expected to make the folder {parent}, could not: {error.strerror or error}; choose another with -o"
+        ) from error

@@ -28,7 +28,7 @@ def both_ways(
     window: int,
     expandable_groups: int,
 ) -> Tensor:
-    """Arguments and result as in `schema.SCHEMA`; computed in float32, returned in the dtype of `query`."""
+    """Arguments and result as in `schema.SCHEMA`; computed in float32 or as autocast says, returned as `query`."""
     frames, height, width, channels = query.shape
     places, length = height * width, key.shape[1] + 1
     own = device_table(own_table, height, width, window, device=query.device)
@@ -59,7 +59,7 @@ def both_ways(
         chosen = (active != 0).unflatten(0, (len(own), -1))[:, leading, None, None]
         result = torch.cat((torch.where(chosen, expanded, result[:, leading]), result[:, expandable_groups:]), 1)
     return (
-        torch.zeros_like(queries)
+        result.new_zeros(queries.shape)
         .index_copy(0, at.flatten(), result.reshape(-1, channels))
         .view(query.shape)
         .to(query.dtype)

@@ -51,7 +51,8 @@ def reference(
         attention = F.scaled_dot_product_attention(
             _split(queries, rows, heads), _split(keys, columns, heads), _split(values, columns, heads)
         )
-        result = result.index_copy(0, rows.flatten(), attention.transpose(1, 2).reshape(-1, channels))
+        attention = attention.transpose(1, 2).reshape(-1, channels).to(result.dtype)  # autocast may have halved it
+        result = result.index_copy(0, rows.flatten(), attention)
     return result.reshape(query.shape).to(query.dtype)
 
 

@@ -71,7 +71,9 @@ class FrameLayout:
                         f"expected all frames to be {self.size[0]}x{self.size[1]} like the first, got {height}x{width} "
                         f"(height x width) at frame {index}; split or scale the video first"
                     )
-                raise InputError(f"expected every frame like the first, {self}, got {_described(frame)} at {index}")
+                raise InputError(
+                    f"expected every frame like the first, {self}, got {_described(frame)} at {index}; convert it first"
+                )
             if self.kind == "float":
                 own = np.array(frame, np.float32)
                 low, high = float(own.min(initial=0)), float(own.max(initial=0))

@@ -8,8 +8,9 @@ from bsst.runtime.video.pipes import PipeFormat
 from bsst.runtime.video.quality import DEFAULT_CRF
 from bsst.runtime.video.reader import HWAccelChoice
 from bsst.runtime.video.sound import Audio
+from bsst.system import usable_cores
 
-__all__ = ["Execution", "OutputFormat"]
+__all__ = ["Execution", "OutputFormat", "threads_of_worker"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,3 +48,8 @@ class Execution:
     share: tuple[int, int] | None = None
     """(k, n): restore share k of n, k from 1 to n, into the work folder and stop. Other processes that see the folder
     may restore the other shares meanwhile; the same job without a share joins them."""
+
+
+def threads_of_worker(execution: Execution) -> int:
+    """Threads of the network in each process of a job that has several on this machine."""
+    return execution.threads or max(1, usable_cores() // len(execution.devices))

@@ -144,7 +144,10 @@ def _all(
         except (av.error.FFmpegError, OSError) as error:
             if ran_out(error):
                 raise
-            raise VerificationError(f"expected a readable segment in {path}, got {error_text(error)}") from error
+            raise VerificationError(
+                f"expected a readable segment in {path}, got {error_text(error)}; check the disk, and run the same "
+                f"command again, which restores it anew"
+            ) from error
 
 
 def _packet_times(container: Any, info: VideoInfo, shift: int) -> Iterator[int]:

@@ -50,8 +50,9 @@ class Worker:
         lines = []
         with closing(restore_run(task, self._opened.of_tile(task.tile), survey)) as run:
             for line in run:
-                lines.append(line)
-                on_line(line)
+                if isinstance(line, Finished):
+                    lines.append(line)
+                    on_line(line)
         return lines
 
 
@@ -61,4 +62,9 @@ def portable(error: Exception) -> BsstError:
         return ModelError(str(error))
     if ran_out(error):
         return OutOfMemoryError("expected memory for a segment, a worker ran out; use fewer workers, or --in-flight 1")
-    return error if isinstance(error, BsstError) else BsstError(f"a worker failed: {type(error).__name__}: {error}")
+    if isinstance(error, BsstError):
+        return error
+    return BsstError(
+        f"expected a worker to restore its segment, it failed: {type(error).__name__}: {error}; run the same command "
+        f"without workers and with --debug for a traceback to report"
+    )

@@ -15,7 +15,7 @@ class Planned:
     """
 
     def __init__(self, plan: Plan) -> None:
-        manifest = plan.manifest
+        self.manifest = manifest = plan.manifest
         self.plan_key = manifest.content_key
         self.frames, self.window_overlap, self.tile = manifest.frames, manifest.window_overlap, manifest.tile
         self.on_gpu = manifest.target != "cpu"

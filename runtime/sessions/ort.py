@@ -1,10 +1,10 @@
 """Sessions of ONNX Runtime, bound to caller-owned memory: nothing is copied and nothing allocated per call.
 
 `OrtSession` runs on arrays, on the CPU or on a provider that copies them itself; `OrtGpuSession` runs in stream order
-on a GPU. The latter is not run here for want of one; its binding and its order are tested with the CPU provider.
-Source: https://onnxruntime.ai/docs/api/python/api_summary.html; onnxruntime_run_options_config_keys.h
-(disable_synchronize_execution_providers); pages of the execution providers for `user_compute_stream`, which alone makes
-CUDA and TensorRT use a stream (microsoft/onnxruntime#19229, #20168).
+on a GPU. Of its providers CUDA was run on an H200; TensorRT's two were not run here.
+Source: https://onnxruntime.ai/docs/api/python/api_summary.html; pages of the execution providers for
+`user_compute_stream`, which alone makes CUDA and TensorRT use a stream (microsoft/onnxruntime#19229, #20168);
+device_stream_collection.cc (`CleanUp`), cuda_stream_handle.cc (`CleanUpOnRunEnd`).
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import onnxruntime as ort  # noqa: E402
 
 from bsst.errors import BsstError, ModelError, OutOfMemoryError
 from bsst.runtime.devices.base import Array, DeviceTensor, Stream
-from bsst.runtime.sessions.base import HostSession
+from bsst.runtime.devices.host import HostSession
 from bsst.runtime.sessions.plugins_ort import open_session
 
 __all__ = ["OrtGpuSession", "OrtSession"]
@@ -68,13 +68,17 @@ class OrtSession(HostSession):
             binding.bind_input(name, "cpu", 0, array.dtype.type, array.shape, array.ctypes.data)
         for name, array in outputs.items():
             binding.bind_output(name, "cpu", 0, array.dtype.type, array.shape, array.ctypes.data)
-        _run(self.name, self._session, binding, None)
+        _run(self.name, self._session, binding)
 
 
 class OrtGpuSession:
     """One stage on an execution provider of the GPU; see `Session`.
 
     A session runs on one CUDA stream for life. It gets one of its own, and events tie that to the caller's.
+
+    Every run is waited for, although ONNX Runtime has an option against that: without the wait it keeps all page-locked
+    buffers of its copies until the session ends, and then frees them in a callback of CUDA, in which CUDA refuses to
+    (error 800), which ends the process.
 
     Args:
         name: stage name, for messages.
@@ -102,15 +106,14 @@ class OrtGpuSession:
         settings.log_severity_level = 3
         self._name, self._stream, self._device_id = name, stream, device_id
         self._memory = "cpu" if provider == _CPU else "cuda"
-        place = {"device_id": str(device_id), "user_compute_stream": str(stream.handle)}
+        place = {"user_compute_stream": str(stream.handle)}
+        if device_id:  # the first is the default, and naming it draws a warning about plug-ins for every session
+            place["device_id"] = str(device_id)
         if provider == _RTX:  # the others take the stream as a sign; TensorRT's refuses a name that it does not know
             place["has_user_compute_stream"] = "1"
         providers = [(provider, {**(options or {}), **(place if self._memory == "cuda" else {})})]
         if provider == _TENSORRT:
             providers.append((_CUDA, place))  # operators that TensorRT leaves over would run on the CPU otherwise
-        self._options = ort.RunOptions()
-        # Without this flag ONNX Runtime synchronises the device after every run.
-        self._options.add_run_config_entry("disable_synchronize_execution_providers", "1")
         try:
             if len(providers) == 1:
                 self._session = open_session(model, settings, *providers[0])
@@ -127,7 +130,7 @@ class OrtGpuSession:
             )
 
     def enqueue(self, inputs: Mapping[str, DeviceTensor], outputs: Mapping[str, DeviceTensor], stream: Stream) -> None:
-        """Append one run; see `Session.enqueue`."""
+        """Run it once what the stream holds is done, and wait; see `Session.enqueue`."""
         binding = self._session.io_binding()
         for tensors, bind in ((inputs, binding.bind_input), (outputs, binding.bind_output)):
             for name, tensor in tensors.items():
@@ -136,7 +139,7 @@ class OrtGpuSession:
         self._stream.wait(stream.record())
         self._stream.submit(
             self._name,
-            lambda: _run(self._name, self._session, binding, self._options),
+            lambda: _run(self._name, self._session, binding),
             reads=tuple(inputs.values()),
             writes=tuple(outputs.values()),
         )
@@ -147,9 +150,9 @@ class OrtGpuSession:
         self._session = None
 
 
-def _run(name: str, session: ort.InferenceSession, binding: ort.IOBinding, options: ort.RunOptions | None) -> None:
+def _run(name: str, session: ort.InferenceSession, binding: ort.IOBinding) -> None:
     try:
-        session.run_with_iobinding(binding, options)
+        session.run_with_iobinding(binding)
     except Exception as error:  # ONNX Runtime raises bare subclasses of Exception
         raise _error(name, error, "a result", "check the plan with bsst-inspect") from error
 

@@ -168,7 +168,9 @@ class PipeWriter(Muxed):
                 f"expected a program that reads standard output to the end, it stopped after {self._count} frames; "
                 f"look at what it said"
             )
-        return OutputError(f"expected to write {self._name} to standard output, could not: {error_text(error)}")
+        return OutputError(
+            f"expected to write {self._name} to standard output, could not: {error_text(error)}; look at what reads it"
+        )
 
 
 @contextmanager

@@ -57,7 +57,9 @@ class RemoteFile:
         except ImportError as error:
             raise MissingDependencyError(_package(error), "remote", f"{protocol}://") from error
         except ValueError as error:
-            raise UsageError(f"expected a URL that fsspec knows, got {url}: {_line(error)}") from error
+            raise UsageError(
+                f"expected a URL that fsspec knows, got {url} ({_line(error)}); download the file first"
+            ) from error
 
     def local(self) -> Path:
         """Where its copy lies, once it is fetched.

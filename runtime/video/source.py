@@ -18,6 +18,7 @@ import av
 import av.error
 from av.codec.hwaccel import HWAccel
 from av.container import InputContainer
+from av.stream import Stream
 from av.video.stream import VideoStream
 
 from bsst.errors import InputError, OutOfMemoryError
@@ -122,8 +123,14 @@ def main_video_stream(container: InputContainer, packets: Mapping[int, int] | No
         moves = {s.index: packets is not None and packets.get(s.index, 0) > 1 for s in found}
         default = av.stream.Disposition.default
         return max(found, key=lambda s: (moves[s.index], bool(s.disposition & default), s.width * s.height, -s.index))
-    kinds = ", ".join(sorted({stream.type for stream in container.streams})) or "nothing"
+    kinds = ", ".join(sorted(set(map(_kind, container.streams)))) or "nothing"
     raise InputError(f"expected a video stream in {container.name}, found {kinds}; give a video file")
+
+
+def _kind(stream: Stream) -> str:
+    if stream.type != "video":
+        return stream.type
+    return "video of an unknown codec" if stream.codec_context is None else "a cover picture"
 
 
 def file_url(path: Path) -> str:

@@ -1,4 +1,4 @@
-"""TensorRT-RTX itself builds the packaged network whole, and the stages of `release` that take it longest."""
+"""TensorRT-RTX itself builds the stages that were hard; the packaged plan whole, and those of `release`, at night."""
 
 from __future__ import annotations
 
@@ -42,13 +42,14 @@ def test_the_packaged_plan_builds_whole_and_stays_small(capability: str, tmp_pat
     assert total < 0.3e9
 
 
-def test_the_stage_of_many_groups_of_the_packaged_plan_stays_small() -> None:
-    model = onnx.load_from_string(open_plan(DEFAULT_PLAN).member("decode"))
+def test_the_stage_of_many_groups_stays_small_on_turing(cpu_plan: Path) -> None:
+    model = onnx.load_from_string(open_plan(cpu_plan).member("decode"))
     graph = prepare_stage(model, "tensorrt-rtx", "fp16", compute_capabilities=("7.5",))
     assert precision_shares(graph) == {"float16": 1.0}
     stage = StageGraph(name="decode", model=graph.SerializeToString())
     built = TensorRTRTXBuilder().build(stage, BuildOptions(compute_capabilities=("7.5",)))
-    assert len(built.data) < 20e6  # 390 MB before groups were widened
+    # 4.6 MB; 11.6 MB before groups were widened, and 390 MB of the packaged plan, which the test above builds.
+    assert len(built.data) < 7e6
 
 
 @pytest.mark.nightly
@@ -67,9 +68,8 @@ def test_the_hardest_stages_of_release_build(stage: str, capability: str, tmp_pa
     assert built.facts["weight_bytes"] < 60e6
 
 
-@pytest.mark.slow
-def test_attention_builds_in_bfloat16_with_its_transposed_convolution_in_float32() -> None:
-    model = onnx.load_from_string(open_plan(DEFAULT_PLAN).member("attend"))
+def test_attention_builds_in_bfloat16_with_its_transposed_convolution_in_float32(cpu_plan: Path) -> None:
+    model = onnx.load_from_string(open_plan(cpu_plan).member("attend"))
     graph = prepare_stage(model, "tensorrt-rtx", "bf16", compute_capabilities=("8.9",))
     shares = precision_shares(graph)
     assert shares["bfloat16"] > 0.8 > 0.2 > shares["float32"] > 0

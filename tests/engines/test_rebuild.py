@@ -15,10 +15,6 @@ from bsst.engines.targets import TARGETS
 from bsst.errors import BuildError, ExportError, PlanError, UsageError
 from bsst.plan.archive import open_plan, require, write_plan
 from bsst.plan.manifest import Compiler, Manifest, Precision, StageSpec, TensorSpec
-from bsst.runtime.metrics import float_psnr
-from bsst.runtime.network.network import Network, host_network
-from bsst.runtime.one_clip import moving_texture, restore_clip
-from bsst.runtime.sessions.ort import OrtSession
 from tests.bsst.plan.manifests import manifest as example_manifest
 
 from .graphs import warp_and_attend
@@ -102,24 +98,16 @@ def rebuild_without_torch(setup: str, *arguments: object) -> None:
 
 
 @pytest.mark.slow
-def test_a_device_without_torch_rebuilds_a_plan_in_half_precision_and_runs_it(cpu_plan: Path, tmp_path: Path) -> None:
+def test_a_device_without_torch_rebuilds_a_plan_in_half_precision(three_stages: Path, tmp_path: Path) -> None:
     output = tmp_path / "half.plan"
-    rebuild_without_torch("", "--from", cpu_plan, "--fp16", "--keep-float32", "--no-check", "--no-cache", "-o", output)
-    plan, source = open_plan(output), open_plan(cpu_plan)
+    rebuild_without_torch(
+        "", "--from", three_stages, "--fp16", "--keep-float32", "--no-check", "--no-cache", "-o", output
+    )
+    plan, source = open_plan(output), open_plan(three_stages)
+    assert plan.manifest.precision == "fp16"
     assert plan.fallback is not None
     for stage in source.manifest.stages:
         assert plan.fallback.member(stage.name) == source.member(stage.name) != plan.member(stage.name)
-    manifest = plan.manifest
-    assert manifest.precision == "fp16"
-    kinds = {spec.name: spec.dtype for stage in manifest.stages for spec in stage.inputs + stage.outputs}
-    assert {name for name, kind in kinds.items() if kind == "float16"} == {
-        *("full", "half", "quarter", "state", "state1", "state2", "feature_0", "feature_1", "feature_2"),
-        *("reconstruction", "attended", "decoded"),
-    }
-    assert kinds["motion"] == kinds["backward"] == kinds["sharp"] == kinds["frame"] == "float32"
-    clip = moving_texture(manifest.frames, *manifest.flow_size)
-    restored = [restore_clip(network(path), clip) for path in (cpu_plan, output)]
-    assert 50 <= float_psnr(restored[0], restored[1], 1.0) < 150
 
 
 @pytest.mark.slow
@@ -134,13 +122,6 @@ def test_a_device_with_jetpack_6_builds_its_engines_without_torch(
     manifest = open_plan(output).manifest
     assert (manifest.target, manifest.compiler.version, manifest.plugins) == ("tensorrt", "10.3.0.30", ())
     assert manifest.compute_capabilities == ("8.7",)
-
-
-def network(path: Path) -> Network:
-    plan = open_plan(path)
-    return host_network(
-        plan.manifest, {s.name: OrtSession(s.name, plan.member(s.name), threads=1) for s in plan.manifest.stages}
-    )
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,7 @@ from typing import Any
 import onnx
 import pytest
 
-from bsst.engines.builder import BuildOptions, StageGraph
+from bsst.engines.builder import BuildOptions, BuiltEngine, StageGraph
 from bsst.engines.cache import EngineCache
 from bsst.engines.child import ChildResult, run_limited
 from bsst.engines.rebuild import rebuild_plan
@@ -208,6 +208,8 @@ class TestPlan:
     def test_the_cache_knows_kernels_and_gpu(
         self, three_stages: Path, cache: EngineCache, monkeypatch: pytest.MonkeyPatch
     ) -> None:
+        built = BuiltEngine(data=b"engine", facts={"half_layers": 0.0})
+        monkeypatch.setattr(TensorRTBuilder, "build", lambda self, stage, options: built)
         self.plan(three_stages, cache)
         before = set(cache.directory.glob("*.engine"))
         self.plan(three_stages, cache)

@@ -103,7 +103,7 @@ def _far(noise: Tensor) -> Tensor:
 CONVOLUTION_CASES = (
     _convolution(
         "all-attributes",
-        (2, 8, 13, 9),
+        (2, 8, 7, 5),
         (6, 4, 3, 2),
         strides=(2, 1),
         pads=(3, 2, 3, 2),
@@ -112,13 +112,13 @@ CONVOLUTION_CASES = (
         offset_groups=4,
     ),
     _convolution("one-pixel", (1, 3, 1, 1), (5, 3, 1, 1), pads=(0, 0, 0, 0)),
-    _convolution("borders", (1, 6, 5, 7), (4, 6, 3, 3), offset_groups=2, offset=_borders),
+    _convolution("borders", (1, 6, 4, 7), (4, 6, 3, 3), offset_groups=2, offset=_borders),
     _convolution("far-offsets", (1, 4, 6, 5), (3, 4, 3, 3), offset=_far),
     _convolution("zero-offsets", (3, 5, 7, 3), (7, 5, 3, 3), offset=torch.zeros_like),
-    _convolution("uneven-pads", (1, 4, 6, 7), (4, 4, 3, 3), pads=(0, 2, 1, 3), offset_groups=2),
-    _convolution("more-offset-groups", (1, 12, 4, 9), (36, 12, 2, 2), pads=(1, 0, 1, 0), offset_groups=12),
-    _convolution("more-groups", (1, 24, 5, 5), (18, 4, 3, 3), groups=6, offset_groups=2),
-    _convolution("depthwise", (2, 6, 5, 4), (6, 1, 3, 3), groups=6, offset_groups=1),
+    _convolution("uneven-pads", (1, 4, 4, 5), (4, 4, 3, 3), pads=(0, 2, 1, 3), offset_groups=2),
+    _convolution("more-offset-groups", (1, 12, 3, 5), (36, 12, 2, 2), pads=(1, 0, 1, 0), offset_groups=12),
+    _convolution("more-groups", (1, 16, 5, 5), (12, 4, 3, 3), groups=4, offset_groups=2),
+    _convolution("depthwise", (2, 5, 3, 4), (5, 1, 3, 3), groups=5, offset_groups=1),
     _convolution("many-outputs", (1, 4, 2, 2), (200, 4, 1, 1), pads=(0, 0, 0, 0), offset_groups=2),
     _convolution("wide-groups", (1, 80, 3, 6), (130, 80, 1, 2), pads=(0, 1, 0, 0)),
 )
@@ -171,15 +171,15 @@ def _unread(case: Case) -> Case:
 
 
 ATTENTION_CASES = (
-    _attention("one-active", (4, 8, 12, 12), heads=3, window=4, group_frames=2, active=lambda n: torch.arange(n) == 4),
+    _attention("one-active", (4, 8, 8, 12), heads=3, window=4, group_frames=2, active=lambda n: torch.arange(n) == 4),
     _attention("none-active", (6, 4, 8, 10), heads=2, window=4, group_frames=3, pooled=0, active=torch.zeros),
     _unread(_attention("nothing-else-read", (2, 4, 8, 8), heads=1, window=4, group_frames=2, active=torch.zeros)),
     _attention("all-active", (2, 8, 8, 6), heads=1, window=4, group_frames=1, expandable_groups=2, active=torch.ones),
     _attention("flags-beyond-expandable", (4, 4, 8, 8), heads=2, window=4, group_frames=1, active=torch.ones),
-    _attention("one-window", (2, 8, 8, 20), heads=1, window=8, group_frames=2, pooled=4, active=torch.ones),
-    _attention("whole-blocks", (2, 8, 16, 8), heads=1, window=8, group_frames=1, pooled=64, active=_every(2)),
-    _attention("small-window", (5, 4, 6, 8), heads=2, window=2, group_frames=1, pooled=7, active=_every(5)),
-    _attention("all-frames", (3, 12, 6, 4), heads=1, window=6, group_frames=3, active=_every(2)),
+    _attention("one-window", (2, 4, 4, 20), heads=1, window=4, group_frames=2, pooled=4, active=torch.ones),
+    _attention("whole-blocks", (2, 8, 8, 8), heads=1, window=8, group_frames=1, pooled=32, active=_every(2)),
+    _attention("small-window", (3, 4, 6, 8), heads=2, window=2, group_frames=1, pooled=7, active=_every(5)),
+    _attention("all-frames", (2, 12, 6, 4), heads=1, window=6, group_frames=2, active=_every(2)),
     _attention("sharp", (2, 8, 8, 16), heads=1, window=4, group_frames=2, pooled=1, active=_every(2), spread=2.0),
 )
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+import re
 import time
 import weakref
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,11 +18,15 @@ from bsst.errors import OutOfMemoryError, UsageError
 from bsst.plan.archive import open_plan
 from bsst.runtime.estimate import Measured, choose_in_flight, measure, need_bytes, plan_workload, require_memory
 from bsst.runtime.frames.windows import RestoredWindow, SourceFrame, sliding_windows, window_count
+from bsst.runtime.jobs.opened import memory_warnings
+from bsst.runtime.jobs.options import Execution
 from bsst.runtime.network.device_memory import device_memory
 from bsst.runtime.network.memory_plan import plan_clip
 from bsst.runtime.network.network import DEFAULT_PLAN
-from bsst.runtime.restore import deblur_frames, restored_windows
-from tests.media import Identity
+from bsst.runtime.network.planned import Planned
+from bsst.runtime.restore import Tiling, deblur_frames, restored_windows
+from bsst.runtime.video.reader import VideoReader
+from tests.media import Clip, Identity
 from tests.runtime.fake_stages import fake_manifest
 from tests.runtime.recording import RecordingDevice
 from tests.runtime.test_order import network_on
@@ -153,6 +159,46 @@ def test_too_little_memory_is_said_before_the_start_with_the_option_that_fits() 
     least = 2 * EDGE.frames * work.frame_bytes
     with pytest.raises(OutOfMemoryError, match="for the frames and tensors of one window, this machine has"):
         said(least, least)
+
+
+def test_memory_of_several_workers_is_that_of_all_of_them() -> None:
+    work = plan_workload(EDGE, frames=100, height=1080, width=1920)
+    one, two = (sum((need.frames, need.device)) for need in (
+        need_bytes(EDGE, work, in_flight=count, lanes=count) for count in (1, 2)))  # fmt: skip
+    assert one < two
+
+    def said(free: int) -> str:
+        return require_memory(
+            EDGE, work, in_flight=2, lanes=2, on_gpu=False, free=free, most=free, processes=4
+        ).partition("are free; ")[2]  # fmt: skip
+
+    assert said(4 * two) == ""
+    assert said(4 * two - 1) == said(4 * one) == "use --in-flight 1"
+    assert said(4 * one - 1) == f"use {(4 * one - 1) // two} in place of 4 workers"
+    assert said(two) == "use 1 in place of 4 workers"
+    assert said(two - 1) == said(one) == "use one worker and --in-flight 1"
+
+
+def test_a_plan_of_small_tiles_is_not_advised_where_frames_alone_are_too_large() -> None:
+    work = plan_workload(EDGE, frames=100, height=8000, width=8000)
+    need = need_bytes(EDGE, work, in_flight=1)
+    free = need.device + need.frames // 4  # a window of four frames takes ten, of 2 * 12 + 2
+    said = require_memory(EDGE, work, in_flight=1, lanes=1, on_gpu=False, free=free, most=10 * free)
+    assert said.endswith("scale the video to 1/2 of its width and height")
+
+
+def test_a_job_for_workers_compares_memory_before_it_starts(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    clip = Clip(times=tuple(range(0, 60 * 512, 512))).write(tmp_path / "clip")
+    monkeypatch.setattr("bsst.runtime.jobs.opened.memory_bytes", lambda: (1 << 20, 1 << 40))
+    plan = Planned(open_plan(DEFAULT_PLAN))
+    with VideoReader(clip) as reader:
+        [alone], [warning] = (
+            memory_warnings(plan, reader, Tiling(), Execution(devices=("cpu",) * count, in_flight=1))
+            for count in (1, 3)
+        )
+        assert memory_warnings(plan, reader, Tiling(), Execution(ray="auto")) == []
+    needed, once = (int(re.findall(r"up to (\d+) MB", text)[0]) for text in (warning, alone))
+    assert abs(needed - 3 * once) <= 2
 
 
 def test_a_still_needs_no_window_of_copies() -> None:

@@ -167,7 +167,7 @@ def test_what_a_worker_raises_arrives_as_it_is() -> None:
     error = ModelError("stage flow: no")
     with pytest.raises(ModelError, match="stage flow: no"):
         list(crew(Ray([{"CPU": 1}], {0: [RayTaskError(error)]}, [])).work([task(0)]))
-    with pytest.raises(BsstError, match="a worker failed: ValueError: odd"):
+    with pytest.raises(BsstError, match="it failed: ValueError: odd"):
         list(crew(Ray([{"CPU": 1}], {}, [RayTaskError(ValueError("odd"))])).work([task(0)]))
 
 

@@ -2,7 +2,7 @@
 
 Sources: onnxruntime_pybind_state.cc, CreateExecutionProviderInstance (TensorRT: names it knows, booleans as words);
 tensorrt_execution_provider.cc (`fs::create_directory(cache_path_)`, one level);
-onnxruntime_inference_collection.py (`enable_fallback`).
+onnxruntime_inference_collection.py (`enable_fallback`); device_stream_collection.cc (`CleanUp(sync_streams)`).
 """
 
 from __future__ import annotations
@@ -10,7 +10,9 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
+import numpy as np
 import onnxruntime as ort
 import pytest
 
@@ -20,7 +22,7 @@ from bsst.runtime.devices.cuda import CudaDevice
 from bsst.runtime.sessions.backends import _provider_options
 from bsst.runtime.sessions.ort import OrtGpuSession, OrtSession
 from tests.runtime.sessions.test_tensorrt import MODEL, SPEC
-from tests.runtime.simulated_gpu import simulated_gpu
+from tests.runtime.simulated_gpu import simulated_gpu, tensor
 
 CUDA, TENSORRT, RTX = (f"{name}ExecutionProvider" for name in ("CUDA", "Tensorrt", "NvTensorRTRTX"))
 KNOWN = {
@@ -31,9 +33,10 @@ KNOWN = {
 
 
 class StrictSession:
-    """Reads the options of its providers, and says that all of them started."""
+    """Reads the options of its providers, says that all of them started, and counts the buffers that runs leave."""
 
     made: StrictSession
+    page_locked = 0
 
     def __init__(self, model: bytes, options: Any, *, providers: list[Any], enable_fallback: int = 1) -> None:
         self.providers, self.enable_fallback = providers, enable_fallback
@@ -56,6 +59,15 @@ class StrictSession:
     def get_providers(self) -> list[str]:
         return [*(name for name, _ in self.providers), "CPUExecutionProvider"]
 
+    def io_binding(self) -> Mock:
+        return Mock()
+
+    def run_with_iobinding(self, binding: Mock, options: ort.RunOptions | None = None) -> None:
+        self.page_locked += 1
+        waits = options is None or options.get_run_config_entry("disable_synchronize_execution_providers") == "0"
+        if waits:  # ONNX Runtime gives buffers back in this case alone
+            self.page_locked = 0
+
 
 @pytest.fixture
 def device(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
@@ -76,12 +88,26 @@ def test_every_provider_takes_its_options_on_a_fresh_machine(device: CudaDevice,
     made, handle = session(device, provider)
     assert made.providers[0][0] == provider
     assert all(options["user_compute_stream"] == handle for _, options in made.providers)
-    assert all(options["device_id"] == "0" for _, options in made.providers)
+    assert not any("device_id" in options for _, options in made.providers)  # "0" draws a warning for every session
+
+
+@pytest.mark.parametrize("provider", [CUDA, TENSORRT, RTX])
+def test_another_gpu_is_named(device: CudaDevice, provider: str) -> None:
+    OrtGpuSession("mix", MODEL, provider=provider, stream=device.stream("own"), device_id=1)
+    assert all(options["device_id"] == "1" for _, options in StrictSession.made.providers)
+
+
+def test_a_run_leaves_no_page_locked_buffer_that_only_the_end_of_the_session_would_free(device: CudaDevice) -> None:
+    stage = OrtGpuSession("mix", MODEL, provider=CUDA, stream=device.stream("own"))
+    x = tensor(device, np.zeros((1, 2), np.float32))
+    for _ in range(3):
+        stage.enqueue({"x": x}, {"y": x}, device.stream("caller"))
+    assert StrictSession.made.page_locked == 0
 
 
 def test_what_tensorrt_leaves_over_runs_on_the_same_stream_of_the_gpu(device: CudaDevice) -> None:
     made, handle = session(device, TENSORRT)
-    assert made.providers[1:] == [(CUDA, {"device_id": "0", "user_compute_stream": handle})]
+    assert made.providers[1:] == [(CUDA, {"user_compute_stream": handle})]
 
 
 def test_a_lack_of_memory_is_not_taken_for_a_wrong_graph(monkeypatch: pytest.MonkeyPatch) -> None:

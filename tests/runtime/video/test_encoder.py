@@ -261,3 +261,16 @@ def test_nvenc_passes_its_trial(bits: int, lossless: bool) -> None:
     if re.search(r"not supported|unsupported device|No capable devices", problem):  # words of FFmpeg's nvenc.c
         pytest.skip(f"this GPU has no such encoder: {problem}")
     assert problem == ""
+
+
+def test_frames_larger_than_the_codec_allows_are_refused_with_what_holds_them(tmp_path: Path) -> None:
+    source = Clip(suffix=".mkv", codec="ffv1", size=(2, 16386), times=(0,)).write(tmp_path / "clip")
+    wide, words = (
+        Identity(in_flight=1, tile=(512, 512)),
+        r"expected sides of at most \d+ pixels for .*use --lossless with",
+    )
+    with pytest.raises(UsageError, match=words):
+        deblur(source, tmp_path / "out.mp4", wide)
+    assert deblur(source, tmp_path / "out.mkv", wide, output_format=OutputFormat(lossless=True)).frames == 1
+    with pytest.raises(UsageError, match=words):
+        choose_encoder("webm", info(size=(65538, 2)), lossless=True, crf=2, hwaccel="none")

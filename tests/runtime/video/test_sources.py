@@ -160,6 +160,13 @@ def header_of_three_times_its_length(data: bytearray) -> None:
         struct.pack_into("<I", data, place, 3 * struct.unpack_from("<I", data, place)[0])
 
 
+def test_a_film_that_ffmpeg_cannot_decode_is_told_from_none(tmp_path: Path) -> None:
+    source = Clip(audio="aac").write(tmp_path / "clip")
+    source.write_bytes(source.read_bytes().replace(b"avc1", b"zzzz"))
+    with pytest.raises(InputError, match="found audio, video of an unknown codec; give a video file"):
+        VideoReader(source)
+
+
 def test_a_whole_avi_with_a_wrong_header_runs_and_a_cut_one_is_refused(tmp_path: Path) -> None:
     clip = Clip(
         suffix=".avi", codec="mjpeg", pixel_format="yuvj420p", times=tuple(range(25)), time_base=Fraction(1, 25)
