@@ -1,7 +1,7 @@
-"""All that README says about a GPU, measured on the one that is here: a Markdown section with its name and the date.
+"""All that `docs/gpu.md` says about a GPU, measured on the one that is here: a section with its name and the date.
 
     python benchmarks/gpu.py                        # prints the section, keeps it in gpu.md
-    python benchmarks/gpu.py --readme README.md     # and puts it between the marks of README
+    python benchmarks/gpu.py --readme docs/gpu.md   # and puts it between the marks of that page
     TRITON_INTERPRET=1 python benchmarks/gpu.py --small --parts kernels reference    # what a CPU can do of it
 
 Parts: `kernels` (right on every test case, by Triton's launcher and by the driver from the PTX that TensorRT gets, then
@@ -10,7 +10,7 @@ through every installed package), `targets` (what `bsst-doctor --selftest` measu
 `deblur_frames`, by every target that runs here). A part that fails says so in the section and does not stop the others;
 the exit code is 1 then.
 
-Not run here: no GPU; the parts that a CPU can do are tested.
+`docs/gpu.md` holds a run on an H200; the parts that a CPU can do are tested.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
     parser.add_argument("--small", action="store_true", help="small sizes, also on a CPU")
     parser.add_argument("--output", type=Path, default=Path("gpu.md"), help="where the section is kept")
-    parser.add_argument("--readme", type=Path, help="file in which the section replaces what is between the marks")
+    parser.add_argument("--readme", type=Path, help="page in which the section replaces what is between the marks")
     options = parser.parse_args(arguments)
     text, failed = section({name: PARTS[name] for name in options.parts}, machine(), small=options.small)
     print(text)

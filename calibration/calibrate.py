@@ -19,9 +19,9 @@ from bsst.calibration.samples import read_samples
 from bsst.errors import UsageError
 from bsst.plan.archive import Plan, open_plan
 from bsst.plan.manifest import Manifest, require
+from bsst.runtime.devices.host import HostSession
 from bsst.runtime.network.network import host_network
 from bsst.runtime.one_clip import restore_clip
-from bsst.runtime.sessions.base import HostSession
 from bsst.runtime.sessions.ort import OrtSession
 
 __all__ = ["calibrate", "sample_size"]

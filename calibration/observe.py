@@ -21,7 +21,7 @@ from onnxruntime.quantization.calibrate import HistogramCollector
 from bsst.calibration.ranges import Method
 from bsst.errors import ModelError
 from bsst.runtime.devices.base import Array
-from bsst.runtime.sessions.base import HostSession
+from bsst.runtime.devices.host import HostSession
 
 __all__ = ["ObservingSession", "RangeCollector"]
 

@@ -15,7 +15,7 @@ import onnx
 
 from bsst.plan.manifest import StageSpec
 from bsst.runtime.devices.base import Array
-from bsst.runtime.sessions.base import HostSession
+from bsst.runtime.devices.host import HostSession
 from bsst.runtime.sessions.ort import OrtSession
 
 __all__ = ["speedup"]

@@ -11,10 +11,10 @@ from numpy.typing import NDArray
 from bsst.errors import ExportError
 from bsst.plan.manifest import Manifest
 from bsst.runtime.devices.base import Array
+from bsst.runtime.devices.host import HostSession
 from bsst.runtime.metrics import float_psnr
 from bsst.runtime.network.network import host_network
 from bsst.runtime.one_clip import restore_clip
-from bsst.runtime.sessions.base import HostSession
 
 if TYPE_CHECKING:  # torch is needed by `measure_parity` alone
     from bsst.export.stage import Stage

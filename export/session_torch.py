@@ -9,7 +9,7 @@ import torch
 
 from bsst.export.stage import Stage
 from bsst.runtime.devices.base import Array
-from bsst.runtime.sessions.base import HostSession
+from bsst.runtime.devices.host import HostSession
 
 __all__ = ["TorchSession"]
 

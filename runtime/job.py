@@ -8,21 +8,21 @@ were joined, read back, and match the source in number of frames and timestamps.
 from __future__ import annotations
 
 from contextlib import ExitStack
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 
 from bsst.errors import UsageError
 from bsst.runtime.frames.restorer import Restorer
-from bsst.runtime.jobs.opened import OpenedPlan, enough_memory, memory_warnings, open_restorer
+from bsst.runtime.jobs.opened import OpenedJob, OpenedPlan, enough_memory, memory_warnings, open_restorer
 from bsst.runtime.jobs.options import Execution, OutputFormat
-from bsst.runtime.jobs.output import PICTURE_FILES, Output, default_output, default_preview, output_of
+from bsst.runtime.jobs.output import Output, default_output, default_preview, output_of
 from bsst.runtime.jobs.part import Part, Preview
 from bsst.runtime.jobs.piped import restore_piped
 from bsst.runtime.jobs.preview import restore_preview
 from bsst.runtime.jobs.report import Meter, Observer, Result
 from bsst.runtime.jobs.resumable import restore_resumable
 from bsst.runtime.jobs.work import remove_leftovers, require_free
-from bsst.runtime.network.planned import Planned
 from bsst.runtime.restore import Tiling
 from bsst.runtime.video.pipes import PIPE
 from bsst.runtime.video.sound import AUDIO_CHOICES
@@ -98,57 +98,28 @@ def deblur(
         meter = Meter(reader.info.frames or None, observer)
         restorer = open_restorer(plan, reader, tiling, execution, observer.trace, stack)
         meter.warn(memory_warnings(restorer, reader, tiling, execution))
-        hwaccel = "none" if execution.hwaccel == "auto" and not restorer.on_gpu else execution.hwaccel
-        reader.accelerate(hwaccel)
-        if preview is not None:
-            if isinstance(restorer, Planned) or output.container == PICTURE_FILES:
-                raise UsageError("expected one process and a video file for a preview, got workers or pictures; "
-                                 "leave --devices, --workers and --ray out, and name a file with -o")  # fmt: skip
-            with enough_memory(restorer, reader):
-                restore_preview(
-                    video,
-                    output,
-                    restorer,
-                    tiling,
-                    meter,
-                    seconds=Fraction(preview.seconds),
-                    rate=rate,
-                    output_format=output_format,
-                    hwaccel=hwaccel,
-                    trace=observer.trace,
-                )
-            return meter.result(out)
-        if PIPE in (video, out):
-            if isinstance(restorer, Planned) or share is not None:
-                raise UsageError("expected one process for a pipe, got workers or a share; save it as a file first")
-            with enough_memory(restorer, reader):
-                restore_piped(
-                    video,
-                    reader,
-                    output,
-                    restorer,
-                    tiling,
-                    meter,
-                    again=lambda: open_reader(video, rate=rate),
-                    output_format=output_format,
-                    hwaccel=hwaccel,
-                    part=part,
-                    trace=observer.trace,
-                )
-            return meter.result(out)
-        place = restore_resumable(
-            video,
-            reader,
-            output,
-            restorer,
-            tiling,
-            meter,
+        if execution.hwaccel == "auto" and not restorer.on_gpu:
+            execution = replace(execution, hwaccel="none")
+        reader.accelerate(execution.hwaccel)
+        job = OpenedJob(
+            video=video,
+            reader=reader,
+            output=output,
             plan=plan,
-            execution=execution,
+            restorer=restorer,
+            tiling=tiling,
             output_format=output_format,
-            hwaccel=hwaccel,
+            execution=execution,
+            meter=meter,
             part=part,
             rate=rate,
             trace=observer.trace,
         )
-    return meter.result(out if share is None else place)
+        stack.enter_context(enough_memory(restorer, reader))
+        if preview is not None:
+            restore_preview(job, Fraction(preview.seconds))
+        elif PIPE in (video, out):
+            restore_piped(job)
+        else:
+            out = restore_resumable(job)
+    return meter.result(out)

@@ -11,6 +11,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
+from bsst.reference.bsstnet import BSSTNet
 from bsst.reference.compact import CompactBSSTNet, PlainBlock
 from bsst.reference.propagation import DeformableAlignment
 
@@ -18,8 +19,9 @@ __all__ = ["initialise"]
 
 
 @torch.no_grad()
-def initialise(net: CompactBSSTNet) -> None:
-    """Fill all parameters from torch's global generator."""
+def initialise(net: BSSTNet) -> None:
+    """Fill all parameters of a compact network from torch's global generator."""
+    assert isinstance(net, CompactBSSTNet)
     for module in net.modules():
         if isinstance(module, nn.Conv2d | nn.Linear):
             nn.init.kaiming_normal_(module.weight, a=0.1, nonlinearity="leaky_relu")

@@ -16,8 +16,8 @@ from bsst.calibration.parity.stages import StageFigures, compare_stages, graph_s
 from bsst.errors import UsageError
 from bsst.plan.archive import open_plan
 from bsst.plan.manifest import Manifest
+from bsst.runtime.devices.host import HostSession
 from bsst.runtime.network.network import load_network
-from bsst.runtime.sessions.base import HostSession
 
 __all__ = ["Parity", "Reference", "judge_plan", "plan_reference"]
 

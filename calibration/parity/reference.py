@@ -17,8 +17,8 @@ from bsst.export.trace import trace_stage
 from bsst.plan.manifest import Manifest
 from bsst.plugins.registry import attach_functions
 from bsst.reference.checkpoint import Networks
+from bsst.runtime.devices.host import HostSession
 from bsst.runtime.network.network import host_network
-from bsst.runtime.sessions.base import HostSession
 
 __all__ = ["torch_reference"]
 

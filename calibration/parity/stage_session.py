@@ -8,7 +8,7 @@ import numpy as np
 import onnxruntime as ort
 
 from bsst.runtime.devices.base import Array
-from bsst.runtime.sessions.base import HostSession
+from bsst.runtime.devices.host import HostSession
 
 __all__ = ["GraphSession"]
 

@@ -18,10 +18,10 @@ from bsst.errors import PlanError
 from bsst.plan.archive import Plan
 from bsst.plan.manifest import Manifest, TensorSpec
 from bsst.runtime.devices.base import Array
+from bsst.runtime.devices.host import HostSession
 from bsst.runtime.metrics import float_psnr
 from bsst.runtime.network.network import host_network
 from bsst.runtime.one_clip import restore_clip
-from bsst.runtime.sessions.base import HostSession
 
 __all__ = [
     "StageError",

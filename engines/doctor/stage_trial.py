@@ -18,10 +18,10 @@ import numpy as np
 from bsst.engines.child import run_limited
 from bsst.plan.archive import Plan
 from bsst.runtime.devices.base import Array
+from bsst.runtime.devices.host import HostSession
 from bsst.runtime.metrics import float_psnr
 from bsst.runtime.network.network import host_network
 from bsst.runtime.one_clip import moving_texture, restore_clip
-from bsst.runtime.sessions.base import HostSession
 from bsst.runtime.sessions.ort import OrtSession
 
 __all__ = ["StageTrial", "record_stages", "try_stages"]

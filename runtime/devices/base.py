@@ -1,4 +1,4 @@
-"""Devices: memory, streams of operations, and events that order them.
+"""Devices: memory, streams of operations, and events that order them; sessions: stages that run on them.
 
 One seam, three implementations: `host.py` (a worker thread per stream), `cuda.py` (the driver) and, for
 tests, `tests/runtime/recording.py` (every access gets a vector clock). Operations of one stream run in order;
@@ -11,14 +11,14 @@ not be the thread that made them.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["ITEM_BYTES", "Array", "Buffer", "Device", "DeviceTensor", "Event", "Stream"]
+__all__ = ["ITEM_BYTES", "Array", "Buffer", "Device", "DeviceTensor", "Event", "Session", "Stream"]
 
 Array = NDArray[np.generic]
 
@@ -168,3 +168,24 @@ class Device(Protocol):
     def __enter__(self) -> Device: ...
 
     def __exit__(self, *error: object) -> None: ...
+
+
+class Session(Protocol):
+    """One loaded stage of a plan, which turns named tensors into named tensors in the order of a stream."""
+
+    def enqueue(self, inputs: Mapping[str, DeviceTensor], outputs: Mapping[str, DeviceTensor], stream: Stream) -> None:
+        """Append one run of the stage to a stream; the caller does not wait.
+
+        Args:
+            inputs: tensors of the shapes and dtypes in the manifest.
+            outputs: tensors to fill, not overlapping the inputs.
+            stream: of the device that holds the tensors.
+
+        Raises:
+            ModelError: the engine refuses the call; failures while it runs surface at the next synchronisation.
+        """
+        ...
+
+    def close(self) -> None:
+        """Free the engine; a second call does nothing."""
+        ...

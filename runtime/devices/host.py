@@ -1,4 +1,4 @@
-"""The host as a device: numpy memory, and a thread per stream.
+"""The host as a device: numpy memory, a thread per stream, and stages that run on arrays.
 
 Operations of different streams really run at the same time, because numpy and ONNX Runtime release the interpreter
 lock. Where each uses several cores, more of them than fill the machine gain nothing and need memory for each other: the
@@ -10,18 +10,19 @@ from __future__ import annotations
 import os
 import threading
 import weakref
+from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 
 import numpy as np
 
-from bsst.errors import BsstError, OutOfMemoryError
-from bsst.runtime.devices.base import Array, DeviceTensor, Event
+from bsst.errors import BsstError, ModelError, OutOfMemoryError
+from bsst.runtime.devices.base import Array, DeviceTensor, Event, Stream
 from bsst.runtime.trace import Trace, span
 
-__all__ = ["HostBuffer", "HostDevice", "HostStream", "host_view"]
+__all__ = ["HostBuffer", "HostDevice", "HostSession", "HostStream", "host_view"]
 
 ALIGNMENT = 256
 
@@ -250,6 +251,49 @@ class HostDevice:
 
     def __exit__(self, *error: object) -> None:
         self.close()
+
+
+class HostSession(ABC):
+    """A session on the host: subclasses say what it does with arrays."""
+
+    name = "stage"
+    """For traces and messages."""
+
+    @abstractmethod
+    def run(self, inputs: Mapping[str, Array], outputs: Mapping[str, Array]) -> None:
+        """Run the stage once, in the calling thread.
+
+        Args:
+            inputs: C-contiguous arrays of the shapes and dtypes in the manifest, read only.
+            outputs: C-contiguous arrays to fill, not overlapping the inputs.
+
+        Raises:
+            ModelError: the engine failed.
+        """
+
+    def enqueue(self, inputs: Mapping[str, DeviceTensor], outputs: Mapping[str, DeviceTensor], stream: Stream) -> None:
+        """Append one `run` to a stream of a `HostDevice`; see `Session.enqueue`."""
+        sources = {name: host_view(tensor) for name, tensor in inputs.items()}
+        targets = {name: host_view(tensor) for name, tensor in outputs.items()}
+        stream.submit(
+            self.name,
+            lambda: self._run_or_spoil(sources, targets),
+            reads=tuple(inputs.values()),
+            writes=tuple(outputs.values()),
+        )
+
+    def close(self) -> None:  # noqa: B027 - what holds nothing but memory has nothing to do
+        """Free the engine; a second call does nothing."""
+
+    def _run_or_spoil(self, sources: Mapping[str, Array], targets: Mapping[str, Array]) -> None:
+        """Run; what is not finite comes out as NaN where a stage that looks up places by it refuses the place."""
+        try:
+            self.run(sources, targets)
+        except ModelError:
+            if all(np.isfinite(source).all() for source in sources.values()):
+                raise
+            for target in targets.values():
+                target[...] = np.nan if np.issubdtype(target.dtype, np.floating) else 0
 
 
 def _close(workers: list[_Worker], process: int) -> None:

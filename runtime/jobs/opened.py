@@ -1,10 +1,12 @@
-"""The plan of a job, opened for the video at hand; for several jobs, one plan for videos of any size."""
+"""A job with its video and plan open; for several jobs, one plan for videos of any size."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager
+from dataclasses import dataclass
+from fractions import Fraction
 from pathlib import Path
 from typing import Self
 
@@ -16,7 +18,10 @@ from bsst.plan.manifest import Manifest
 from bsst.runtime.estimate import Workload, plan_workload, require_memory
 from bsst.runtime.frames.fit import fitting_plan
 from bsst.runtime.frames.restorer import Restorer
-from bsst.runtime.jobs.options import Execution, threads_of_worker
+from bsst.runtime.jobs.options import Execution, OutputFormat, threads_of_worker
+from bsst.runtime.jobs.output import Output
+from bsst.runtime.jobs.part import Part
+from bsst.runtime.jobs.report import Meter
 from bsst.runtime.network.network import DEFAULT_PLAN, Network, load_network
 from bsst.runtime.network.planned import Planned
 from bsst.runtime.restore import Tiling
@@ -24,7 +29,43 @@ from bsst.runtime.trace import Trace
 from bsst.runtime.video.sources import Reader
 from bsst.system import memory_bytes
 
-__all__ = ["OpenedPlan", "enough_memory", "memory_warnings", "open_restorer"]
+__all__ = ["OpenedJob", "OpenedPlan", "enough_memory", "memory_warnings", "open_restorer"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class OpenedJob:
+    """What `deblur` was asked for, checked, with all that it takes."""
+
+    video: Path
+    """File, folder of pictures or pattern; "-" for standard input."""
+    reader: Reader
+    """Of the video, not iterated yet."""
+    output: Output
+    """Where the result goes."""
+    plan: object
+    """As `deblur` got it; where other processes open it, a file or None."""
+    restorer: Restorer | Planned
+    """The plan, opened, or to be opened by other processes."""
+    tiling: Tiling
+    output_format: OutputFormat
+    execution: Execution
+    """Its `hwaccel` is decided: "auto" only where the plan runs on a GPU."""
+    meter: Meter
+    """Told how it goes."""
+    part: Part | None
+    rate: Fraction | None
+    """Pictures a second, where pictures are read."""
+    trace: Trace | None
+
+    def restorer_here(self, instead: str) -> Restorer:
+        """The opened plan of a job that this process does alone.
+
+        Raises:
+            UsageError: other processes would; the message says what to do instead.
+        """
+        if isinstance(self.restorer, Planned):
+            raise UsageError(instead)
+        return self.restorer
 
 
 class OpenedPlan:

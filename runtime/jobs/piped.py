@@ -3,65 +3,37 @@
 from __future__ import annotations
 
 from array import array
-from collections.abc import Callable
 from contextlib import ExitStack
-from pathlib import Path
 
 from bsst.errors import InputError, UsageError
-from bsst.runtime.frames.restorer import Restorer
-from bsst.runtime.jobs.options import OutputFormat
-from bsst.runtime.jobs.output import Output, Writer, folder_beside
-from bsst.runtime.jobs.part import Part
-from bsst.runtime.jobs.report import Meter
+from bsst.runtime.jobs.opened import OpenedJob
+from bsst.runtime.jobs.output import Writer, folder_beside
 from bsst.runtime.jobs.seek import frames_between
 from bsst.runtime.jobs.segment import plan_segments, segment_length
 from bsst.runtime.jobs.stream import restore_stream
 from bsst.runtime.jobs.survey import take_survey
-from bsst.runtime.restore import Tiling
-from bsst.runtime.trace import Trace
 from bsst.runtime.video.pipes import PIPE, PipeReader, PipeWriter, standard_output
 from bsst.runtime.video.publish import publish
-from bsst.runtime.video.reader import HWAccelChoice
-from bsst.runtime.video.sources import Reader
+from bsst.runtime.video.sources import open_reader
 
 __all__ = ["restore_piped"]
 
+ONE_PROCESS = "expected one process for a pipe, got workers or a share; save it as a file first"
 
-def restore_piped(
-    source: Path,
-    reader: Reader,
-    output: Output,
-    restorer: Restorer,
-    tiling: Tiling,
-    meter: Meter,
-    *,
-    again: Callable[[], Reader],
-    output_format: OutputFormat,
-    hwaccel: HWAccelChoice,
-    part: Part | None,
-    trace: Trace | None,
-) -> None:
+
+def restore_piped(job: OpenedJob) -> None:
     """Restore from a pipe, to one, or both.
 
-    Args:
-        source: "-", or what can be read twice.
-        reader: of it, not iterated yet.
-        output: of the path "-", or of a file.
-        restorer: an opened plan.
-        tiling: how the video is cut up.
-        meter: told how it goes.
-        again: opens another reader of what can be read twice.
-        output_format: how the file or the pipe is written.
-        hwaccel: of a file, see `deblur`.
-        part: what is restored.
-        trace: records what happens when.
-
     Raises:
-        UsageError: a part of a pipe.
+        UsageError: a part of a pipe, or more than one process.
         OutputError: the output cannot be written.
         VerificationError: the finished file has other frames.
     """
-    survey, segments, cut = None, None, None
+    restorer = job.restorer_here(ONE_PROCESS)
+    if job.execution.share is not None:
+        raise UsageError(ONE_PROCESS)
+    reader, output, tiling, meter, hwaccel = job.reader, job.output, job.tiling, job.meter, job.execution.hwaccel
+    part, survey, segments, cut = job.part, None, None, None
     with ExitStack() as stack:
         if part is not None:
             if isinstance(reader, PipeReader):
@@ -79,7 +51,7 @@ def restore_piped(
                 kept=part.frames(survey.times, info.time_base),
             )
             cut = part.cut(survey.times, info.time_base)
-            reader = again()
+            reader = open_reader(job.video, rate=job.rate)
             stack.push(reader)
             reader.accelerate(hwaccel)
         origin = 0 if cut is None else round(cut.start / reader.info.time_base)
@@ -92,18 +64,20 @@ def restore_piped(
             frames = iter(reader)
             if survey is not None and segments:
                 frames = frames_between(reader, survey, segments[0].first, segments[-1].last)
-            return restore_stream(frames, restorer, tiling, sink, meter, survey=survey, segments=segments, trace=trace)
+            return restore_stream(
+                frames, restorer, tiling, sink, meter, survey=survey, segments=segments, trace=job.trace
+            )
 
         if output.path == PIPE:
-            name = output_format.pipe_format or (reader.format if isinstance(reader, PipeReader) else "nut")
+            name = job.output_format.pipe_format or (reader.format if isinstance(reader, PipeReader) else "nut")
             file = stack.enter_context(standard_output())
             with PipeWriter(file, name, reader.info, origin=origin) as writer:
                 run(writer)
             meter.warn(reader.warnings + writer.warnings)
             return
         folder = stack.enter_context(folder_beside(output.place))
-        with output.writer(folder / "result.tmp", reader, source=source, output_format=output_format, hwaccel=hwaccel,
-                           cut=cut) as written:  # fmt: skip
+        with output.writer(folder / "result.tmp", reader, source=job.video, output_format=job.output_format,
+                           hwaccel=hwaccel, cut=cut) as written:  # fmt: skip
             times = run(written)
         expected = array("q", (time - origin for time in times))
         if not expected:

@@ -20,25 +20,25 @@ from pathlib import Path
 import av.error
 import numpy as np
 
-from bsst.errors import InputError
+from bsst.errors import InputError, UsageError
 from bsst.runtime.frames.restorer import Restorer
 from bsst.runtime.frames.scenes import THRESHOLD, change_score
-from bsst.runtime.jobs.options import OutputFormat
-from bsst.runtime.jobs.output import Output, folder_beside
-from bsst.runtime.jobs.report import Meter
+from bsst.runtime.jobs.opened import OpenedJob
+from bsst.runtime.jobs.output import PICTURE_FILES, folder_beside
 from bsst.runtime.jobs.stream import restore_stream
-from bsst.runtime.restore import Tiling
-from bsst.runtime.trace import Trace
 from bsst.runtime.video.cut import Cut
 from bsst.runtime.video.decoded import Frame
 from bsst.runtime.video.facts import VideoInfo
 from bsst.runtime.video.publish import publish
-from bsst.runtime.video.reader import HWAccelChoice
 from bsst.runtime.video.sources import Reader, open_reader, other_streams
 from bsst.runtime.video.writer import VideoWriter
 
 __all__ = ["blurriest", "restore_preview"]
 
+ONE_FILE = (
+    "expected one process and a video file for a preview, got workers or pictures; leave --devices, --workers and "
+    "--ray out, and name a file with -o"
+)
 SAMPLES = 24
 """Places of a video that are looked at, evenly spread."""
 
@@ -76,49 +76,33 @@ def blurriest(
     return best, best + wanted
 
 
-def restore_preview(
-    source: Path,
-    output: Output,
-    restorer: Restorer,
-    tiling: Tiling,
-    meter: Meter,
-    *,
-    seconds: Fraction,
-    rate: Fraction | None,
-    output_format: OutputFormat,
-    hwaccel: HWAccelChoice,
-    trace: Trace | None,
-) -> None:
+def restore_preview(job: OpenedJob, seconds: Fraction) -> None:
     """Write the part with most blur: the source on the left and restored on the right, as players turn them.
 
     It is restored as a video of its own, decoded from a key frame before it.
 
     Args:
-        source: file, folder of pictures or pattern.
-        output: a video file.
-        restorer: an opened plan.
-        tiling: how it is cut up.
-        meter: told how it goes.
+        job: whose output is a video file.
         seconds: length of the part.
-        rate: pictures a second, see `open_reader`.
-        output_format: how it is written.
-        hwaccel: see `deblur`.
-        trace: records what happens when.
 
     Raises:
+        UsageError: the output is pictures, or other processes would restore it.
         InputError: the video cannot be read.
         OutputError: the output cannot be written.
         VerificationError: the finished file has other frames.
     """
-    start, end = blurriest(source, restorer, seconds, rate=rate)
-    with open_reader(source, rate=rate) as reader, folder_beside(output.place) as folder:
-        reader.accelerate(hwaccel)
+    restorer, output, meter = job.restorer_here(ONE_FILE), job.output, job.meter
+    if output.container == PICTURE_FILES:
+        raise UsageError(ONE_FILE)
+    start, end = blurriest(job.video, restorer, seconds, rate=job.rate)
+    with open_reader(job.video, rate=job.rate) as reader, folder_beside(output.place) as folder:
+        reader.accelerate(job.execution.hwaccel)
         info, shown = reader.info, deque[Frame]()
         begin, stop = info.start + start, info.start + end
         coming = _frames_between(reader, begin, stop)
         opening = next(coming, None)
         if opening is None:
-            raise InputError(f"expected frames of {source} from {float(start):.2f} s on, got none; is it complete?")
+            raise InputError(f"expected frames of {job.video} from {float(start):.2f} s on, got none; is it complete?")
         meter.info(f"of the video, {float(start):.2f} s to {float(end):.2f} s move most")
         meter.resume(math.ceil((end - start) * info.rate), [])
 
@@ -131,11 +115,11 @@ def restore_preview(
             folder / "result.tmp",
             output.container,
             _doubled(info),
-            source=other_streams(source),
-            lossless=output_format.lossless,
-            crf=output_format.crf,
-            hwaccel=hwaccel,
-            audio=output_format.audio,
+            source=other_streams(job.video),
+            lossless=job.output_format.lossless,
+            crf=job.output_format.crf,
+            hwaccel=job.execution.hwaccel,
+            audio=job.output_format.audio,
             cut=Cut(start=opening.pts * info.time_base, end=stop),
         ) as writer:
             if restorer.line:
@@ -143,7 +127,7 @@ def restore_preview(
             meter.info(f"decoder {reader.decoder}, encoder {writer.encoder}")
             meter.warn(writer.warnings)
             sink = _Pairs(writer, shown, info)
-            times = restore_stream(frames(), restorer, tiling, sink, meter, trace=trace)
+            times = restore_stream(frames(), restorer, job.tiling, sink, meter, trace=job.trace)
         times = array("q", (time - writer.origin for time in times))
         publish(folder / "result.tmp", output.place, overwrite=output.overwrite, times=times,
                 time_base=info.time_base, earliest=writer.earliest)  # fmt: skip

@@ -9,18 +9,16 @@ from __future__ import annotations
 import secrets
 import shutil
 from array import array
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import closing, contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
-from fractions import Fraction
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from bsst.errors import OutOfMemoryError, OutputError, UsageError
-from bsst.runtime.frames.restorer import Restorer
-from bsst.runtime.jobs.opened import enough_memory
-from bsst.runtime.jobs.options import Execution, OutputFormat
+from bsst.runtime.frames.windows import TileDone
+from bsst.runtime.jobs.opened import OpenedJob, enough_memory
 from bsst.runtime.jobs.output import PICTURE_FILES, Output, Writer
 from bsst.runtime.jobs.part import Part
 from bsst.runtime.jobs.report import Meter
@@ -29,15 +27,13 @@ from bsst.runtime.jobs.segment import Segment, plan_segments, segment_length, sh
 from bsst.runtime.jobs.store import joined_packets
 from bsst.runtime.jobs.survey import Survey, take_survey
 from bsst.runtime.jobs.where import restore_elsewhere, restore_here
-from bsst.runtime.jobs.work import WorkFolder, source_key
+from bsst.runtime.jobs.work import Finished, WorkFolder, source_key
 from bsst.runtime.network.planned import Planned
 from bsst.runtime.restore import Tiling
-from bsst.runtime.trace import Trace
 from bsst.runtime.video.cut import Cut
 from bsst.runtime.video.encoder import EncoderSettings, choose_encoder
 from bsst.runtime.video.pictures import are_pictures
 from bsst.runtime.video.publish import publish
-from bsst.runtime.video.reader import HWAccelChoice
 from bsst.runtime.video.sound import AUDIO_CHOICES
 from bsst.runtime.video.sources import Reader, pictures_key
 from bsst.runtime.video.writer import RefusedError, SoundRefusedError
@@ -45,38 +41,8 @@ from bsst.runtime.video.writer import RefusedError, SoundRefusedError
 __all__ = ["restore_resumable"]
 
 
-def restore_resumable(
-    video: Path,
-    reader: Reader,
-    output: Output,
-    restorer: Restorer | Planned,
-    tiling: Tiling,
-    meter: Meter,
-    *,
-    plan: object,
-    execution: Execution,
-    output_format: OutputFormat,
-    hwaccel: HWAccelChoice,
-    part: Part | None,
-    rate: Fraction | None,
-    trace: Trace | None,
-) -> Path:
+def restore_resumable(job: OpenedJob) -> Path:
     """Restore a file, or a share of one into its work folder.
-
-    Args:
-        video: what is restored, and can be read again.
-        reader: of it, not iterated yet.
-        output: where the result goes.
-        restorer: an opened plan, or one that other processes open.
-        tiling: how the video is cut up.
-        meter: told how it goes.
-        plan: see `deblur`; where other processes open it, a file or None.
-        execution: see `deblur`.
-        output_format: how the file is written.
-        hwaccel: which decoder and encoder.
-        part: what is restored.
-        rate: pictures a second, where pictures are read.
-        trace: records what happens when.
 
     Returns:
         The result, or the work folder where a share lies.
@@ -87,47 +53,28 @@ def restore_resumable(
         OutOfMemoryError: a window does not fit into memory.
         UsageError: a share of a job that writes pictures.
     """
+    execution, output, meter = job.execution, job.output, job.meter
     share = execution.share
-    with WorkFolder(
-        output.place,
-        _key(video, restorer, tiling, output_format, hwaccel, part, rate),
-        resume=execution.resume,
-        share=share,
-    ) as work:
-        job = _Job(
-            video=video,
-            reader=reader,
-            restorer=restorer,
-            tiling=tiling,
-            meter=meter,
-            plan=plan,
-            execution=execution,
-            output_format=output_format,
-            hwaccel=hwaccel,
-            part=part,
-            rate=rate,
-            trace=trace,
-            work=work,
+    with (
+        WorkFolder(output.place, _key(job), resume=execution.resume, share=share) as work,
+        _kept_or_removed(work, meter, keep=execution.keep_work or share is not None),
+        enough_memory(job.restorer, job.reader),
+    ):
+        if share is None:
+            _write_and_publish(job, work)
+            return output.path
+        if output.container == PICTURE_FILES:
+            raise UsageError(f"expected a video file for a share of a job, got {output.path}; name one with -o")
+        settings, encoder = choose_encoder(
+            output.container,
+            job.reader.info,
+            lossless=job.output_format.lossless,
+            crf=job.output_format.crf,
+            hwaccel=execution.hwaccel,
         )
-        with (
-            _kept_or_removed(work, meter, keep=execution.keep_work or share is not None),
-            enough_memory(restorer, reader),
-        ):
-            if share is None:
-                _write_and_publish(job, output)
-                return output.path
-            if output.container == PICTURE_FILES:
-                raise UsageError(f"expected a video file for a share of a job, got {output.path}; name one with -o")
-            settings, encoder = choose_encoder(
-                output.container,
-                reader.info,
-                lossless=output_format.lossless,
-                crf=output_format.crf,
-                hwaccel=hwaccel,
-            )
-            job.restore(settings, encoder, [], job.survey_of_part())
-            meter.info(f"share {share[0]} of {share[1]} is in {work.path}; the same command without it joins all")
-            return work.path
+        _restore(job, work, settings, encoder, [], _survey_of_part(job, work))
+        meter.info(f"share {share[0]} of {share[1]} is in {work.path}; the same command without it joins all")
+        return work.path
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -139,79 +86,62 @@ class _Restored:
     segments: list[Segment]
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Job:
-    """See `restore_resumable`."""
-
-    video: Path
-    reader: Reader
-    restorer: Restorer | Planned
-    tiling: Tiling
-    meter: Meter
-    plan: object
-    execution: Execution
-    output_format: OutputFormat
-    hwaccel: HWAccelChoice
-    part: Part | None
-    rate: Fraction | None
-    trace: Trace | None
-    work: WorkFolder
-
-    def survey_of_part(self) -> Survey | None:
-        """Where there is a part: where sound is cut must be known before the header is written."""
-        if self.part is None:
-            return None
-        return _surveyed(self.work, self.reader, self.tiling, self.part, further=self.restorer.frames)
-
-    def restore(self, settings: EncoderSettings, encoder: str, lost: list[str], survey: Survey | None) -> _Restored:
-        """Restore what is missing of this job or share."""
-        reader, restorer, meter = self.reader, self.restorer, self.meter
-        if restorer.line:
-            meter.info(restorer.line)
-        meter.info(f"decoder {reader.decoder}, encoder {encoder}")
-        meter.warn(reader.warnings + lost)
-        survey = survey or _surveyed(self.work, reader, self.tiling)
-        whole = range(len(survey.times))
-        kept = whole if self.part is None else self.part.frames(survey.times, reader.info.time_base)
-        meter.warn(survey.warnings)
-        overlap = self.tiling.window_overlap
-        segments = plan_segments(
-            survey.scenes,
-            len(survey.times),
-            length=restorer.frames,
-            overlap=restorer.window_overlap if overlap is None else overlap,
-            wanted=segment_length(reader.info.height, reader.info.width),
-            kept=kept,
-        )
-        segments = segments if self.execution.share is None else share_of(segments, self.execution.share)
-        task = Task(
-            video=self.video,
-            folder=self.work.path,
-            run=tuple(_missing(segments, self.work, meter)),
-            tile=restorer.tile,
-            tiling=self.tiling,
-            settings=settings,
-            hwaccel=self.hwaccel,
-            rate=self.rate,
-        )
-        if isinstance(restorer, Planned):
-            lines = restore_elsewhere(task, self.plan, restorer, self.execution)
-        else:
-            lines = restore_here(task, restorer, survey, self.trace, meter)
-        with closing(lines):
-            for line in lines:
-                self.work.add(line)
-                meter.finished(line)
-        return _Restored(survey=survey, kept=kept, segments=segments)
+def _restore(
+    job: OpenedJob, work: WorkFolder, settings: EncoderSettings, encoder: str, lost: list[str], survey: Survey | None
+) -> _Restored:
+    """Restore what is missing of this job or share."""
+    reader, restorer, meter, execution = job.reader, job.restorer, job.meter, job.execution
+    if restorer.line:
+        meter.info(restorer.line)
+    meter.info(f"decoder {reader.decoder}, encoder {encoder}")
+    meter.warn(reader.warnings + lost)
+    survey = survey or _surveyed(work, reader, job.tiling)
+    whole = range(len(survey.times))
+    kept = whole if job.part is None else job.part.frames(survey.times, reader.info.time_base)
+    meter.warn(survey.warnings)
+    overlap = job.tiling.window_overlap
+    segments = plan_segments(
+        survey.scenes,
+        len(survey.times),
+        length=restorer.frames,
+        overlap=restorer.window_overlap if overlap is None else overlap,
+        wanted=segment_length(reader.info.height, reader.info.width),
+        kept=kept,
+    )
+    segments = segments if execution.share is None else share_of(segments, execution.share)
+    task = Task(
+        video=job.video,
+        folder=work.path,
+        run=tuple(_missing(segments, work, meter)),
+        tile=restorer.tile,
+        tiling=job.tiling,
+        settings=settings,
+        hwaccel=execution.hwaccel,
+        rate=job.rate,
+    )
+    lines: Generator[Finished | TileDone, None, None]
+    if isinstance(restorer, Planned):
+        lines = restore_elsewhere(task, job.plan, restorer, execution)
+    else:
+        lines = restore_here(task, restorer, survey, job.trace)
+    with closing(lines):
+        for line in lines:
+            if isinstance(line, TileDone):
+                meter.worked(line.frames)
+                continue
+            work.add(line)
+            meter.finished(line)
+    return _Restored(survey=survey, kept=kept, segments=segments)
 
 
-def _write_and_publish(job: _Job, output: Output) -> None:
+def _write_and_publish(job: OpenedJob, work: WorkFolder) -> None:
     """Restore, join, check, and give the file its name; where its container refuses the film, another one beside it."""
-    unfinished = job.work.path / "result.tmp"  # on the output's file system, so that the rename is atomic
+    output = job.output
+    unfinished = work.path / "result.tmp"  # on the output's file system, so that the rename is atomic
     time_base = job.reader.info.time_base
     try:
         place, refused = output.place, None
-        attempt = _Attempt(job, unfinished)
+        attempt = _Attempt(job, work, unfinished)
         try:
             writer, restored = attempt.write(output)
         except RefusedError as error:
@@ -232,7 +162,7 @@ def _write_and_publish(job: _Job, output: Output) -> None:
             )
         finally:
             if not unfinished.exists():  # whole, under one name or another: its segments are needed no more
-                job.work.finished.clear()
+                work.finished.clear()
     finally:
         with suppress(OSError):  # of a read-only folder, which has been reported
             shutil.rmtree(unfinished) if unfinished.is_dir() else unfinished.unlink(missing_ok=True)
@@ -244,15 +174,16 @@ class _Attempt:
 
     Args:
         job: whose segments are joined.
+        work: where they lie.
         unfinished: the file.
     """
 
     restored: _Restored | None = None
 
-    def __init__(self, job: _Job, unfinished: Path) -> None:
-        self._job, self._unfinished = job, unfinished
+    def __init__(self, job: OpenedJob, work: WorkFolder, unfinished: Path) -> None:
+        self._job, self._work, self._unfinished = job, work, unfinished
         self._encoder: tuple[EncoderSettings, str] | None = None
-        self._surveyed = job.survey_of_part()
+        self._surveyed = _survey_of_part(job, work)
 
     def write(self, output: Output) -> tuple[Writer, _Restored]:
         """Again with other sound where only the sound is in the way."""
@@ -264,14 +195,16 @@ class _Attempt:
                     job.reader,
                     source=job.video,
                     output_format=replace(job.output_format, audio=audio),
-                    hwaccel=job.hwaccel,
+                    hwaccel=job.execution.hwaccel,
                     cut=self._cut(),
                     encoder=self._encoder,
                 ) as writer:
                     self._encoder = writer.settings, writer.encoder
-                    restored = self.restored or job.restore(*self._encoder, writer.warnings, self._surveyed)
+                    restored = self.restored or _restore(
+                        job, self._work, *self._encoder, writer.warnings, self._surveyed
+                    )
                     self.restored = restored
-                    paths = [job.work.segment_path(segment) for segment in restored.segments]
+                    paths = [self._work.segment_path(segment) for segment in restored.segments]
                     for packet in joined_packets(paths, restored.segments, restored.survey, job.reader.info):
                         writer.write_packet(packet)
                 return writer, restored
@@ -286,23 +219,16 @@ class _Attempt:
         return self._job.part.cut(self._surveyed.times, self._job.reader.info.time_base)
 
 
-def _key(
-    video: Path,
-    restorer: Restorer | Planned,
-    tiling: Tiling,
-    output_format: OutputFormat,
-    hwaccel: HWAccelChoice,
-    part: Part | None,
-    rate: Fraction | None,
-) -> dict[str, Any]:
+def _key(job: OpenedJob) -> dict[str, Any]:
     """What a job's segments depend on; a restorer without a plan is like no other."""
-    options = {"lossless": output_format.lossless, "crf": output_format.crf, "hwaccel": hwaccel, **asdict(tiling)}
+    written = {"lossless": job.output_format.lossless, "crf": job.output_format.crf}
+    options = {**written, "hwaccel": job.execution.hwaccel, **asdict(job.tiling)}
     tile = options.pop("tile")
     options |= {"tile": "x".join(map(str, tile))} if tile is not None else {}
-    options |= {"part": str(part)} if part is not None else {}
-    options |= {"rate": str(rate)} if rate is not None else {}
-    plan = getattr(restorer, "plan_key", "") or f"opened {secrets.token_hex(8)}"
-    source = pictures_key(video) if are_pictures(video) else source_key(video)
+    options |= {"part": str(job.part)} if job.part is not None else {}
+    options |= {"rate": str(job.rate)} if job.rate is not None else {}
+    plan = getattr(job.restorer, "plan_key", "") or f"opened {secrets.token_hex(8)}"
+    source = pictures_key(job.video) if are_pictures(job.video) else source_key(job.video)
     return {"source": source, "plan": plan, **options, "version": metadata.version("bsst")}
 
 
@@ -322,6 +248,13 @@ def _kept_or_removed(work: WorkFolder, meter: Meter, *, keep: bool) -> Iterator[
     finally:
         if not keep and not (resumable and work.finished):
             work.remove()
+
+
+def _survey_of_part(job: OpenedJob, work: WorkFolder) -> Survey | None:
+    """Where there is a part: where sound is cut must be known before the header is written."""
+    if job.part is None:
+        return None
+    return _surveyed(work, job.reader, job.tiling, job.part, further=job.restorer.frames)
 
 
 def _surveyed(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Generator, Iterator
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
 from fractions import Fraction
@@ -51,8 +51,7 @@ def restore_run(
     survey: Survey,
     *,
     trace: Trace | None = None,
-    on_work: Callable[[float], None] = lambda frames: None,
-) -> Generator[Finished, None, None]:
+) -> Generator[Finished | TileDone, None, None]:
     """Restore a run of segments, and put each into the work folder as soon as it is whole.
 
     Args:
@@ -60,10 +59,10 @@ def restore_run(
         restorer: an opened plan.
         survey: of the source.
         trace: records what happens when.
-        on_work: called after each tile with the frames of the run restored so far, without those for context.
 
     Yields:
-        A line for the journal for each segment, when its file is in place.
+        A line for the journal for each segment, when its file is in place; after each tile, the frames of the run
+        restored so far, without those for context.
     """
     run = task.run
     first, last, starts = run[0].first, run[-1].last, set(survey.scenes)
@@ -98,7 +97,7 @@ def restore_run(
         writer = writer_of(segment)
         for result in results:
             if isinstance(result, TileDone):
-                on_work(min(max(0.0, first + result.frames - kept.start), len(kept)))
+                yield TileDone(min(max(0.0, first + result.frames - kept.start), len(kept)))
                 continue
             wrong = {first + index for index in result.repaired}
             taken_back = {first + index for index in result.guarded}

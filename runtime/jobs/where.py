@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Generator
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
 from bsst.runtime.frames.restorer import Restorer
+from bsst.runtime.frames.windows import TileDone
 from bsst.runtime.jobs.cluster_ray import restore_on_cluster
 from bsst.runtime.jobs.options import Execution, threads_of_worker
 from bsst.runtime.jobs.processes import restore_in_processes
-from bsst.runtime.jobs.report import Meter
 from bsst.runtime.jobs.run import Task, restore_run
 from bsst.runtime.jobs.segment import stretches
 from bsst.runtime.jobs.survey import Survey
@@ -22,17 +23,14 @@ __all__ = ["restore_elsewhere", "restore_here"]
 
 
 def restore_here(
-    task: Task, restorer: Restorer, survey: Survey, trace: Trace | None, meter: Meter
-) -> Generator[Finished, None, None]:
-    """Restore segments in this process, neighbours in one go."""
+    task: Task, restorer: Restorer, survey: Survey, trace: Trace | None
+) -> Generator[Finished | TileDone, None, None]:
+    """Restore segments in this process, neighbours in one go; see `restore_run` for what comes."""
     before = 0  # frames of the runs that are done
     for run in stretches(task.run):
-        part = replace(task, run=tuple(run))
-
-        def on_work(frames: float, before: int = before) -> None:
-            meter.worked(before + frames)
-
-        yield from restore_run(part, restorer, survey, trace=trace, on_work=on_work)
+        with closing(restore_run(replace(task, run=tuple(run)), restorer, survey, trace=trace)) as results:
+            for result in results:
+                yield TileDone(before + result.frames) if isinstance(result, TileDone) else result
         before += sum(len(segment.kept) for segment in run)
 
 

@@ -50,8 +50,9 @@ class Worker:
         lines = []
         with closing(restore_run(task, self._opened.of_tile(task.tile), survey)) as run:
             for line in run:
-                lines.append(line)
-                on_line(line)
+                if isinstance(line, Finished):
+                    lines.append(line)
+                    on_line(line)
         return lines
 
 

@@ -26,14 +26,13 @@ from numpy.typing import NDArray
 from bsst.errors import BsstError, UsageError
 from bsst.plan.archive import Plan, open_plan
 from bsst.plan.manifest import Manifest
-from bsst.runtime.devices.base import Buffer, Device, DeviceTensor, Event, Stream
+from bsst.runtime.devices.base import Buffer, Device, DeviceTensor, Event, Session, Stream
 from bsst.runtime.devices.host import HostDevice
 from bsst.runtime.frames.fit import fitting_plan
 from bsst.runtime.network.memory_plan import OUTPUT, ZEROS, ClipMemory, plan_clip
 from bsst.runtime.network.slots import Slot, Transfer, tensors_in_one_buffer
 from bsst.runtime.network.wiring import View
 from bsst.runtime.sessions.backends import open_backend
-from bsst.runtime.sessions.base import Session
 from bsst.runtime.trace import Trace
 
 __all__ = ["DEFAULT_PLAN", "FlowFeatures", "Network", "RestoredClip", "host_network", "load_network"]

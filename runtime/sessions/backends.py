@@ -9,10 +9,9 @@ from dataclasses import dataclass
 
 from bsst.plan.archive import Plan, require
 from bsst.plan.manifest import NVIDIA_TARGETS, Manifest, StageSpec
-from bsst.runtime.devices.base import Device
+from bsst.runtime.devices.base import Device, Session
 from bsst.runtime.devices.host import HostDevice
 from bsst.runtime.network.wiring import FLOW_STAGES
-from bsst.runtime.sessions.base import Session
 from bsst.runtime.sessions.lane import Lane
 from bsst.runtime.sessions.probe import probe_providers
 from bsst.runtime.trace import Trace

@@ -20,7 +20,7 @@ import onnxruntime as ort  # noqa: E402
 
 from bsst.errors import BsstError, ModelError, OutOfMemoryError
 from bsst.runtime.devices.base import Array, DeviceTensor, Stream
-from bsst.runtime.sessions.base import HostSession
+from bsst.runtime.devices.host import HostSession
 from bsst.runtime.sessions.plugins_ort import open_session
 
 __all__ = ["OrtGpuSession", "OrtSession"]

@@ -10,7 +10,8 @@ one context, kept by addresses, as here (cpp/runtime/exec/engineExecutor.cpp), a
 them with plain runs. TensorRT-RTX can capture by itself, but keeps one set of addresses and captures again at every
 change (pytorch/TensorRT#4187), so the same way is taken with it where the engine allows (`is_stream_capturable`).
 
-Not run here: no GPU. Source: https://docs.nvidia.com/deeplearning/tensorrt/latest/_static/python-api/ (ICudaEngine,
+Not run here, no TensorRT. Source:
+https://docs.nvidia.com/deeplearning/tensorrt/latest/_static/python-api/ (ICudaEngine,
 IExecutionContext, IRuntimeConfig) and the docstrings of tensorrt-rtx 1.7.1, which is installed for the build tests.
 """
 

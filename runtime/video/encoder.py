@@ -60,6 +60,8 @@ TRIAL = (0, 1, 2, 4, 5, 9, 10, 11)
 """Times of the frames of a trial, in frames: uneven, because encoders that reorder frames derive times from others."""
 LARGEST_SIDES = {"libx264": 16384, "libvpx-vp9": 65536}
 """Pixels; opening the encoder beyond fails without a word, or with those for a lack of memory."""
+SMALLEST_SLICED = 32
+"""Pixels; 4:2:0 of 9x47 is refused still."""
 SAME_PICTURE = 20
 """PSNR in dB of a smooth picture after any lossy encoder that works, whatever its quality."""
 
@@ -123,7 +125,7 @@ def software_settings(container: str, info: VideoInfo, *, lossless: bool, crf: i
             pixel_format=name,
             encoding=source,
             tags=info.tags,
-            options={"level": "3"},
+            options=ffv1_options(source, info.height, info.width),
             lossless=True,
             lost=_lost(info, "ffv1"),
         )
@@ -159,6 +161,15 @@ def software_settings(container: str, info: VideoInfo, *, lossless: bool, crf: i
         lossless=lossless,
         lost=_lost(info, codec),
     )
+
+
+def ffv1_options(encoding: Encoding, height: int, width: int) -> dict[str, str]:
+    """Level 3, in slices with checksums, where FFmpeg 8.1 cuts frames rightly into slices; else level 1, without.
+
+    It refuses frames of a few pixels, and loses the last chroma samples of 4:1:1 and 4:1:0 beyond a multiple of four.
+    """
+    sliced = min(height, width) >= SMALLEST_SLICED and max(encoding.subsampling) <= 2
+    return {"level": "3" if sliced else "1"}
 
 
 def nvenc_settings(container: str, software: EncoderSettings, *, crf: int) -> EncoderSettings:

@@ -38,7 +38,7 @@ def frame_to_planes(
         chroma = _samples(frame, 1, encoding.dtype)[:, : (frame.width + 1) // 2 * 2] >> empty
         return luma, chroma[:, ::2], chroma[:, 1::2]
     name = plane_format(encoding)
-    if frame.format.name.replace("yuvj", "yuv").replace("yuva", "yuv") != name:
+    if _without_alpha(frame.format.name) != name:
         # Same matrix and range on both sides: only the layout of the planes changes.
         tags = {"src_color_range": FULL_RANGE, "dst_color_range": FULL_RANGE}
         if encoding.matrix == "rgb" and (through := _by_way_of(frame)):
@@ -47,6 +47,14 @@ def frame_to_planes(
     planes = [_samples(frame, index, encoding.dtype)[:, : frame.planes[index].width] for index in range(3)]
     first, second, third = planes if encoding.matrix != "rgb" else (planes[2], planes[0], planes[1])  # from G, B, R
     return first, second, third
+
+
+def _without_alpha(name: str) -> str:
+    """The planar format whose planes are the first three of another one's.
+
+    They are not left to the reformatter: FFmpeg 8.1 garbles the last row of each slice of `gbrap16le` to `gbrp16le`.
+    """
+    return name.replace("yuvj", "yuv").replace("yuva", "yuv").replace("gbrap", "gbrp")
 
 
 def _by_way_of(frame: VideoFrame) -> str:

@@ -20,7 +20,7 @@ from bsst.runtime.metrics import psnr, to_uint8
 from bsst.runtime.video.colour import Encoding
 from bsst.runtime.video.decoded import decoded_frames
 from bsst.runtime.video.frame import frame_to_rgb, is_interleaved
-from bsst.runtime.video.log import ErrorLog
+from bsst.runtime.video.log import ErrorLog, unlogged
 from bsst.runtime.video.scan import Scan
 from bsst.runtime.video.source import open_source
 
@@ -57,7 +57,10 @@ def open_decoder(path: Path, scan: Scan, encoding: Encoding, first: VideoFrame) 
         except av.error.FFmpegError as error:
             problem = log.reason(error)
     if problem:
-        container.close()
+        with unlogged():
+            del frames, stream
+            container.close()
+            del container
         return problem
     return container, stream, frames
 

@@ -26,7 +26,7 @@ from bsst.errors import InputError, OutOfMemoryError, OutputError, UsageError
 from bsst.files import what_is_at
 from bsst.runtime.video.colour import Encoding
 from bsst.runtime.video.decoded import Frame
-from bsst.runtime.video.encoder import EncoderSettings, frame_from_rgb
+from bsst.runtime.video.encoder import EncoderSettings, ffv1_options, frame_from_rgb
 from bsst.runtime.video.facts import Stated, Tags, VideoInfo, describe, lost_with_frame, side_data, stated
 from bsst.runtime.video.frame import FULL_RANGE, plane_format
 from bsst.runtime.video.log import description, error_text
@@ -257,7 +257,7 @@ class PictureWriter:
             pixel_format="bgr0" if planes == "gbrp" else planes,
             encoding=encoding,
             tags=Tags(matrix=5 if self._codec == "mjpeg" else 0, range=FULL_RANGE, primaries=2, transfer=2),
-            options={"level": "3"},
+            options=ffv1_options(encoding, info.height, info.width),
             lossless=self._codec != "mjpeg",
         )
         self.encoder = f"{self._codec} {self._pixel_format}"

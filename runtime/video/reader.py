@@ -241,9 +241,10 @@ class VideoReader:
             return found
         container, stream, frames = found
         with unlogged():
+            self._frames.close()
             self._container.close()
             self._container, self._stream = container, stream
-        self._frames = self._decoded_on_gpu(frames)
+            self._frames = self._decoded_on_gpu(frames)
         self._on_gpu = True
         return ""
 
@@ -260,6 +261,7 @@ class VideoReader:
         self.warnings.append(f"NVDEC did not decode all of the video, software did the rest: {self.gpu_problem}")
         self._on_gpu = False
         with unlogged():
+            del frames
             self._container.close()
             self._start()
         yield from islice(self._decoded(), count, None)

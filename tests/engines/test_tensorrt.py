@@ -198,7 +198,7 @@ class TestPlan:
             assert kernel["types"][0] == kernel["types"][-1] == "FP16"
         (convolution,) = carried["propagate_forward_1"]
         assert convolution["types"] == ["FP16", "FP32", "FP32", "FP16", "FP16", "FP16"]
-        assert convolution["output_shape"] == [1, 16, 32, 36]
+        assert convolution["output_shape"] == [1, 16, 32, plan.manifest.config["channels"]]
         for stage in plan.manifest.stages:
             assert stage.precision == {"float16": 1.0}
             types = [kind for _, kind in json.loads(plan.member(stage.name))["layers"]]

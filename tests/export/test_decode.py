@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-import copy
+import dataclasses
 
 import pytest
 import torch
 
+from bsst.config import EDGE
 from bsst.export.stage import Geometry
 from bsst.export.stages.decode import decode_stage, frames_at_once
-from tests.networks import small_edge
+from bsst.reference.bsstnet import BSSTNet
 
 
 @pytest.mark.parametrize("frames", [4, 5, 10, 16])
 def test_frames_exchange_features_across_the_parts_that_are_computed_at_once(frames: int) -> None:
-    network = copy.deepcopy(small_edge().network)
+    layout = dict(compact=False, decoder_blocks=(0, 0), shift_blocks=1, half_channels=8, channels=12)
     torch.manual_seed(frames)
+    network = BSSTNet(dataclasses.replace(EDGE, **layout)).eval()
     for block in (m for m in network.modules() if hasattr(m, "beta")):
         torch.nn.init.normal_(block.beta)  # zero until trained
     stage = decode_stage(network, Geometry(frames=frames, tile=(64, 64), flow_size=(128, 128)))

@@ -10,9 +10,9 @@ import numpy as np
 
 from bsst.plan.manifest import Compiler, Manifest, StageSpec, TensorSpec
 from bsst.runtime.devices.base import Array
+from bsst.runtime.devices.host import HostSession
 from bsst.runtime.network.network import Frame
 from bsst.runtime.network.wiring import calls_of, clip_calls, clip_tensors
-from bsst.runtime.sessions.base import HostSession
 
 __all__ = ["FakeStage", "fake_manifest", "fake_stages", "restore_alone"]
 

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import av
 import numpy as np
 import pytest
 from av.video.reformatter import VideoReformatter
 
+from bsst.runtime.job import deblur
+from bsst.runtime.jobs.options import OutputFormat
 from bsst.runtime.video.colour import Encoding, rgb_from_planes
 from bsst.runtime.video.frame import frame_to_rgb, is_interleaved, plane_format
+from bsst.runtime.video.reader import VideoReader
+from tests.media import Clip, Identity
 
 RANDOM = np.random.default_rng(5)
 
@@ -49,3 +55,24 @@ def test_frames_that_store_something_else_are_not_taken_for_it(
 ) -> None:
     encoding = Encoding(matrix="bt709", full_range=False, bits=bits, subsampling=subsampling)
     assert not is_interleaved(av.VideoFrame(64, 48, name), encoding)
+
+
+@pytest.mark.parametrize(
+    ("name", "size"),
+    [("yuv411p", (50, 70)), ("yuv410p", (50, 70)), ("gbrap16le", (48, 64)), ("yuv420p", (47, 9)), ("gbrp", (40, 1))],
+    ids=str,
+)
+def test_rare_layouts_and_sizes_lose_no_sample(tmp_path: Path, name: str, size: tuple[int, int]) -> None:
+    recipe = Clip(suffix=".nut", codec="rawvideo", pixel_format=name, size=size, times=(0, 512))
+    source = recipe.write(tmp_path / "clip")
+    deblur(source, tmp_path / "out.mkv", Identity(in_flight=1), output_format=OutputFormat(lossless=True))
+    with av.open(str(source)) as raw, VideoReader(source) as before, VideoReader(tmp_path / "out.mkv") as after:
+        for frame, read, written in zip(raw.decode(video=0), before, after, strict=True):
+            dtype = np.uint16 if name.endswith("16le") else np.uint8
+            planes = [
+                np.frombuffer(memoryview(plane), np.uint8).reshape(-1, plane.line_size).view(dtype)[:, : plane.width]
+                for plane in frame.planes[:3]
+            ]
+            stored = planes if name.startswith("yuv") else [planes[2], planes[0], planes[1]]
+            assert all(np.array_equal(*pair) for pair in zip(stored, read.planes, strict=True))
+            assert all(np.array_equal(*pair) for pair in zip(stored, written.planes, strict=True))

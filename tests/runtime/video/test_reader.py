@@ -6,6 +6,8 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +19,7 @@ import pytest
 from bsst.errors import UsageError
 from bsst.runtime.devices.cuda_driver import find_gpus
 from bsst.runtime.video.decoded import Frame
-from bsst.runtime.video.log import ErrorLog
+from bsst.runtime.video.log import ErrorLog, unlogged
 from bsst.runtime.video.reader import VideoReader
 from tests.media import FULL, TAG_BT709, Clip
 from tests.runtime.video.fake_video import as_gpu_frame, use_nvdec
@@ -150,6 +152,33 @@ def test_a_decoder_is_not_freed_while_the_log_of_ffmpeg_reaches_python(tmp_path:
             waited = closing.is_alive()
         closing.join(30)
         assert (waited, closing.is_alive()) == (True, False)
+
+
+def test_the_decoder_that_the_gpu_replaces_is_freed_while_nothing_reaches_python_from_ffmpegs_log(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    quiet, freed = [False], list[bool]()
+
+    @contextmanager
+    def watched() -> Iterator[None]:
+        with unlogged():
+            quiet[0] = True
+            yield
+            quiet[0] = False
+
+    def frames(genuine: Iterator[av.VideoFrame]) -> Iterator[av.VideoFrame]:
+        try:
+            yield from genuine
+        finally:
+            freed.append(quiet[0])
+
+    use_nvdec(monkeypatch)
+    monkeypatch.setattr("bsst.runtime.video.reader.unlogged", watched)
+    with VideoReader(Clip().write(tmp_path / "clip")) as reader:
+        reader._frames = frames(reader._frames)
+        next(reader._frames)
+        reader.accelerate("cuda")
+        assert freed == [True]
 
 
 def test_a_reader_that_is_left_has_no_threads(tmp_path: Path) -> None:
