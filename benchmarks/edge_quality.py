@@ -21,9 +21,8 @@ from bsst.config import EDGE
 from bsst.reference.bsstnet import BSSTNet
 from bsst.reference.compact import make_network
 from bsst.reference.raft import RAFT
-from bsst.training.batches import Pool
-from bsst.training.evaluate import Example, example, gain, gain_alone, psnr
-from bsst.training.flows import frames_of
+from bsst.training.cache import load
+from bsst.training.evaluate import Example, example, frames_of, gain, gain_alone, psnr
 from bsst.training.real import FRESH_CLIPS, HELD_CLIPS, VALIDATION_CLIPS, fixed_clip
 
 DEFAULT_WEIGHTS = Path(__file__).parents[1] / "reference" / "weights" / "edge.safetensors"
@@ -43,8 +42,7 @@ def real_examples(data: Path, raft: RAFT, *, split: str) -> list[Example]:
 
 
 def simulated_examples(data: Path, raft: RAFT) -> list[Example]:
-    pool = Pool(data / "sim" / "held")
-    clips = [(name, pool.clips[name]) for name in pool.names]
+    clips = [(path.name, load(path)) for path in sorted((data / "sim" / "held").glob("??????.npz"))]
     return [example(name, frames_of(clip.blurry), frames_of(clip.sharp), raft) for name, clip in clips]
 
 

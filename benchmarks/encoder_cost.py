@@ -21,9 +21,8 @@ from torch import Tensor
 
 from bsst.reference.raft import quarter_flow
 from bsst.runtime.video.encoder import FAITHFUL
-from bsst.training.batches import Pool
-from bsst.training.evaluate import psnr
-from bsst.training.flows import frames_of
+from bsst.training.cache import load
+from bsst.training.evaluate import frames_of, psnr
 from bsst.training.real import FRESH_CLIPS, HELD_CLIPS, fixed_clip
 
 QUALITIES = (16, 12, 8, 4, 3, 2, 1)
@@ -51,8 +50,8 @@ def main() -> None:
     torch.set_num_threads(1)
     net, raft = load_networks(DEFAULT_WEIGHTS)
     pairs = [fixed_clip(data, clip) for clip in (*HELD_CLIPS.values(), *FRESH_CLIPS.values())]
-    pool = Pool(data / "sim" / "held")
-    pairs += [(pool.clips[name].blurry, pool.clips[name].sharp) for name in pool.names[:SIMULATED]]
+    clips = [load(path) for path in sorted((data / "sim" / "held").glob("??????.npz"))[:SIMULATED]]
+    pairs += [(clip.blurry, clip.sharp) for clip in clips]
     costs = {quality: Cost() for quality in QUALITIES}
     lossless = 0
     for pair in pairs:

@@ -22,10 +22,8 @@ from torch import Tensor
 
 from bsst.plugins.flow_warp import flow_warp
 from bsst.reference.raft import quarter_flow
-from bsst.training.batches import Pool
-from bsst.training.cache import kind_of
-from bsst.training.evaluate import psnr
-from bsst.training.flows import frames_of
+from bsst.training.cache import kind_of, load
+from bsst.training.evaluate import frames_of, psnr
 
 BINS = (0, 0.25, 1, 2, 4, 8, np.inf)
 BLOCK = 8
@@ -41,9 +39,8 @@ def main() -> None:
     raft = load_networks(DEFAULT_WEIGHTS)[1]
     motions, errors = [], []
     results: dict[tuple[str, str], list[tuple[float, float]]] = defaultdict(list)
-    pool = Pool(data / "sim" / "held")
-    for name in pool.names:
-        clip = pool.clips[name]
+    for path in sorted((data / "sim" / "held").glob("??????.npz")):
+        clip = load(path)
         blurry, sharp = frames_of(clip.blurry), frames_of(clip.sharp)
         exact = tuple(torch.from_numpy(flow).float() for flow in (clip.forward, clip.backward))
         found = tuple(flow[: len(blurry) - 1] for flow in quarter_flow(raft, blurry))
@@ -53,7 +50,7 @@ def main() -> None:
         for way, flows in (("exact", exact), ("found", found), ("none", tuple(0 * flow for flow in exact))):
             inside = _aligned(torch.ones_like(sharp), *exact)[1] > 0.99
             warped = torch.where(inside, _aligned(sharp, *flows)[1], sharp)[1:]
-            results[kind_of(int(name[:6])), way].append(
+            results[kind_of(int(path.stem)), way].append(
                 (float(psnr(warped, sharp[1:]).mean()), _oracle_gain(blurry, sharp, flows))
             )
     motion, error = torch.cat(motions), torch.cat(errors)

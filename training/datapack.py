@@ -1,81 +1,72 @@
-"""The training data in one file that travels to another machine: photographs as WebP, interpolated shots as H.264.
+"""What `train.py` reads, in one folder small enough to travel to a GPU machine.
 
-    python -m bsst.training.datapack --data DIR --out pack.zip     # after `sources` and `real interpolate`
-    python -m bsst.training.datapack --data DIR --unpack pack.zip
+    python -m bsst.training.datapack --data DIR --out PACK     # after `sources`, `real` and `cache`
 
-Held-out shots and photographs are left out. Simulated clips are rendered where they are needed (`cache.py`).
+writes PACK/photo/*.webp (cut to the size that is rendered from), PACK/shots/*.mp4 (interpolated shots) and
+PACK/validation.npz. What is held out is left out.
 """
 
 from __future__ import annotations
 
 import argparse
-import io
-import zipfile
 from pathlib import Path
 
 import av
+import numpy as np
 from PIL import Image
 
-from bsst.training.real import SHOTS
+from bsst.training.cache import load
+from bsst.training.footage import BANK
+from bsst.training.real import SHOTS, VALIDATION_CLIPS, fixed_clip
 
-__all__ = ["pack_data", "unpack_data"]
+__all__ = ["pack_data"]
 
-LARGEST_BYTES = 64 << 20
-PHOTO_QUALITY = 80
-SHOT_CRF = 23
+LARGEST_BYTES = 40 << 20
+PHOTO_QUALITY, SHOT_CRF = 72, 12
+FRAMES, SIZE, SIMULATED = 7, 128, 2
+"""Of the validation clips: frames, side of a crop from their middle, and how many are simulated."""
 
 
 def pack_data(data: Path, out: Path) -> None:
-    """Write photographs and shots of `data` that training and validation use into the zip archive `out`.
+    """Write photographs and shots of `data` that training uses, and validation clips, into the folder `out`.
 
     Raises:
-        ValueError: there is nothing to pack, or the archive would exceed 64 MiB.
+        ValueError: there is nothing to pack, or it exceeds 40 MiB.
     """
     photos = sorted((data / "photo" / "train").glob("*.png"))
-    shots = [name for name, shot in SHOTS.items() if shot.split != "held"]
-    shots = [name for name in shots if (data / "interpolated" / f"{name}.mkv").exists()]
+    names = [name for name, shot in SHOTS.items() if shot.split == "train"]
+    shots = [path for name in names if (path := data / "interpolated" / f"{name}.mkv").exists()]
     if not photos or not shots:
         raise ValueError(
             f"{data}: expected photo/train/*.png and interpolated/*.mkv, got {len(photos)} photographs and "
-            f"{len(shots)} shots; run bsst.training.sources and bsst.training.real interpolate first"
+            f"{len(shots)} shots; run bsst.training.sources and bsst.training.real first"
         )
-    temporary = out.with_suffix(".tmp")
-    with zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED) as archive:
-        for photo in photos:
-            archive.writestr(f"photo/train/{photo.stem}.webp", _webp(photo))
-        for name in shots:
-            archive.writestr(f"interpolated/{name}.mkv", _compressed(data / "interpolated" / f"{name}.mkv"))
-    if (size := temporary.stat().st_size) > LARGEST_BYTES:
-        temporary.unlink()
+    for folder in ("photo", "shots"):
+        (out / folder).mkdir(parents=True, exist_ok=True)
+    for photo in photos:
+        with Image.open(photo) as picture:
+            cut = _cut(picture.convert("RGB"))
+        cut.save(out / "photo" / f"{photo.stem}.webp", "WEBP", quality=PHOTO_QUALITY, method=4)
+    for shot in shots:
+        _compress(shot, out / "shots" / f"{shot.stem}.mp4")
+    _write_validation(data, out / "validation.npz")
+    if (size := sum(path.stat().st_size for path in out.rglob("*.*"))) > LARGEST_BYTES:
         raise ValueError(f"expected a pack of at most {LARGEST_BYTES:,} bytes, got {size:,}; leave photographs out")
-    temporary.rename(out)
     print(f"{out}: {len(photos)} photographs, {len(shots)} shots, {size:,} bytes")
 
 
-def unpack_data(data: Path, pack: Path) -> None:
-    """Put the contents of a pack where `cache.py` and `real.py` read them; what exists already is kept."""
-    with zipfile.ZipFile(pack) as archive:
-        for member in archive.infolist():
-            target = (data / member.filename).with_suffix(".png" if member.filename.endswith(".webp") else ".mkv")
-            if target.exists() or not target.resolve().is_relative_to(data.resolve()):
-                continue
-            target.parent.mkdir(parents=True, exist_ok=True)
-            if target.suffix == ".png":
-                Image.open(io.BytesIO(archive.read(member))).save(target)
-            else:
-                target.write_bytes(archive.read(member))
+def _cut(picture: Image.Image) -> Image.Image:
+    """The middle of a picture, as much as is rendered from; smaller ones stay."""
+    height, width = BANK if picture.width >= picture.height else BANK[::-1]
+    if picture.width < width or picture.height < height:
+        return picture
+    left, top = (picture.width - width) // 2, (picture.height - height) // 2
+    return picture.crop((left, top, left + width, top + height))
 
 
-def _webp(photo: Path) -> bytes:
-    buffer = io.BytesIO()
-    Image.open(photo).save(buffer, "WEBP", quality=PHOTO_QUALITY, method=6)
-    return buffer.getvalue()
-
-
-def _compressed(shot: Path) -> bytes:
-    """The frames of a shot, in the same order, compressed with loss."""
-    buffer = io.BytesIO()
-    with av.open(str(shot)) as source, av.open(buffer, "w", format="matroska") as target:
+def _compress(shot: Path, out: Path) -> None:
+    """The frames of a shot, in the same order, compressed with little loss."""
+    with av.open(str(shot)) as source, av.open(str(out), "w") as target:
         video = source.streams.video[0]
         rate = video.average_rate
         assert rate is not None
@@ -85,17 +76,28 @@ def _compressed(shot: Path) -> bytes:
             frame.pts, frame.time_base = index, 1 / rate
             target.mux(stream.encode(frame))
         target.mux(stream.encode(None))
-    return buffer.getvalue()
+
+
+def _write_validation(data: Path, out: Path) -> None:
+    """Crops of the validation clips that exist in `data`."""
+    pairs = {}
+    for name, clip in VALIDATION_CLIPS.items():
+        if (data / "interpolated" / f"{clip.shot}.mkv").exists():
+            pairs[f"real_{name.replace(' ', '_')}"] = fixed_clip(data, clip)
+    for path in sorted((data / "sim" / "validation").glob("??????.npz"))[:SIMULATED]:
+        clip = load(path)
+        pairs[f"sim_{path.stem}"] = clip.blurry, clip.sharp
+    arrays = {}
+    for name, (blurry, sharp) in pairs.items():
+        top, left = ((n - SIZE) // 2 for n in blurry.shape[1:3])
+        for kind, video in (("blurry", blurry), ("sharp", sharp)):
+            arrays[f"{name}_{kind}"] = video[:FRAMES, top : top + SIZE, left : left + SIZE]
+    np.savez_compressed(out, **arrays)
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True)
-    what = parser.add_mutually_exclusive_group(required=True)
-    what.add_argument("--out", type=Path, help="archive to write")
-    what.add_argument("--unpack", type=Path, help="archive to read")
+    parser.add_argument("--out", type=Path, required=True, help="folder to write")
     arguments = parser.parse_args()
-    if arguments.unpack is not None:
-        unpack_data(arguments.data, arguments.unpack)
-    else:
-        pack_data(arguments.data, arguments.out)
+    pack_data(arguments.data, arguments.out)

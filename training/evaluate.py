@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from bsst.reference.bsstnet import BSSTNet
 from bsst.reference.raft import RAFT, quarter_flow
 
-__all__ = ["Example", "example", "gain", "gain_alone", "psnr"]
+__all__ = ["Example", "example", "frames_of", "gain", "gain_alone", "psnr"]
 
 
 @dataclass(frozen=True)
@@ -22,6 +24,11 @@ class Example:
     sharp: Tensor
     forward: Tensor
     backward: Tensor
+
+
+def frames_of(video: NDArray[np.uint8]) -> Tensor:
+    """(T, H, W, 3) uint8 -> (T, 3, H, W) float32 in [0, 1]."""
+    return torch.tensor(video).permute(0, 3, 1, 2).float() / 255
 
 
 @torch.no_grad()

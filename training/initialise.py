@@ -1,4 +1,4 @@
-"""Initialisation of BSSTNet for training from scratch: motion must pay from the first steps.
+"""Initialisation of both networks for training from scratch: motion must pay from the first steps.
 
 With PyTorch's defaults the aligned features are fifty times too weak, with plain He initialisation the recurrence
 explodes, and both train into single-frame sharpeners. Here the deformable convolution starts as a plain warp of
@@ -9,13 +9,14 @@ sparse attention starts as the identity.
 from __future__ import annotations
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from bsst.reference.bsstnet import BSSTNet
 from bsst.reference.compact import CompactBSSTNet, PlainBlock
 from bsst.reference.propagation import DeformableAlignment
+from bsst.reference.raft import RAFT, FixedBatchNorm
 
-__all__ = ["initialise"]
+__all__ = ["initialise", "initialise_flow"]
 
 
 @torch.no_grad()
@@ -63,3 +64,31 @@ def _start_as_warp(align: DeformableAlignment) -> None:
     last = align.conv_offset[6]
     assert isinstance(last, nn.Conv2d)
     nn.init.zeros_(last.weight)
+
+
+def initialise_flow(raft: RAFT, clip: Tensor) -> None:
+    """He initialisation; the fixed batch norm statistics become those of one batch, for stages at unit scale.
+
+    Args:
+        raft: network to initialise.
+        clip: frames (N, 3, h, w) in [0, 1] on the grid that the network sees.
+    """
+    for name, module in raft.named_modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight, nonlinearity="linear" if "gru" in name else "relu")
+            assert module.bias is not None
+            nn.init.zeros_(module.bias)
+    with torch.no_grad():
+        raft.update_block.flow_head.conv2.weight.mul_(0.05)
+        raft.cnet.conv2.weight.mul_(0.5)
+
+    def measure(norm: nn.Module, inputs: tuple[Tensor]) -> None:
+        assert isinstance(norm, FixedBatchNorm)
+        norm.running_mean.copy_(inputs[0].mean(dim=(0, 2, 3)))
+        norm.running_var.copy_(inputs[0].var(dim=(0, 2, 3)))
+
+    hooks = [m.register_forward_pre_hook(measure) for m in raft.modules() if isinstance(m, FixedBatchNorm)]
+    with torch.no_grad():
+        raft.features(clip)
+    for hook in hooks:
+        hook.remove()

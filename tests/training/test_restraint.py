@@ -1,4 +1,4 @@
-"""The restraint starts as nothing, trains on what is recorded, and is part of the weights afterwards."""
+"""The restraint starts as nothing, sees what it should, and is part of the weights."""
 
 from __future__ import annotations
 
@@ -15,13 +15,9 @@ from safetensors.torch import load_file, save_file
 from bsst.config import EDGE
 from bsst.reference.bsstnet import BSSTNet
 from bsst.reference.checkpoint import EDGE_WEIGHTS, load_networks
-from bsst.reference.raft import quarter_flow
 from bsst.reference.restraint import Restraint, evidence
-from bsst.training.cache import clip_of, save
-from bsst.training.outputs import load_outputs, outputs_of, write_outputs
-from bsst.training.pack import add_restraint
-from bsst.training.simulate import Clip, linear_light
-from bsst.training.train_restraint import train_restraint
+from bsst.training.cache import clip_of
+from bsst.training.simulate import linear_light
 
 
 def test_an_untrained_restraint_changes_nothing() -> None:
@@ -68,49 +64,6 @@ def test_brief_exposures_move_far_and_blur_little(number: int) -> None:
     assert clip.blurry.shape == (8, 192, 192, 3)
     assert np.abs(clip.forward.astype(float)).max() > 0.5
     assert np.array_equal(clip.blurry, clip_of(pictures, number, "train").blurry)
-
-
-def _clip(rng: np.random.Generator) -> Clip:
-    """A texture that moves by two pixels a frame."""
-    texture = np.kron(rng.integers(0, 255, (40, 40, 3)), np.ones((6, 6, 1))).astype(np.uint8)
-    sharp = np.stack([texture[:128, 2 * t : 2 * t + 128] for t in range(8)])
-    blurry = np.stack([np.mean([texture[:128, 2 * t + k : 2 * t + k + 128] for k in range(5)], 0) for t in range(8)])
-    nothing = np.zeros((7, 2, 32, 32), np.float16)
-    return Clip(blurry.astype(np.uint8), sharp, nothing, nothing)
-
-
-@pytest.mark.slow
-def test_restrained_outputs_are_those_of_the_whole_network_and_training_on_them_changes_it(tmp_path: Path) -> None:
-    torch.manual_seed(0)
-    networks = load_networks(EDGE_WEIGHTS)
-    clip = _clip(np.random.default_rng(0))
-    blurry, sharp = (torch.from_numpy(a).permute(0, 3, 1, 2).contiguous() for a in (clip.blurry, clip.sharp))
-    outputs = outputs_of(networks.network, networks.raft, blurry, sharp)
-    forward, backward = quarter_flow(networks.raft, blurry / 255)
-    with torch.no_grad():
-        whole = networks.network(blurry[None] / 255, backward[None], forward[None])[0]
-        parts = (t.float() for t in (outputs.residual, outputs.decoded, outputs.blurry / 255, outputs.moving))
-        restrained = networks.network.restrain(*parts)
-    assert (whole - blurry / 255).abs().max() > 0.01
-    assert (blurry / 255 + restrained - whole).abs().max() < 1e-3
-
-    for number in range(2):
-        save(clip, tmp_path / "sim" / "train" / f"{number:06d}.npz")
-    write_outputs(tmp_path, EDGE_WEIGHTS)
-    assert load_outputs(tmp_path / "outputs" / "sim000001.npz").moving.shape == (7, 5, 32, 32)
-    train_restraint(tmp_path, tmp_path, minutes=0.05, learning_rate=2e-3, seed=1)
-    entry = json.loads((tmp_path / "restraint.jsonl").read_text().splitlines()[-1])
-    assert entry["step"] >= 1
-    assert entry["clips"] == {"sim": 2}
-
-    weights = tmp_path / "edge.safetensors"
-    weights.write_bytes(EDGE_WEIGHTS.read_bytes())
-    add_restraint(tmp_path / "restraint.safetensors", weights)
-    packed, known = load_file(weights), load_file(EDGE_WEIGHTS)
-    assert {name for name in packed if not torch.equal(packed[name], known[name])} == {
-        name for name in known if name.startswith("restraint.")
-    }
-    assert load_networks(weights).network.config == EDGE
 
 
 def test_weights_without_a_restraint_are_still_read(tmp_path: Path) -> None:

@@ -1,6 +1,5 @@
 """Training data is what it claims to be, and training starts where motion can pay."""
 
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,12 +12,13 @@ from bsst.plugins.flow_warp import flow_warp
 from bsst.reference.bsstnet import BSSTNet
 from bsst.reference.compact import make_network
 from bsst.reference.raft import halve
-from bsst.training.batches import Batch, Pool, draw
+from bsst.training.batch import Batch
 from bsst.training.cache import load, save
-from bsst.training.evaluate import Example, gain, gain_alone, psnr
+from bsst.training.clips_at_once import restore_clips
+from bsst.training.evaluate import Example, frames_of, gain, gain_alone, psnr
+from bsst.training.heads import Heads
 from bsst.training.initialise import initialise
-from bsst.training.phases import Heads, run_stages
-from bsst.training.plot_log import join
+from bsst.training.plot_log import draw_curves
 from bsst.training.real import average
 from bsst.training.simulate import Clip, Kind, simulate
 
@@ -35,9 +35,15 @@ def clips() -> dict[Kind, Clip]:
     return {kind: simulate(pictures, np.random.default_rng(4), kind, frames=6, size=64) for kind in kinds}
 
 
+def batch_of(*clips: Clip) -> Batch:
+    images = (torch.stack([frames_of(getattr(clip, name)) for clip in clips]) for name in ("blurry", "sharp"))
+    flows = (torch.stack([torch.tensor(getattr(c, name)).float() for c in clips]) for name in ("forward", "backward"))
+    return Batch(*images, *flows)
+
+
 @pytest.fixture(scope="module")
 def batch(clips: dict[Kind, Clip]) -> Batch:
-    return draw([clips["heavy"], clips["mild"]], np.random.default_rng(0), frames=6, crop=64)
+    return batch_of(clips["heavy"], clips["mild"])
 
 
 @pytest.fixture(scope="module")
@@ -59,15 +65,9 @@ def warped_error(batch: Batch, factor: float) -> float:
 
 
 def test_exact_flow_aligns_the_sharp_frames(clips: dict[Kind, Clip]) -> None:
-    sample = draw([clips["mild"]], np.random.default_rng(0), frames=6, crop=64)
+    sample = batch_of(clips["mild"])
     assert warped_error(sample, 1.0) < 0.5 * warped_error(sample, 0.0)
     assert warped_error(sample, 1.0) < 0.5 * warped_error(sample, -1.0)
-
-
-@pytest.mark.parametrize("seed", range(6))
-def test_augmentation_keeps_flow_and_frames_together(clips: dict[Kind, Clip], seed: int) -> None:
-    sample = draw([clips["mild"]], np.random.default_rng(seed), frames=4, crop=48)
-    assert warped_error(sample, 1.0) < 0.6 * warped_error(sample, 0.0)
 
 
 def test_kinds_differ_in_blur(clips: dict[Kind, Clip]) -> None:
@@ -88,8 +88,6 @@ def test_clips_survive_the_cache(clips: dict[Kind, Clip], tmp_path: Path) -> Non
     again = load(tmp_path / "000007.npz")
     for name in ("blurry", "sharp", "forward", "backward"):
         assert np.array_equal(getattr(again, name), getattr(clips["mild"], name))
-    pool = Pool(tmp_path)
-    assert pool.names == ["000007.npz"]
 
 
 def test_exposures_are_averaged_in_linear_light() -> None:
@@ -100,28 +98,13 @@ def test_exposures_are_averaged_in_linear_light() -> None:
     assert int(blurry.max()) == int(blurry.min()) == round(255 * (1 / 3) ** (1 / 2.2))
 
 
-def test_training_starts_from_the_identity_with_both_graphs(net: BSSTNet, batch: Batch) -> None:
+def test_training_starts_from_the_identity(net: BSSTNet, batch: Batch) -> None:
     with torch.no_grad():
-        lean, lean_features = run_stages(net, batch, "lean")
-        full, full_features = run_stages(net, batch, "full")
+        restored, changed, _ = restore_clips(net, batch)
         whole = net(batch.blurry, batch.backward, batch.forward)
-    for restored in (lean, full, whole):
-        assert torch.equal(restored, batch.blurry)
-    for a, b in zip(lean_features, full_features, strict=True):
-        assert torch.equal(a, b)
-
-
-def test_the_training_graph_is_the_network(batch: Batch) -> None:
-    torch.manual_seed(2)
-    network = make_network(EDGE).eval()
-    initialise(network)
-    torch.nn.init.normal_(network.last_conv.weight, std=0.05)
-    torch.nn.init.normal_(network.softcomp.bias_conv.weight, std=0.05)
-    with torch.no_grad():
-        found, _ = run_stages(network, batch, "full")
-        expected = network(batch.blurry, batch.backward, batch.forward)
-    torch.testing.assert_close(found, expected, atol=1e-6, rtol=0)
-    assert (expected - batch.blurry).abs().max() > 1e-3
+    assert torch.equal(restored, batch.blurry.flatten(0, 1))
+    assert torch.equal(changed, batch.blurry.flatten(0, 1))
+    assert torch.equal(whole, batch.blurry)
 
 
 def test_features_start_at_unit_scale_and_do_not_grow_with_the_clip(net: BSSTNet) -> None:
@@ -129,7 +112,7 @@ def test_features_start_at_unit_scale_and_do_not_grow_with_the_clip(net: BSSTNet
     frames = torch.rand(1, 12, 3, 64, 64, generator=generator)
     flow = torch.randn(1, 11, 2, 16, 16, generator=generator)
     with torch.no_grad():
-        _, features = run_stages(net, Batch(frames, frames, flow, -flow), "align")
+        _, _, features = restore_clips(net, Batch(frames, frames, flow, -flow))
     for name, feature in zip(("encoder", *EDGE.branches, "reconstruction"), features, strict=True):
         assert 0.1 < float(feature.std()) < 3, name
         assert float(feature.std(dim=(-2, -1)).mean() / feature.std()) > 0.3, f"{name}: a constant channel pattern"
@@ -139,8 +122,8 @@ def test_other_frames_reach_the_propagated_features_from_the_start(net: BSSTNet,
     other = Batch(batch.blurry.clone(), batch.sharp, batch.forward, batch.backward)
     other.blurry[:, 1:] = batch.blurry[:, 1:].flip(-1)
     with torch.no_grad():
-        _, a = run_stages(net, batch, "lean")
-        _, b = run_stages(net, other, "lean")
+        _, _, a = restore_clips(net, batch)
+        _, _, b = restore_clips(net, other)
     backward, reconstruction = 1, -1
     assert torch.equal(a[0][:, 0], b[0][:, 0])
     for stage in (backward, reconstruction):
@@ -152,7 +135,7 @@ def test_auxiliary_heads_give_every_branch_a_gradient(batch: Batch) -> None:
     torch.manual_seed(3)
     network = make_network(EDGE)
     initialise(network)
-    _, features = run_stages(network, batch, "lean")
+    _, _, features = restore_clips(network, batch)
     heads = Heads(EDGE.channels, len(EDGE.branches) + 1)
     assert heads.gain(features[1:], batch) == pytest.approx(0, abs=1e-6)
     for parameter in heads.parameters():
@@ -178,14 +161,8 @@ def test_gain_is_zero_for_the_identity_and_scales_the_residual(net: BSSTNet, bat
     assert gain(oracle, clip) > gain(oracle, clip, scale=0.5) > 4
 
 
-def test_logs_of_runs_that_continue_each_other_count_their_minutes_on() -> None:
-    joined = join([[{"minutes": 2.0}, {"minutes": 5.0}], [{"minutes": 1.5}]])
-    assert [(entry["run"], entry["minutes"]) for entry in joined] == [(1, 2.0), (1, 5.0), (2, 6.5)]
-
-
-def test_clips_without_visible_blur_are_drawn_seldom(clips: dict[Kind, Clip], tmp_path: Path) -> None:
-    save(clips["mild"], tmp_path / "000000.npz")
-    save(replace(clips["mild"], blurry=clips["mild"].sharp), tmp_path / "000001.npz")
-    pool, rng = Pool(tmp_path), np.random.default_rng(0)
-    drawn = [pool.pick(rng) is pool.clips["000001.npz"] for _ in range(600)]
-    assert 0.1 < np.mean(drawn) < 0.25
+def test_a_log_is_drawn_with_every_curve_it_holds() -> None:
+    entries = [{"seconds": 60 * n, "end_point_error": 1 / (1 + n)} for n in range(3)]
+    entries += [{"seconds": 180 + 60 * n, "gain": 0.3 * n, "gain_free": 0.2 * n} for n in range(4)]
+    colours = {colour for _, colour in draw_curves(entries).getcolors(1 << 20) or ()}
+    assert {(31, 119, 180), (214, 39, 40), (240, 160, 160)} <= colours

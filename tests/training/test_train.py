@@ -12,13 +12,13 @@ from bsst.config import EDGE
 from bsst.plugins.flow_warp import flow_warp
 from bsst.reference.compact import make_network
 from bsst.reference.raft import RAFT, quarter_flow
-from bsst.training.batches import Batch
-from bsst.training.device.clips_at_once import restore_clips
-from bsst.training.device.codec import Codec
-from bsst.training.device.pool import Pool
-from bsst.training.device.render import Bank, render
-from bsst.training.device.steps import FlowStep, NetworkStep, flows_of
+from bsst.training.batch import Batch
+from bsst.training.clips_at_once import restore_clips
+from bsst.training.codec import Codec
 from bsst.training.initialise import initialise
+from bsst.training.pool import Pool
+from bsst.training.render import Bank, render
+from bsst.training.steps import FlowStep, NetworkStep, flows_of
 
 CPU = torch.device("cpu")
 FREE = dataclasses.replace(EDGE, followed_share=None, detail=None)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, fields
 import torch
 from torch import Tensor
 
-from bsst.training.batches import Batch
+from bsst.training.batch import Batch
 
 __all__ = ["Pool"]
 

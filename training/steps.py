@@ -18,12 +18,12 @@ from torch import Tensor, nn
 
 from bsst.reference.bsstnet import BSSTNet
 from bsst.reference.raft import RAFT, Features, halve
-from bsst.training.device.clips_at_once import restore_clips
-from bsst.training.device.codec import Codec
-from bsst.training.device.pool import Pool
-from bsst.training.device.render import Bank, render
-from bsst.training.phases import Heads
-from bsst.training.train_flow import loss_of, predictions
+from bsst.training.clips_at_once import restore_clips
+from bsst.training.codec import Codec
+from bsst.training.flow_loss import loss_of, predictions
+from bsst.training.heads import Heads
+from bsst.training.pool import Pool
+from bsst.training.render import Bank, render
 
 __all__ = ["FlowStep", "NetworkStep", "Refill", "captured", "flows_of"]
 

@@ -16,10 +16,10 @@ from PIL import Image
 from torch import Tensor
 
 from bsst.reference.raft import RAFT
-from bsst.training.batches import VISIBLE_DB
-from bsst.training.device.pool import Pool
-from bsst.training.device.steps import flows_of
+from bsst.training.batch import VISIBLE_DB
+from bsst.training.pool import Pool
 from bsst.training.simulate import GAMMA
+from bsst.training.steps import flows_of
 
 __all__ = ["fill_real", "photographs", "shots"]
 
@@ -35,7 +35,8 @@ def photographs(folder: Path) -> Tensor:
     height, width = BANK
 
     def one(path: Path) -> NDArray[np.uint8]:
-        picture: Image.Image = Image.open(path).convert("RGB")
+        with Image.open(path) as file:
+            picture: Image.Image = file.convert("RGB")
         if picture.height > picture.width:
             picture = picture.transpose(Image.Transpose.ROTATE_90)
         scale = max(height / picture.height, width / picture.width)

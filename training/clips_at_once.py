@@ -16,7 +16,7 @@ from bsst.plugins.sparse_window_attention.reference import own_table, wide_table
 from bsst.reference.blur import branch_motion
 from bsst.reference.bsstnet import BSSTNet, direction_of
 from bsst.reference.selection import WINDOW, expandable_groups, select
-from bsst.training.batches import Batch
+from bsst.training.batch import Batch
 
 __all__ = ["restore_clips"]
 

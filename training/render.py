@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from bsst.training.device.codec import Codec
+from bsst.training.codec import Codec
 from bsst.training.simulate import GAMMA
 
 __all__ = ["Bank", "Clips", "render"]
