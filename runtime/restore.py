@@ -21,7 +21,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from bsst.errors import InputError, ModelError, OutOfMemoryError
+from bsst.errors import ModelError, OutOfMemoryError
 from bsst.plan.manifest import GRID
 from bsst.runtime.frames.ahead import Ahead
 from bsst.runtime.frames.guard import guarded
@@ -115,13 +115,13 @@ def restored_windows(
     """What `deblur_frames` flattens: window after window, each after the reports of its tiles.
 
     Args:
-        frames: all of one size. Iterated in another thread if the restorer may have more than one clip in flight.
+        frames: all of one size, which readers and `CallersFrames` check. Iterated in another thread if the restorer may
+            have more than one clip in flight.
         restorer: an opened plan.
         tiling: how the video is cut up; as the plan recommends by default.
 
     Raises:
         UsageError: overlaps that do not fit the plan.
-        InputError: frames of different sizes.
         ModelError: a stage failed; the message names the frames.
     """
     tiling = tiling or Tiling()
@@ -149,7 +149,7 @@ def restored_windows(
         overlap = restorer.tile_overlap if tiling.tile_overlap is None else tiling.tile_overlap
         grid = tile_grid(height, width, tile=restorer.tile, overlap=overlap, blend=tiling.blend)
         broken: dict[int, np.ndarray] = {}
-        stream = _finite(_of_one_size(chain([first], decoded), first.pixels.shape), broken)
+        stream = _finite(chain([first], decoded), broken)
         del first
         marked = mark_cuts(stream) if tiling.scene_cuts else stream
         windows = sliding_windows(
@@ -171,17 +171,6 @@ def _sources(frames: Iterable[np.ndarray]) -> Iterator[SourceFrame]:
     finally:
         if close := getattr(iterator, "close", None):
             close()
-
-
-def _of_one_size(frames: Iterable[SourceFrame], shape: tuple[int, ...]) -> Iterator[SourceFrame]:
-    for index, frame in enumerate(frames):
-        found = frame.pixels.shape
-        if found != shape:
-            raise InputError(
-                f"expected all frames to be {shape[2]}x{shape[1]} like the first, got {found[2]}x{found[1]} at frame "
-                f"{index}; split or scale the video first"
-            )
-        yield frame
 
 
 def _finite(frames: Iterable[SourceFrame], broken: dict[int, np.ndarray]) -> Iterator[SourceFrame]:

@@ -20,9 +20,9 @@ METHODS = ("minmax", "percentile", "entropy")
 
 EXAMPLES = """\b
 Examples:
-  bsst-calibrate packaged street.mp4 park.mp4 -o ranges.json
-  bsst-calibrate packaged blurry.mp4 --truth sharp.mp4 -o ranges.json   measures losses against ground truth later
-  bsst-export --from packaged --int8 --ranges ranges.json -o edge_int8.plan
+  bsst calibrate packaged street.mp4 park.mp4 -o ranges.json
+  bsst calibrate packaged blurry.mp4 --truth sharp.mp4 -o ranges.json   measures losses against ground truth later
+  bsst export --from packaged --int8 --ranges ranges.json -o edge_int8.plan
 
 """
 

@@ -34,13 +34,13 @@ FRAMES, TILE, TILE_OVERLAP, WINDOW_OVERLAP = 12, (256, 256), 32, 4
 
 EXPORT_EXAMPLES = """\b
 Examples:
-  bsst-export -o edge.plan                                         packaged weights, any CPU
-  bsst-export --weights BSST_gopro.pth --raft raft-things.pth -o gopro.plan
-  bsst-export --frames 8 --tile 512x512 -o edge8.plan
-  bsst-export --fp16 --target tensorrt-rtx --sm 86,89,120 -o rtx.plan
-  bsst-export --from packaged --fp16 --target tensorrt -o engine.plan
-  bsst-export --from packaged --int8 --ranges ranges.json -o edge_int8.plan     status 5 where int8 costs too much
-  bsst-export --fp16 --target tensorrt --timing-cache timings.bin --optimization-level 5 -o engine.plan
+  bsst export -o edge.plan                                         packaged weights, any CPU
+  bsst export --weights BSST_gopro.pth --raft raft-things.pth -o gopro.plan
+  bsst export --window 8 --tile 512x512 -o edge8.plan
+  bsst export --fp16 --target tensorrt-rtx --sm 86,89,120 -o rtx.plan
+  bsst export --from packaged --fp16 --target tensorrt -o engine.plan
+  bsst export --from packaged --int8 --ranges ranges.json -o edge_int8.plan     status 5 where int8 costs too much
+  bsst export --fp16 --target tensorrt --timing-cache timings.bin --optimization-level 5 -o engine.plan
 
 """
 
@@ -86,18 +86,23 @@ class Size(click.ParamType[tuple[int, int]]):
               help="Carry the float32 stages too, as a fallback for what is not finite, on the CPU. Adds the "
               "size of the fp32 plan.")  # fmt: skip
 @click.option("--sm", metavar="LIST", default="", help="Compute capabilities to build for, such as 86,89,120.")
-@click.option("frames", "--window", "--frames", type=int, help=f"Frames of a window.  [default: {FRAMES}]")
+@click.option(
+    "frames", "--window", "--frames", type=int, metavar="FRAMES", help=f"Length of a window.  [default: {FRAMES}]"
+)
 @click.option("--tile", type=Size(), multiple=True,
               help="Area restored in one run, height x width; again for other shapes in the same plan, of which "
               f"bsst-run takes what fits a video.  [default: {TILE[0]}x{TILE[1]}]")  # fmt: skip
 @click.option(
     "--flow-size", type=Size(), help="Area whose flow is computed in one run.  [default: the tile, or the least]"
 )
-@click.option("--tile-overlap", type=int, help=f"Pixels shared by neighbouring tiles.  [default: {TILE_OVERLAP}]")
+@click.option(
+    "--tile-overlap", type=int, metavar="PIXELS", help=f"Shared by neighbouring tiles.  [default: {TILE_OVERLAP}]"
+)
 @click.option(
     "--window-overlap",
     type=int,
-    help=f"Frames shared by windows.  [default: {WINDOW_OVERLAP}, or half of a shorter window]",
+    metavar="FRAMES",
+    help=f"Shared by neighbouring windows.  [default: {WINDOW_OVERLAP}, or half of a shorter window]",
 )
 @click.option("--optimization-level", "--builder-optimization-level", type=click.IntRange(0, 5), metavar="0-5",
               help="Effort of TensorRT and TensorRT-RTX.  [default: 3]")  # fmt: skip

@@ -24,11 +24,11 @@ __all__ = ["parity"]
 
 EPILOG = """\b
 Examples:
-  bsst-parity engine.plan --clip holiday.mp4 --html report.html
-  bsst-parity packaged --clip blurry.mp4 --truth sharp.mp4 --frames 24
-  bsst-parity fp16.plan --against fp32.plan --clip holiday.mp4 --min-psnr 50
-  bsst-parity gopro.plan --weights BSST_gopro.pth --raft raft-things.pth --gopro GOPRO --patches
-  bsst-parity broken.plan --clip holiday.mp4 --frames 12 --bisect
+  bsst parity engine.plan --clip holiday.mp4 --html report.html
+  bsst parity packaged --clip blurry.mp4 --truth sharp.mp4 --limit 24
+  bsst parity fp16.plan --against fp32.plan --clip holiday.mp4 --min-psnr 50
+  bsst parity gopro.plan --weights BSST_gopro.pth --raft raft-things.pth --gopro GOPRO --patches
+  bsst parity broken.plan --clip holiday.mp4 --limit 12 --bisect
 
 \b
 Budgets by precision, where the options do not say otherwise:

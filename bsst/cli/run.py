@@ -24,16 +24,16 @@ __all__ = ["run"]
 
 RUN_EXAMPLES = """\b
 Examples:
-  bsst-run holiday.mp4                        writes holiday.deblurred.mp4
-  bsst-run holiday.mp4 -o sharp.mkv --lossless
-  bsst-run release.plan holiday.mp4           another plan than the packaged one
-  bsst-run a.mp4 b.mov clips/ -o out/         several; clips/ is searched
-  bsst-run clips/ -o 'out/{stem}_sharp.mp4'
-  bsst-run holiday.mp4 --start 1:30 --duration 10
-  bsst-run holiday.mp4 --preview 5s           the blurriest 5 s, source beside result
-  bsst-run frames/ --rate 24 -o sharp.mp4     a folder of pictures, or frames/%06d.png; out too
-  ffmpeg -i a.mov -f yuv4mpegpipe - | bsst-run - -o - | ffmpeg -i - sharp.mov
-  bsst-run --log-json holiday.mp4 > log.jsonl
+  bsst run holiday.mp4                        writes holiday.deblurred.mp4
+  bsst run holiday.mp4 -o sharp.mkv --lossless
+  bsst run release.plan holiday.mp4           another plan than the packaged one
+  bsst run a.mp4 b.mov clips/ -o out/         several; clips/ is searched
+  bsst run clips/ -o 'out/{stem}_sharp.mp4'
+  bsst run holiday.mp4 --start 1:30 --duration 10
+  bsst run holiday.mp4 --preview 5s           the blurriest 5 s, source beside result
+  bsst run frames/ --rate 24 -o sharp.mp4     a folder of pictures, or frames/%06d.png; out too
+  ffmpeg -i a.mov -f yuv4mpegpipe - | bsst run - -o - | ffmpeg -i - sharp.mov
+  bsst run --log-json holiday.mp4 > log.jsonl
 
 """
 

@@ -10,19 +10,18 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from bsst.errors import InputError, MissingDependencyError
 from bsst.runtime import metrics
-from bsst.runtime.frames.restorer import FlowEstimator, Pair
+from bsst.runtime.frames.restorer import Pair, Restorer
 from bsst.runtime.restore import Tiling, deblur_frames
 
 __all__ = [
     "KINDS",
-    "ClipRestorer",
     "Comparison",
     "Footage",
     "FrameFigures",
@@ -41,20 +40,6 @@ Kind = Literal["input", "reference", "plan"]
 Mean = Literal["frames", "sub-sequences"]
 KINDS: tuple[Kind, ...] = ("input", "reference", "plan")
 """What is scored against ground truth: the blurry frame and both restorations."""
-
-
-class ClipRestorer(FlowEstimator, Protocol):
-    """What `bsst.runtime.network.network.Network` offers for one clip at a time."""
-
-    frames: int
-    tile: tuple[int, int]
-    flow_size: tuple[int, int]
-    tile_overlap: int
-    window_overlap: int
-
-    def restore(self, clip: np.ndarray, backward: np.ndarray, forward: np.ndarray) -> np.ndarray:
-        """Clip (T, 3, h, w) float32 and flows (T-1, 2, h/4, w/4) -> (T, 3, h, w), not clamped."""
-        ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -174,8 +159,8 @@ class Comparison:
 
 def compare(
     footages: Sequence[Footage],
-    plan: ClipRestorer,
-    reference: ClipRestorer,
+    plan: Restorer,
+    reference: Restorer,
     *,
     tiling: Tiling | None = None,
     progress: Callable[[str], None] = lambda step: None,
@@ -238,7 +223,7 @@ class _Counting:
 
     in_flight, on_gpu, line = 1, False, ""
 
-    def __init__(self, restorer: ClipRestorer) -> None:
+    def __init__(self, restorer: Restorer) -> None:
         self._restorer = restorer
         self.frames, self.tile, self.flow_size = restorer.frames, restorer.tile, restorer.flow_size
         self.tile_overlap, self.window_overlap = restorer.tile_overlap, restorer.window_overlap
@@ -251,7 +236,7 @@ class _Counting:
         return self._restorer.flow(a, b)
 
     def submit(self, clip: Sequence[np.ndarray], backward: np.ndarray, forward: np.ndarray) -> _Done:
-        result = self._restorer.restore(np.stack(clip), backward, forward)
+        result = self._restorer.submit(clip, backward, forward).result()
         self.not_finite += result.size - int(np.count_nonzero(np.isfinite(result)))
         return _Done(result)
 
@@ -259,7 +244,7 @@ class _Counting:
         """What is measured is the plan itself."""
 
     def cancel(self) -> None:
-        """Nothing is ever under way."""
+        self._restorer.cancel()
 
 
 @dataclass(frozen=True)

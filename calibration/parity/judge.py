@@ -10,13 +10,14 @@ import onnx
 
 from bsst.calibration.parity.bisect import Culprit, NodeFault, first_bad_node, first_bad_stage, trusted_graphs
 from bsst.calibration.parity.budget import Budgets, Check, verdict
-from bsst.calibration.parity.compare import ClipRestorer, Comparison, Footage, Tiling, compare
+from bsst.calibration.parity.compare import Comparison, Footage, Tiling, compare
 from bsst.calibration.parity.footage import worst_clip
 from bsst.calibration.parity.stages import StageFigures, compare_stages, graph_sessions
 from bsst.errors import UsageError
 from bsst.plan.archive import open_plan
 from bsst.plan.manifest import Manifest
 from bsst.runtime.devices.host import HostSession
+from bsst.runtime.frames.restorer import Restorer
 from bsst.runtime.network.network import load_network
 
 __all__ = ["Parity", "Reference", "judge_plan", "plan_reference"]
@@ -28,7 +29,7 @@ class Reference:
 
     name: str
     """Shown to users."""
-    restorer: ClipRestorer
+    restorer: Restorer
     """The whole, at the sizes of the plan."""
     sessions: Mapping[str, HostSession]
     """Every stage in float32."""

@@ -35,7 +35,7 @@ class HostBuffer:
             memory = np.empty(nbytes + ALIGNMENT, np.uint8)
         except MemoryError as error:
             raise OutOfMemoryError(
-                f"expected {nbytes} free bytes, got fewer; use a plan with a smaller --tile or fewer --frames"
+                f"expected {nbytes} free bytes, got fewer; use a plan with a smaller --tile or a shorter --window"
             ) from error
         start = -memory.ctypes.data % ALIGNMENT
         self.array = memory[start : start + nbytes]

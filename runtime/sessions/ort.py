@@ -78,7 +78,7 @@ class OrtGpuSession:
 
     Every run is waited for, although ONNX Runtime has an option against that: without the wait it keeps all page-locked
     buffers of its copies until the session ends, and then frees them in a callback of CUDA, in which CUDA refuses to
-    (error 800), which ends the process.
+    (error 800), which ends the process. Nor is it faster without: `docs/gpu.md`.
 
     Args:
         name: stage name, for messages.

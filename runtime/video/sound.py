@@ -13,6 +13,7 @@ from typing import Any, Literal, cast
 
 import av
 import av.error
+from av.audio.codeccontext import AudioCodecContext
 from av.audio.frame import AudioFrame
 from av.audio.resampler import AudioResampler
 from av.audio.stream import AudioStream
@@ -36,16 +37,26 @@ AUDIBLE = Fraction(1, 50)
 """Seconds; less is the rounding of timestamps."""
 USUAL_LAYOUTS = ("mono", "stereo", "2.1", "4.0", "5.0", "5.1", "6.1", "7.1")
 """Where a file tells the number of channels alone, as AVI does; those that FFmpeg takes by default."""
+VORBIS_LAYOUTS = ("mono", "stereo", "3.0", "quad", "5.0", "5.1", "6.1", "7.1")
+"""Those of Opus."""
 
 
 class Copied:
-    """A stream whose packets go to a file as they are, with times that rise as containers demand."""
+    """A stream whose packets go to a file as they are, with times that rise as its container demands.
 
-    def __init__(self, stream: Any) -> None:
+    Args:
+        stream: to write to.
+        strict: two packets must not have one time. Where ticks are coarse, as Matroska's are for TrueHD, several do,
+            and one tick more for each would draw the sound out.
+    """
+
+    def __init__(self, stream: Any, *, strict: bool = True) -> None:
         self._stream = stream
+        self._step = int(strict)
         self._last: int | None = None
+        self._latest: Fraction | None = None
         self.raised = 0
-        """Packets that got a later time, because theirs did not rise."""
+        """Packets that got a later time, because theirs went back."""
 
     def packets(self, packet: Packet[Any] | None) -> Iterator[Packet[Any]]:
         """A packet of the source, None after the last -> packets to write."""
@@ -55,11 +66,13 @@ class Copied:
         scale = Fraction(packet.time_base) / ticks
         dts = packet.dts if packet.dts is not None else packet.pts
         if dts is not None:
-            dts = round(dts * scale)
+            exact = dts * scale
+            self.raised += self._latest is not None and exact < self._latest
+            self._latest = exact if self._latest is None else max(exact, self._latest)
+            dts = round(exact)
             pts = None if packet.pts is None else round(packet.pts * scale)
-            if self._last is not None and dts <= self._last:
-                dts = self._last + 1
-                self.raised += 1
+            if self._last is not None:
+                dts = max(dts, self._last + self._step)
             packet.duration = round((packet.duration or 0) * scale)
             packet.time_base, packet.dts, packet.pts = ticks, dts, max(dts if pts is None else pts, dts)
             self._last = dts
@@ -68,11 +81,16 @@ class Copied:
 
 
 class Converted:
-    """A stream of sound that is decoded and encoded anew."""
+    """A stream of sound that is decoded and encoded anew.
 
-    def __init__(self, stream: AudioStream) -> None:
-        self._stream = stream
-        self._end = Fraction(-(2**62))
+    Args:
+        stream: to write to.
+        decoder: of the source's packets; asked at the end for what it holds back, as those of WMA do.
+    """
+
+    def __init__(self, stream: AudioStream, decoder: AudioCodecContext) -> None:
+        self._stream, self._decoder = stream, decoder
+        self._end: Fraction | None = None
         self._first: Kind | None = None
         self._kind: Kind | None = None
         self._resampler: AudioResampler | None = None
@@ -85,12 +103,12 @@ class Converted:
         """A packet of the source, None after the last -> packets to write."""
         frames: list[AudioFrame] = []
         try:
+            pieces = self._decoder.decode(None) if packet is None else cast(list[AudioFrame], packet.decode())
+            for piece in pieces:
+                self._place(piece)
+                frames += self._as_first(piece)
             if packet is None:
                 frames += self._held_back()
-            else:
-                for piece in cast(list[AudioFrame], packet.decode()):
-                    self._place(piece)
-                    frames += self._as_first(piece)
         except (av.error.FFmpegError, ValueError) as error:
             if ran_out(error):
                 raise
@@ -118,10 +136,11 @@ class Converted:
 
     def _place(self, frame: Any) -> None:
         """Give a piece of sound its time in samples, after all before it: encoders refuse what goes back."""
-        if frame.pts is None or not frame.time_base:
+        timed = frame.pts is not None and frame.time_base
+        start = frame.pts * frame.time_base if timed else self._end  # decoders do not say when what they held back is
+        if start is None:
             return
-        start = frame.pts * frame.time_base
-        if start < self._end:
+        if self._end is not None and start < self._end:
             self.raised += self._end - start > AUDIBLE
             start = self._end
         frame.time_base = Fraction(1, frame.sample_rate)
@@ -143,16 +162,12 @@ def convert_sound(container: OutputContainer, name: str, original: AudioStream) 
     source = original.codec_context
     if source is None or not source.sample_rate or not source.layout.nb_channels:
         return None
-    codec, layout = ENCODERS[name], _layout(source)
+    codec = ENCODERS[name]
     rate = OPUS_RATE if codec == "libopus" else source.sample_rate
     wide = source.format is not None and source.format.name.startswith("s32")
     sample_format = "fltp" if codec == "aac" else "s32" if wide and codec == "flac" else "s16"
-    try:
-        trial: Any = av.CodecContext.create(codec, "w")
-        trial.sample_rate, trial.layout, trial.format = rate, layout, sample_format
-        trial.time_base = Fraction(1, rate)
-        trial.open()
-    except (av.error.FFmpegError, ValueError):
+    able = (layout for layout in _layouts(source) if _opens(codec, rate, layout, sample_format))
+    if (layout := next(able, None)) is None:
         return None
     stream: Any = container.add_stream(codec, rate=rate)
     stream.codec_context.layout, stream.codec_context.format = layout, sample_format
@@ -161,7 +176,19 @@ def convert_sound(container: OutputContainer, name: str, original: AudioStream) 
     return stream, codec.removeprefix("lib")
 
 
-def _layout(source: Any) -> str:
+def _opens(codec: str, rate: int, layout: str, sample_format: str) -> bool:
+    try:
+        trial: Any = av.CodecContext.create(codec, "w")
+        trial.sample_rate, trial.layout, trial.format = rate, layout, sample_format
+        trial.time_base = Fraction(1, rate)
+        trial.open()
+    except (av.error.FFmpegError, ValueError):
+        return False
+    return True
+
+
+def _layouts(source: Any) -> list[str]:
+    """The source's, where it names one, and others of as many channels: Opus has none with speakers at the sides."""
     count: int = source.layout.nb_channels
-    named = source.layout.name != f"{count} channels"
-    return source.layout.name if named or count > len(USUAL_LAYOUTS) else USUAL_LAYOUTS[count - 1]
+    own = [source.layout.name] if source.layout.name != f"{count} channels" else []
+    return own + [layouts[count - 1] for layouts in (USUAL_LAYOUTS, VORBIS_LAYOUTS) if count <= len(layouts)]

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import av
 import av.error
@@ -52,6 +52,11 @@ OWN_METADATA = (
 """Metadata that describes the source file rather than its content, by prefix in lower case."""
 
 COPIED = ("audio", "subtitle", "attachment")
+
+SPOILT_BY_COPYING = ("tta",)
+"""Sound of which FFmpeg cannot decode its own copy in Matroska: a header of the file's length is made up."""
+MAY_REPEAT = 0x20000
+"""AVFMT_TS_NONSTRICT: containers in which packets of a stream may have the same time."""
 
 OF_A_PHONE = ("com.apple.quicktime.", "com.android.", "com.samsung.")
 """Metadata of the key kind of QuickTime: place, date with zone, maker."""
@@ -289,11 +294,11 @@ class VideoWriter(Muxed):
             self._warn(f"{original.type} stream {original.index} ({codec}) is not kept")
             return None
         kept: Copied | Converted
-        problem: Exception | str = "asked for"
-        if original.type != "audio" or self._audio == "copy":
+        problem: Exception | str = "asked for" if self._audio == "convert" else "spoilt"
+        if original.type != "audio" or (self._audio == "copy" and codec not in SPOILT_BY_COPYING):
             try:
                 copy = self._container.add_stream_from_template(original)
-                kept = Copied(copy)
+                kept = Copied(copy, strict=not int(self._container.format.flags) & MAY_REPEAT)
                 problem = ""
             except (ValueError, av.error.FFmpegError) as error:
                 problem = error
@@ -308,7 +313,7 @@ class VideoWriter(Muxed):
                            f"cannot hold it" + self._other_container(original))  # fmt: skip
                 return None
             copy, name = converted
-            kept = Converted(converted[0])
+            kept = Converted(converted[0], cast(AudioStream, original).codec_context)
             self._warn(f"audio stream {original.index} ({codec}) is converted to {name}: {self._container_name} cannot "
                        f"hold a copy" if problem != "asked for" else
                        f"audio stream {original.index} ({codec}) is converted to {name}")  # fmt: skip

@@ -279,18 +279,16 @@ class Gpu:
 
     def _check_race(self, stream: StreamState, access: Access, count: int) -> None:
         kept = []
+        start, end = access.address, access.address + access.nbytes
         for past in self.past:
-            apart = (
-                past.access.address + past.access.nbytes <= access.address
-                or access.address + access.nbytes <= past.access.address
-            )
+            first, last = past.access.address, past.access.address + past.access.nbytes
+            if last <= start or end <= first:  # apart, as most are
+                kept.append(past)
+                continue
             ordered = past.stream == stream.handle or past.count <= stream.clock.get(past.stream, 0)
-            if not apart and (access.writes or past.access.writes) and not ordered:
+            if (access.writes or past.access.writes) and not ordered:
                 raise Misuse(f"a race: {access} in stream {stream.handle:#x} and {past}")
-            covered = (
-                access.address <= past.access.address
-                and past.access.address + past.access.nbytes <= access.address + access.nbytes
-            )
+            covered = start <= first and last <= end
             if not (ordered and covered and (access.writes or not past.access.writes)):
                 kept.append(past)
         self.past = [*kept, Past(access, stream.handle, count)]

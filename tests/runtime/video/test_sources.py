@@ -286,6 +286,70 @@ def test_sound_that_no_container_copies_is_converted_and_as_long(tmp_path: Path,
     assert abs(lengths[0] - lengths[1]) < 0.02
 
 
+def film_with_sound(path: Path, codec: str, layout: str, *, chunk: int = 24000, **options: str) -> Path:
+    """Half a second; sound is encoded in pieces of `chunk` samples."""
+    with av.open(str(path), "w") as container:
+        video = container.add_stream("mpeg4", rate=25)
+        video.width, video.height, video.pix_fmt = 64, 48, "yuv420p"
+        sound = container.add_stream(codec, rate=48000, options=options)
+        sound.codec_context.layout = layout
+        for index in range(12):
+            frame = av.VideoFrame(64, 48, "yuv420p")
+            for plane in frame.planes:
+                plane.update(bytes([90]) * plane.buffer_size)
+            frame.pts = index
+            container.mux(video.encode(frame))
+        samples = (np.sin(np.arange(24000) / 9) * 9000).astype(np.int16)
+        interleaved = np.repeat(samples, sound.codec_context.layout.nb_channels).reshape(24000 // chunk, 1, -1)
+        for index, part in enumerate(interleaved):
+            piece = av.AudioFrame.from_ndarray(part, format="s16", layout=layout)
+            piece.sample_rate, piece.pts = 48000, index * chunk
+            container.mux(sound.encode(piece))
+        for stream in (sound, video):
+            container.mux(stream.encode(None))
+    return path
+
+
+def samples_in(path: Path) -> int:
+    with av.open(str(path)) as container:
+        return sum(frame.samples for frame in container.decode(audio=0))
+
+
+def test_sound_of_more_packets_than_ticks_is_not_drawn_out(tmp_path: Path) -> None:
+    source = film_with_sound(tmp_path / "clip.mkv", "pcm_s16le", "stereo", chunk=24)  # two packets a tick, as of TrueHD
+    result = deblur(source, tmp_path / "out.mkv", Identity())
+    ends = []
+    for path in (source, result.output):
+        with av.open(str(path)) as container:
+            ends.append(max(packet.pts or 0 for packet in container.demux(audio=0)))
+    assert ends[0] == ends[1]
+    assert not any("overlapped" in warning for warning in result.warnings)
+
+
+def test_what_a_decoder_of_sound_holds_back_is_converted_too(tmp_path: Path) -> None:
+    source = film_with_sound(tmp_path / "clip.wmv", "wmav2", "stereo", b="128000")
+    result = deblur(source, tmp_path / "out.mkv", Identity())
+    assert samples_in(result.output) == samples_in(source)
+    assert [warning for warning in result.warnings if "stream 1" in warning] == [
+        "audio stream 1 (wmav2) is converted to flac: matroska cannot hold a copy"
+    ]
+
+
+def test_sound_with_speakers_at_the_sides_keeps_its_channels_in_webm(tmp_path: Path) -> None:
+    source = film_with_sound(tmp_path / "clip.mkv", "ac3", "5.1(side)")
+    result = deblur(source, tmp_path / "out.webm", Identity())
+    with av.open(str(result.output)) as container:
+        assert container.streams.audio[0].codec_context.layout.nb_channels == 6
+        heard = np.concatenate([frame.to_ndarray() for frame in container.decode(audio=0)], axis=1)
+    assert all(np.abs(channel).max() > 0.05 for channel in heard)
+
+
+def test_tta_whose_copy_cannot_be_decoded_becomes_flac(tmp_path: Path) -> None:
+    result = deblur(film_with_sound(tmp_path / "clip.mkv", "tta", "stereo"), tmp_path / "out.mkv", Identity())
+    assert samples_in(result.output) == 24000
+    assert result.warnings == ("audio stream 1 (tta) is converted to flac: matroska cannot hold a copy",)
+
+
 @pytest.mark.parametrize("seed", range(4))
 def test_what_decoders_log_about_damage_is_not_printed(
     tmp_path: Path, seed: int, capfd: pytest.CaptureFixture[str]
