@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Literal
 
 import torch
@@ -44,9 +43,7 @@ def run_stages(net: BSSTNet, batch: Batch, phase: Phase) -> tuple[Tensor, list[T
         attended = torch.stack([net.attend(x, s) for x, s in zip(reconstruction, net.select(blur), strict=True)])
         decoded = net.decode(reconstruction, attended, half.unflatten(0, clip))
     else:
-        config, net.config = net.config, replace(net.config, shift_blocks=0)
         decoded = net.decode(reconstruction, torch.zeros_like(reconstruction), half.unflatten(0, clip))
-        net.config = config
     moving = net.moving(backward, forward)
     moving = None if moving is None else moving.flatten(0, 1)
     restored = net.restore(decoded.flatten(0, 1), skip, batch.blurry.flatten(0, 1), moving).unflatten(0, clip)
