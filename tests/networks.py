@@ -11,6 +11,7 @@ import torch
 
 from bsst.config import CONFIGS, EDGE
 from bsst.export.stage import Geometry
+from bsst.reference.bsstnet import BSSTNet
 from bsst.reference.checkpoint import Networks
 from bsst.reference.compact import PlainBlock, make_network
 from bsst.reference.propagation import DeformableAlignment
@@ -55,6 +56,17 @@ def small_edge() -> Networks:
         step = parameter.detach().abs().max() / 4
         parameter.data = torch.where(step > 0, torch.round(parameter.detach() / step) * step, parameter.detach())
     return Networks(network=network, raft=raft, label="random weights", sha256="7" * 64, unused=())
+
+
+@cache
+def small_released() -> BSSTNet:
+    """A small network in the layout of the released one, whose decoder has gated blocks of many groups."""
+    layout = {"compact": False, "decoder_blocks": (0, 0), "half_blocks": 1, "quarter_blocks": 1, "shift_blocks": 1}
+    torch.manual_seed(7)
+    network = BSSTNet(dataclasses.replace(EDGE, full_channels=16, half_channels=32, channels=36, **layout)).eval()
+    for block in (m for m in network.modules() if hasattr(m, "beta")):
+        torch.nn.init.normal_(block.beta)  # zero until trained
+    return network
 
 
 @cache

@@ -2,24 +2,18 @@
 
 from __future__ import annotations
 
-import dataclasses
-
 import pytest
 import torch
 
-from bsst.config import EDGE
 from bsst.export.stage import Geometry
 from bsst.export.stages.decode import decode_stage, frames_at_once
-from bsst.reference.bsstnet import BSSTNet
+from tests.networks import small_released
 
 
 @pytest.mark.parametrize("frames", [4, 5, 10, 16])
 def test_frames_exchange_features_across_the_parts_that_are_computed_at_once(frames: int) -> None:
-    layout = dict(compact=False, decoder_blocks=(0, 0), shift_blocks=1, half_channels=8, channels=12)
+    network = small_released()
     torch.manual_seed(frames)
-    network = BSSTNet(dataclasses.replace(EDGE, **layout)).eval()
-    for block in (m for m in network.modules() if hasattr(m, "beta")):
-        torch.nn.init.normal_(block.beta)  # zero until trained
     stage = decode_stage(network, Geometry(frames=frames, tile=(64, 64), flow_size=(128, 128)))
     inputs = [torch.randn(shape) for shape, _ in stage.inputs.values()]
     most = 0
