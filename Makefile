@@ -109,29 +109,18 @@ PLAN_SIZES := --tile 256x256 --tile 192x320 --tile 384x448 --flow-size 256x256 -
 plan: $(DEV_VENV)/.installed  ## Rebuild the packaged plan from the packaged weights.
 	$(DEV_VENV)/bin/bsst-export $(PLAN_SIZES) -o runtime/data/edge.plan
 
-# Needs Debian's ffmpeg, about 6 GB in DATA, and hours; every step keeps what exists and resumes.
+# Needs Debian's ffmpeg, a GPU with PyTorch and OpenCV, and about 6 GB in DATA; every step keeps what exists.
 DATA ?= out/training/data
 RUN_DIR ?= out/training/run
-MINUTES ?= 210
+MINUTES ?= 9.3
 train-edge: $(DEV_VENV)/.installed  ## Train the edge network again; see training/README.md.
 	$(DEV) -m bsst.training.sources --data $(DATA)
 	$(DEV) -m bsst.training.real --data $(DATA) interpolate
-	$(DEV) -m bsst.training.cache --data $(DATA) --split train --count 2400
 	$(DEV) -m bsst.training.cache --data $(DATA) --split validation --count 6
 	$(DEV) -m bsst.training.cache --data $(DATA) --split held --count 40
-	$(DEV) -m bsst.training.real --data $(DATA) clips --split train --count 500
-	$(DEV) -m bsst.training.train_flow --data $(DATA) --run $(RUN_DIR) --minutes 11
-	$(DEV) -m bsst.training.flows --data $(DATA) --flow $(RUN_DIR)/flow.safetensors
-	$(DEV) -m bsst.training.train --data $(DATA) --run $(RUN_DIR)/first --flow $(RUN_DIR)/flow.safetensors --minutes 38
-	$(DEV) -m bsst.training.train --data $(DATA) --run $(RUN_DIR) --flow $(RUN_DIR)/flow.safetensors --minutes $(MINUTES) \
-		--start $(RUN_DIR)/first/deblur.pt --phase-ends 0 0.8 --learning-rate 4e-4 --half-precision
-	$(DEV) -m bsst.training.pack --data $(DATA) --run $(RUN_DIR) --flow $(RUN_DIR)/flow.safetensors
-	$(DEV) -m bsst.training.cache --data $(DATA) --split train --first 100000 --count 300
-	$(DEV) -m bsst.training.cache --data $(DATA) --split train --first 200000 --count 520
-	$(DEV) -m bsst.training.cache --data $(DATA) --split train --first 210000 --count 80
-	$(DEV) -m bsst.training.outputs --data $(DATA)
-	$(DEV) -m bsst.training.train_restraint --data $(DATA) --run $(RUN_DIR) --minutes 200
-	$(DEV) -m bsst.training.pack --restraint $(RUN_DIR)/restraint.safetensors --strength 1.1
+	$(DEV) -m bsst.training.datapack --data $(DATA) --out $(DATA)/pack
+	$(DEV) -m bsst.training.train --data $(DATA)/pack --out $(RUN_DIR) --minutes $(MINUTES)
+	$(DEV) -m bsst.training.pack --run $(RUN_DIR)
 	$(DEV) benchmarks/edge_quality.py --data $(DATA)
 
 clean:

@@ -23,7 +23,7 @@ __all__ = ["OPSET", "spread_repeated_values", "trace_stage"]
 
 OPSET = 19
 """DeformConv needs 19; from 20 on TensorRT reads bilinear GridSample as nearest (NVIDIA/TensorRT#4646)."""
-LARGE_MAP = 32768
+LARGE_MAP = 2048
 """Values."""
 
 
@@ -96,8 +96,12 @@ def _folds(node: onnx_ir.Node) -> bool | None:
     A plan would hold such a map once for each shape of its tiles.
     """
     shape = node.outputs[0].shape
-    spreads = node.op_type in ("Expand", "ConvTranspose") and node.domain == ""
-    return False if spreads and shape is not None and math.prod(shape.numpy()) >= LARGE_MAP else None
+    if node.domain != "" or shape is None or math.prod(shape.numpy()) < LARGE_MAP:
+        return None
+    if node.op_type == "Add":  # of a column and a row, as tables of indices are made
+        known = [x.shape for x in node.inputs if x is not None and x.shape is not None]
+        return False if all(math.prod(s.numpy()) < math.prod(shape.numpy()) for s in known) else None
+    return False if node.op_type in ("Expand", "ConvTranspose") else None
 
 
 def _without_provenance(model: onnx.ModelProto) -> onnx.ModelProto:

@@ -1,9 +1,6 @@
-"""Cached training clips: one uncompressed .npz per clip, written once, so that rendering leaves the training loop.
+"""Fixed simulated clips for validation and for the tables: one uncompressed .npz per clip, written once.
 
-    python -m bsst.training.cache --data DIR --split train --first 0 --count 1500
-    python -m bsst.training.cache --data DIR --split train --first 100000 --count 600   # enlarged photographs
-    python -m bsst.training.cache --data DIR --split train --first 200000 --count 340   # brief exposures
-    python -m bsst.training.cache --data DIR --split train --first 210000 --count 150   # fast motion
+    python -m bsst.training.cache --data DIR --split held --count 40
 
 Clip number i of a split is the same whenever it is rendered; numbers ending in the same digit share a kind.
 """
@@ -18,21 +15,13 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from bsst.training.simulate import SPEED, WIDER_SPEED, Clip, Kind, linear_light, simulate
+from bsst.training.simulate import Clip, Kind, linear_light, simulate
 
-__all__ = ["BRIEF_FROM", "ENLARGED_FROM", "clip_of", "kind_of", "load", "save", "write_simulated"]
+__all__ = ["clip_of", "kind_of", "load", "save", "write_simulated"]
 
 FRAMES, SIZE = 8, 128
 KINDS: tuple[Kind, ...] = ("heavy", "mild", "heavy", "sharp", "heavy", "mild", "heavy", "heavy", "mild", "sharp")
-ENLARGED_FROM, ENLARGED = 100_000, (1.5, 9.0)
-"""Clips from this number on show photographs enlarged by such a factor: smooth pictures that no motion has blurred."""
-BRIEF_FROM, BRIEF_SIZE, BRIEF_DUTY = 200_000, 192, (0.03, 0.6)
-"""Clips from this number on are larger and exposed for such a share of a frame's time: motion that has blurred little.
-Two in three show enlarged photographs.
-"""
-FAST_FROM, BRIEF_SPEED, FAST_SPEED = 210_000, (2.0, 60.0), (40.0, 150.0)
-"""Their speed in pixels per frame; from this number on it is beyond what the flow network finds."""
-SEEDS = {"train": 0, "validation": 500_000_003, "held": 1_000_000_007}
+SEEDS = {"validation": 500_000_003, "held": 1_000_000_007}
 
 
 def save(clip: Clip, path: Path) -> None:
@@ -66,19 +55,7 @@ def write_simulated(data: Path, split: str, first: int, count: int) -> None:
 def clip_of(pictures: list[Tensor], number: int, split: str) -> Clip:
     """Render clip `number` of a split from linear-light photographs (3, H, W)."""
     rng = np.random.default_rng(number + SEEDS[split])
-    kind, size, duty = kind_of(number), SIZE, None
-    speeds = WIDER_SPEED if split == "train" else SPEED
-    enlarged = ENLARGED if number >= ENLARGED_FROM else (1.0, 1.0)
-    if number >= BRIEF_FROM:
-        size, duty = BRIEF_SIZE, _log_uniform(rng, BRIEF_DUTY)
-        speeds = {kind: FAST_SPEED if number >= FAST_FROM else BRIEF_SPEED}
-        enlarged = ENLARGED if number % 3 else (1.0, 1.0)
-    factor = _log_uniform(rng, enlarged)
-    return simulate(pictures, rng, kind, frames=FRAMES, size=size, speeds=speeds, enlarged=factor, duty=duty)
-
-
-def _log_uniform(rng: np.random.Generator, limits: tuple[float, float]) -> float:
-    return float(np.exp(rng.uniform(*np.log(limits)))) if limits[0] < limits[1] else limits[0]
+    return simulate(pictures, rng, kind_of(number), frames=FRAMES, size=SIZE)
 
 
 def _pictures(folder: Path) -> list[Tensor]:
@@ -96,9 +73,9 @@ def _pictures(folder: Path) -> list[Tensor]:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", type=Path, required=True)
-    parser.add_argument("--split", choices=("train", "validation", "held"), default="train")
+    parser.add_argument("--split", choices=("validation", "held"), default="held")
     parser.add_argument("--first", type=int, default=0)
-    parser.add_argument("--count", type=int, default=1500)
+    parser.add_argument("--count", type=int, default=40)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     write_simulated(arguments.data, arguments.split, arguments.first, arguments.count)

@@ -1,7 +1,6 @@
 """Real exposures: footage interpolated to four times its rate, then averaged in linear light (GoPro's method).
 
     python -m bsst.training.real --data DIR interpolate     # ffmpeg, once, DIR/interpolated/*.mkv
-    python -m bsst.training.real --data DIR clips --split train --count 600
 
 Averaging 25 frames a second directly gives separate ghosts, so motion is interpolated first, shot by shot, because
 interpolation across a cut makes nonsense. The middle of every exposure, the ground truth, is an original frame.
@@ -19,8 +18,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from bsst.training.cache import FRAMES, SIZE, save
-from bsst.training.simulate import GAMMA, Clip, to_bytes
+from bsst.training.simulate import GAMMA, to_bytes
 
 __all__ = [
     "FRESH_CLIPS",
@@ -32,7 +30,6 @@ __all__ = [
     "average",
     "fixed_clip",
     "read",
-    "write_clips",
 ]
 
 RATE = 4
@@ -163,35 +160,6 @@ def average(video: NDArray[np.uint8], centres: list[int], exposed: int) -> NDArr
     return to_bytes(torch.stack(exposures))
 
 
-def write_clips(data: Path, split: str, count: int, seed: int = 0) -> None:
-    """Cut `count` random training clips of FRAMES x SIZE x SIZE from the shots of a split into DIR/real/<split>."""
-    rng = np.random.default_rng(seed)
-    videos = {name: read(data / "interpolated" / f"{name}.mkv") for name, shot in SHOTS.items() if shot.split == split}
-    names = sorted(videos)
-    weights = np.array([len(videos[name]) ** 0.5 for name in names])
-    nothing = np.zeros((FRAMES - 1, 2, SIZE // 4, SIZE // 4), np.float16)
-    number = 0
-    while number < count:
-        video = videos[names[rng.choice(len(names), p=weights / weights.sum())]]
-        period = RATE * int(rng.integers(1, 8))
-        exposed = (int(rng.uniform(0.4, 0.95) * period) | 1) if rng.random() < 0.85 else 1 + 2 * int(rng.integers(0, 2))
-        exposed = min(exposed, period - 1)
-        length = (FRAMES - 1) * period + exposed + 1
-        if length > len(video) - RATE:
-            continue
-        start = RATE * int(np.ceil(rng.uniform(exposed // 2, len(video) - RATE - length + exposed // 2) / RATE))
-        centres = [start + i * period for i in range(FRAMES)]
-        top, left = _moving(video, centres, rng)
-        crop = video[:, top : top + SIZE, left : left + SIZE]
-        if crop[centres[0]].astype(np.float32).std() < 12:
-            continue
-        save(
-            Clip(average(crop, centres, exposed), np.ascontiguousarray(crop[centres]), nothing, nothing),
-            data / "real" / split / f"{number:06d}.npz",
-        )
-        number += 1
-
-
 def fixed_clip(data: Path, clip: FixedClip) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
     """Blurry and sharp frames of a fixed clip, each (frames, size, size, 3) uint8."""
     window = np.s_[:, clip.top : clip.top + clip.size, clip.left : clip.left + clip.size]
@@ -200,23 +168,8 @@ def fixed_clip(data: Path, clip: FixedClip) -> tuple[NDArray[np.uint8], NDArray[
     return average(video, centres, clip.exposed), np.ascontiguousarray(video[centres])
 
 
-def _moving(video: NDArray[np.uint8], centres: list[int], rng: np.random.Generator) -> tuple[int, int]:
-    """Of four random crops, the one that changes most between the first two exposures; top and left."""
-    change = np.abs(video[centres[1], :, :, 1].astype(np.int16) - video[centres[0], :, :, 1])
-    h, w = change.shape
-    places = [(int(rng.integers(0, h - SIZE + 1)), int(rng.integers(0, w - SIZE + 1))) for _ in range(4)]
-    return max(places, key=lambda p: float(change[p[0] : p[0] + SIZE, p[1] : p[1] + SIZE].mean()))
-
-
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True)
-    parser.add_argument("step", choices=("interpolate", "clips"))
-    parser.add_argument("--split", choices=("train", "validation"), default="train")
-    parser.add_argument("--count", type=int, default=600)
-    arguments = parser.parse_args()
-    torch.set_num_threads(1)
-    if arguments.step == "interpolate":
-        interpolate(arguments.data)
-    else:
-        write_clips(arguments.data, arguments.split, arguments.count)
+    parser.add_argument("step", choices=("interpolate",))
+    interpolate(parser.parse_args().data)

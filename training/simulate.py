@@ -18,14 +18,12 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-__all__ = ["SPEED", "WIDER_SPEED", "Clip", "Kind", "linear_light", "simulate", "to_bytes"]
+__all__ = ["SPEED", "Clip", "Kind", "linear_light", "simulate", "to_bytes"]
 
 Kind = Literal["heavy", "mild", "sharp"]
 GAMMA = 2.2
 SPEED = {"heavy": (5.0, 26.0), "mild": (1.5, 8.0), "sharp": (0.05, 2.0)}
-"""Range of the camera's typical speed in pixels per frame, of held-out and validation clips."""
-WIDER_SPEED = {"heavy": (4.0, 36.0), "mild": (1.5, 9.0), "sharp": (0.05, 2.0)}
-"""The same of training clips."""
+"""Range of the camera's typical speed in pixels per frame."""
 
 
 @dataclass(frozen=True)
@@ -61,9 +59,6 @@ def simulate(
     *,
     frames: int,
     size: int,
-    speeds: dict[str, tuple[float, float]] = SPEED,
-    enlarged: float = 1.0,
-    duty: float | None = None,
 ) -> Clip:
     """Render one clip.
 
@@ -73,22 +68,18 @@ def simulate(
         kind: how much blur.
         frames: clip length T.
         size: height and width, a multiple of 16.
-        speeds: range of the camera's typical speed in pixels per frame, by kind.
-        enlarged: factor by which photographs are enlarged: smooth pictures that no motion has blurred.
-        duty: share of a frame's time that is exposed; drawn by default.
     """
-    speed = float(np.exp(rng.uniform(*np.log(speeds[kind]))))
-    if duty is None:
-        duty = rng.uniform(0.02, 0.2) if kind == "sharp" and rng.random() < 0.5 else rng.uniform(0.35, 0.95)
+    speed = float(np.exp(rng.uniform(*np.log(SPEED[kind]))))
+    duty = rng.uniform(0.02, 0.2) if kind == "sharp" and rng.random() < 0.5 else rng.uniform(0.35, 0.95)
     subframes = int(np.clip(2 * round(0.6 * speed * duty) + 5, 7, 27)) | 1
     middle = np.arange(frames) + 0.5
     times = (middle[:, None] + duty * (np.arange(subframes) - subframes // 2) / subframes).ravel()
 
     camera = _path(rng, times, speed)
-    layers = [_Layer(pictures, rng, camera, size, enlarged, background=True)]
+    layers = [_Layer(pictures, rng, camera, size, background=True)]
     for _ in range(rng.choice(3, p=[0.35, 0.4, 0.25])):
         own = camera @ _path(rng, times, float(np.exp(rng.uniform(*np.log((0.3 * speed, 1.2 * speed + 1))))))
-        layers.append(_Layer(pictures, rng, own, size, enlarged, background=False))
+        layers.append(_Layer(pictures, rng, own, size, background=False))
 
     image = torch.zeros(len(times), 3, size, size)
     for layer in layers:
@@ -120,7 +111,6 @@ class _Layer:
         rng: np.random.Generator,
         path: NDArray[np.float64],
         size: int,
-        enlarged: float,
         *,
         background: bool,
     ) -> None:
@@ -129,7 +119,7 @@ class _Layer:
         if rng.random() < 0.5:
             self.picture = self.picture.flip(2)
         self.start = _textured(self.picture, rng, size // 2)
-        self.zoom = rng.uniform(1.0, 1.5) / enlarged
+        self.zoom = rng.uniform(1.0, 1.5)
         self.blob = None if background else _blob(rng, size)
 
     def render(self) -> tuple[Tensor, Tensor]:

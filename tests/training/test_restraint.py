@@ -6,8 +6,6 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
-import pytest
 import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
@@ -16,8 +14,6 @@ from bsst.config import EDGE
 from bsst.reference.bsstnet import BSSTNet
 from bsst.reference.checkpoint import EDGE_WEIGHTS, load_networks
 from bsst.reference.restraint import Restraint, evidence
-from bsst.training.cache import clip_of
-from bsst.training.simulate import linear_light
 
 
 def test_an_untrained_restraint_changes_nothing() -> None:
@@ -54,16 +50,6 @@ def test_what_a_tile_shows_far_away_counts_everywhere_once_trained() -> None:
     changed[..., 224:] = 0
     before, after = (restraint(x, residual, decoded, motion) for x in (frames, changed))
     assert (before - after)[..., :64].abs().max() > 1e-4
-
-
-@pytest.mark.parametrize("number", [200_000, 200_001])
-def test_brief_exposures_move_far_and_blur_little(number: int) -> None:
-    rng = np.random.default_rng(0)
-    pictures = [linear_light(rng.integers(0, 255, (240, 240, 3)).astype(np.uint8))]
-    clip = clip_of(pictures, number, "train")
-    assert clip.blurry.shape == (8, 192, 192, 3)
-    assert np.abs(clip.forward.astype(float)).max() > 0.5
-    assert np.array_equal(clip.blurry, clip_of(pictures, number, "train").blurry)
 
 
 def test_weights_without_a_restraint_are_still_read(tmp_path: Path) -> None:
