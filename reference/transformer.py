@@ -16,7 +16,7 @@ from bsst.plugins.sparse_window_attention import sparse_window_attention
 from bsst.reference.layers import conv3x3
 from bsst.reference.selection import WINDOW, Selection, expandable_groups
 
-__all__ = ["SoftComposition", "SoftSplit", "SparseTransformer"]
+__all__ = ["Block", "SoftComposition", "SoftSplit", "SparseTransformer"]
 
 PATCH = 5
 POOL = 4
@@ -56,7 +56,7 @@ class SparseTransformer(nn.Module):
 
     def __init__(self, config: NetworkConfig) -> None:
         super().__init__()
-        self.transformer = nn.ModuleList(_Block(config) for _ in range(config.transformer_blocks))
+        self.transformer = nn.ModuleList(Block(config) for _ in range(config.transformer_blocks))
 
     def forward(self, x: Tensor, selection: Selection) -> Tensor:
         """Tokens of one clip (T, H, W, C) -> same shape; H and W multiples of 8."""
@@ -71,7 +71,9 @@ class SparseTransformer(nn.Module):
         return x
 
 
-class _Block(nn.Module):
+class Block(nn.Module):
+    """Attention, then the feed-forward network, each added to its input."""
+
     def __init__(self, config: NetworkConfig) -> None:
         super().__init__()
         self.norm1 = nn.LayerNorm(config.token_channels)
@@ -80,6 +82,7 @@ class _Block(nn.Module):
         self.mlp = _OverlappingFeedForward(config.token_channels, config.ffn_channels)
 
     def forward(self, x: Tensor, query_frames: Tensor, key_frames: Tensor, active: Tensor, expandable: int) -> Tensor:
+        """Tokens of one clip (T, H, W, C) -> same shape."""
         x = x + self.attention(self.norm1(x), query_frames, key_frames, active, expandable)
         return x + self.mlp(self.norm2(x))
 

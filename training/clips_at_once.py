@@ -16,6 +16,7 @@ from bsst.plugins.sparse_window_attention.reference import own_table, wide_table
 from bsst.reference.blur import branch_motion
 from bsst.reference.bsstnet import BSSTNet, direction_of
 from bsst.reference.selection import WINDOW, expandable_groups, select
+from bsst.reference.transformer import Block
 from bsst.training.batch import Batch
 
 __all__ = ["restore_clips"]
@@ -65,16 +66,15 @@ def _attend(net: BSSTNet, x: Tensor, tables: Tables) -> Tensor:
     n, t = x.shape[:2]
     tokens = net.softsplit(x.flatten(0, 1))
     for index, block in enumerate(net.transsqattn.transformer):
+        assert isinstance(block, Block)
         attention, y = block.attention, block.norm1(tokens)
         pooled = attention.pool_layer(y.permute(0, 3, 1, 2)).flatten(2).transpose(1, 2)
         every = torch.cat((y.flatten(1, 2), pooled), 1)
         projected = (attention.query(y), attention.key(every), attention.value(every))
-        attended = _both_ways(
-            *(z.unflatten(0, (n, t)) for z in projected),
-            *(table[:, index] for table in tables),
-            heads=attention.heads,
-            wide=expandable_groups(t, index),
-        )
+        query, key, value = (z.unflatten(0, (n, t)) for z in projected)
+        frames, key_frames, active = (table[:, index] for table in tables)
+        wide = expandable_groups(t, index)
+        attended = _both_ways(query, key, value, frames, key_frames, active, heads=attention.heads, wide=wide)
         tokens = tokens + attention.proj(attended.flatten(0, 1))
         tokens = tokens + block.mlp(block.norm2(tokens))
     result: Tensor = net.softcomp(tokens).unflatten(0, (n, t))

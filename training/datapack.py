@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
@@ -85,9 +86,9 @@ def _write_validation(data: Path, out: Path) -> None:
         if (data / "interpolated" / f"{clip.shot}.mkv").exists():
             pairs[f"real_{name.replace(' ', '_')}"] = fixed_clip(data, clip)
     for path in sorted((data / "sim" / "validation").glob("??????.npz"))[:SIMULATED]:
-        clip = load(path)
-        pairs[f"sim_{path.stem}"] = clip.blurry, clip.sharp
-    arrays = {}
+        simulated = load(path)
+        pairs[f"sim_{path.stem}"] = simulated.blurry, simulated.sharp
+    arrays: dict[str, Any] = {}
     for name, (blurry, sharp) in pairs.items():
         top, left = ((n - SIZE) // 2 for n in blurry.shape[1:3])
         for kind, video in (("blurry", blurry), ("sharp", sharp)):

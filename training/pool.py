@@ -34,10 +34,13 @@ class Pool:
     @staticmethod
     def empty(size: int, real: int, frames: int, side: int, at_once: int, device: torch.device) -> Pool:
         """Space for `size` clips, written `at_once` at a time."""
-        images = [torch.zeros(size, frames, 3, side, side, dtype=torch.uint8, device=device) for _ in range(2)]
+        blurry, sharp = (torch.zeros(size, frames, 3, side, side, dtype=torch.uint8, device=device) for _ in range(2))
         small = (size, frames - 1, 2, side // 4, side // 4)
-        flows = [torch.zeros(small, dtype=torch.float16, device=device) for _ in range(4)]
-        return Pool(*images, *flows, real, real + torch.arange(at_once, device=device))
+        forward, backward, exact_forward, exact_backward = (
+            torch.zeros(small, dtype=torch.float16, device=device) for _ in range(4)
+        )
+        place = real + torch.arange(at_once, device=device)
+        return Pool(blurry, sharp, forward, backward, exact_forward, exact_backward, real, place)
 
     def put(self, at: Tensor, **tensors: Tensor) -> None:
         """Write clips in [0, 1] and flows, by field name, at the given places."""

@@ -88,7 +88,8 @@ def render(bank: Bank, codec: Codec, clips: int, frames: int, size: int) -> Clip
     enlarged = torch.where(torch.rand(clips, device=device) < ENLARGED, uniform(0, math.log(6)).exp(), 1.0)
 
     count = len(bank.linear)
-    pictures, starts, zooms, blobs = [], [], [], []
+    pictures, starts, zooms = [], [], []
+    blobs: list[Tensor | None] = []
     for index in range(LAYERS):
         picture = torch.randint(count, (clips,), device=device)
         pictures.append(bank.linear.index_select(0, picture).float())
@@ -108,7 +109,9 @@ def render(bank: Bank, codec: Codec, clips: int, frames: int, size: int) -> Clip
 
     def coverage(index: int, at: Tensor) -> Tensor:
         """(N, 1, T * S, S)."""
-        return F.grid_sample(blobs[index], at.flatten(1, 2) / (1.5 * size), padding_mode="zeros", align_corners=False)
+        blob = blobs[index]
+        assert blob is not None
+        return F.grid_sample(blob, at.flatten(1, 2) / (1.5 * size), padding_mode="zeros", align_corners=False)
 
     total = middle_image = None
     for s in range(SUBFRAMES):
@@ -121,8 +124,11 @@ def render(bank: Bank, codec: Codec, clips: int, frames: int, size: int) -> Clip
                 pictures[index], texture.flatten(1, 2), padding_mode="reflection", align_corners=False
             )
             image = colour if image is None else torch.lerp(image, colour, coverage(index, at))
+        assert image is not None
         total = image if total is None else total + image
         middle_image = image if s == middle else middle_image
+    assert total is not None
+    assert middle_image is not None
     gain = uniform(0.6, 1.3)[:, None, None, None]
 
     def display(linear: Tensor) -> Tensor:
@@ -208,14 +214,18 @@ def _flows(
     """Exact flow of the topmost layer between middle sub-frames, mean of 4x4: (forward, backward)."""
 
     def flow(source: slice, target: slice) -> Tensor:
-        result = None
+        result: Tensor | None = None
         for index, layer in enumerate(paths):
             a, b, x, y = (layer[:, target, middle, i, None, None] for i in range(4))
             px, py = positions[index][:, source, ..., 0] - x, positions[index][:, source, ..., 1] - y
             norm = a * a + b * b
             moved = torch.stack(((a * px + b * py) / norm - grid[..., 0], (a * py - b * px) / norm - grid[..., 1]), 2)
             covered = over[index]
-            result = moved if covered is None else torch.where(covered[:, source, None] > 0.5, moved, result)
+            if covered is None:
+                result = moved
+            else:
+                assert result is not None
+                result = torch.where(covered[:, source, None] > 0.5, moved, result)
         assert result is not None
         return F.avg_pool2d(result.flatten(0, 1), 4).unflatten(0, result.shape[:2]) / 4
 

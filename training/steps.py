@@ -94,7 +94,8 @@ class _Step:
         norm = nn.utils.clip_grad_norm_(self.parameters, self.clip)
         bad = (~torch.isfinite(norm)).float()
         if norm.device.type == "cuda":  # the fused step itself refuses what is not finite
-            self.optimiser.grad_scale, self.optimiser.found_inf = None, bad
+            optimiser: Any = self.optimiser  # its type does not declare what `GradScaler` sets on it
+            optimiser.grad_scale, optimiser.found_inf = None, bad
         self.optimiser.step()
         with torch.no_grad():
             torch._foreach_lerp_(list(self.average.parameters()), list(self.module.parameters()), 1 - AVERAGE)
@@ -105,6 +106,8 @@ class _Step:
 
 class FlowStep(_Step):
     """One step of the flow network on simulated clips; tells the loss and the end-point error."""
+
+    average: RAFT
 
     def __init__(self, raft: RAFT) -> None:
         super().__init__(raft, (), clip=1.0, decay=1e-5)
@@ -120,6 +123,8 @@ class FlowStep(_Step):
 class NetworkStep(_Step):
     """One step of the deblurring network; tells the gain and the gain before the change is restrained, in nepers."""
 
+    average: BSSTNet
+
     def __init__(self, net: BSSTNet) -> None:
         device = next(net.parameters()).device
         self.heads = Heads(net.config.channels, len(net.config.branches) + 1).to(device)
@@ -130,7 +135,6 @@ class NetworkStep(_Step):
             net.restraint.first.weight.div_(scales)
         super().__init__(net, self.heads.parameters(), clip=5.0, decay=0.0)
         for module in (net, self.average):
-            assert isinstance(module, BSSTNet)
             module.restraint.first.register_forward_pre_hook(lambda _, inputs: (inputs[0] * scales,))
         self.net = net
         self.auxiliary, self.free, self.robbed, self.real_share = (torch.zeros((), device=device) for _ in range(4))

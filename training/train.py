@@ -17,6 +17,7 @@ import math
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -24,7 +25,6 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from bsst.config import EDGE
-from bsst.reference.bsstnet import BSSTNet
 from bsst.reference.compact import make_network
 from bsst.reference.raft import RAFT, halve, quarter_flow
 from bsst.training.evaluate import Example, gain
@@ -128,7 +128,8 @@ def train(options: Options) -> None:
     _find_flows(pool, flow_step.average)
     clips = validation(options.data / "validation.npz", flow_step.average, device)
     log.say(what="flows found")
-    net.to(device, memory_format=torch.channels_last if options.channels_last else torch.preserve_format)
+    placed: Any = net  # torch does not declare the memory format of `Module.to`
+    placed.to(device, memory_format=torch.channels_last if options.channels_last else torch.preserve_format)
     _train_network(options, log, NetworkStep(net), pool, more, rendering, clips)
 
 
@@ -206,7 +207,6 @@ def _train_network(
                     pixels=count * options.clips * options.frames * options.crop**2)  # fmt: skip
         if log.seconds() - checked > CHECK_EVERY or progress >= 1:
             checked = log.seconds()
-            assert isinstance(step.average, BSSTNet)
             log.say(what="check", steps=count, **{c.name: round(gain(step.average, c), 4) for c in clips})
             save_file(step.weights(), options.out / "deblur.safetensors")
         if progress >= 1:
