@@ -29,7 +29,7 @@ __all__ = ["FlowStep", "NetworkStep", "Refill", "captured", "flows_of"]
 
 AVERAGE = 0.999
 FLOOR, HARM_FLOOR, HARM = 2e-4, 2e-5, 0.8
-"""As in `train_restraint`: gains count up to 37 dB, losses up to 47 dB, and weigh this much."""
+"""Gains count up to 37 dB, losses up to 47 dB, and weigh this much."""
 
 
 @torch.no_grad()

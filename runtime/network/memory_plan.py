@@ -76,9 +76,12 @@ def plan_clip(manifest: Manifest) -> ClipMemory:
 
 
 def greedy_by_size(lifetimes: Mapping[_Key, Lifetime]) -> dict[_Key, int]:
-    """Offsets at which no two lifetimes share a byte at one step; the largest go first, each into the tightest gap."""
+    """Offsets at which no two lifetimes share a byte at one step.
+
+    The largest go first, of equal ones those that live on the longest, each into the tightest gap.
+    """
     offsets: dict[_Key, int] = {}
-    for item, life in sorted(lifetimes.items(), key=lambda pair: -pair[1].nbytes):
+    for item, life in sorted(lifetimes.items(), key=lambda pair: (-pair[1].nbytes, -pair[1].last)):
         taken = sorted(
             (offsets[other], offsets[other] + lifetimes[other].nbytes)
             for other in offsets
