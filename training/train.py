@@ -25,6 +25,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from bsst.config import EDGE
+from bsst.reference.bsstnet import BSSTNet
 from bsst.reference.compact import make_network
 from bsst.reference.raft import RAFT, halve, quarter_flow
 from bsst.training.evaluate import Example, gain
@@ -34,7 +35,7 @@ from bsst.training.pool import Pool
 from bsst.training.render import Bank
 from bsst.training.steps import FlowStep, NetworkStep, Refill, captured, flows_of
 
-__all__ = ["Options", "train"]
+__all__ = ["Options", "begin", "train"]
 
 WARM_UP = 300
 LINE_EVERY, CHECK_EVERY = 30.0, 60.0
@@ -56,10 +57,8 @@ class Options:
     """Wall time of everything."""
     flow_share: float = 0.3
     """Of the wall time, until the flow network is done."""
-    flow: Path | None = None
-    """Weights of a flow network to begin with."""
     start: Path | None = None
-    """Weights of a deblurring network to begin with."""
+    """Weights of both networks to begin with, as `bsst.training.pack` writes them."""
     rate: float = 7e-4
     flow_rate: float = 8e-4
     clips: int = 16
@@ -103,13 +102,11 @@ def train(options: Options) -> None:
     bank = Bank(photographs(options.data / "photo").to(device))
     raft, net = RAFT(EDGE.raft), make_network(dataclasses.replace(EDGE, followed_share=None, detail=None))
     initialise(net)
-    if options.start is not None:
-        net.load_state_dict(load_file(options.start))
     real, simulated = options.pool
     pool = Pool.empty(real + simulated, real, options.frames + 1, options.side, options.at_once, device)
     raft.to(device)
-    if options.flow is not None:
-        raft.load_state_dict(load_file(options.flow))
+    if options.start is not None:
+        begin(options.start, net, raft)
     else:
         pictures = bank.linear[: options.at_once].float().pow(1 / 2.2)
         initialise_flow(raft, halve(pictures[:, :, : options.side, : options.side]))
@@ -131,6 +128,13 @@ def train(options: Options) -> None:
     placed: Any = net  # torch does not declare the memory format of `Module.to`
     placed.to(device, memory_format=torch.channels_last if options.channels_last else torch.preserve_format)
     _train_network(options, log, NetworkStep(net), pool, more, rendering, clips)
+
+
+def begin(weights: Path, net: BSSTNet, raft: RAFT) -> None:
+    """Take both networks' weights from one file, in which those of `raft` have its name before theirs."""
+    tensors = load_file(weights)
+    net.load_state_dict({name: v for name, v in tensors.items() if not name.startswith("raft.")})
+    raft.load_state_dict({name.removeprefix("raft."): v for name, v in tensors.items() if name.startswith("raft.")})
 
 
 def _train_flow(

@@ -10,6 +10,7 @@ import torch
 
 from bsst.config import EDGE
 from bsst.plugins.flow_warp import flow_warp
+from bsst.reference.checkpoint import EDGE_WEIGHTS, load_networks
 from bsst.reference.compact import make_network
 from bsst.reference.raft import RAFT, quarter_flow
 from bsst.training.batch import Batch
@@ -19,6 +20,7 @@ from bsst.training.initialise import initialise
 from bsst.training.pool import Pool
 from bsst.training.render import Bank, render
 from bsst.training.steps import FlowStep, NetworkStep, flows_of
+from bsst.training.train import begin
 
 CPU = torch.device("cpu")
 FREE = dataclasses.replace(EDGE, followed_share=None, detail=None)
@@ -136,3 +138,11 @@ def test_packed_weights_restore_as_the_trained_network_does(pool: Pool):
     batch = pool.draw(1, 4, 64)
     with torch.no_grad():
         torch.testing.assert_close(restore_clips(packed, batch)[0], restore_clips(step.average, batch)[0])
+
+
+def test_training_begins_where_the_packaged_weights_ended():
+    net, raft, packaged = make_network(FREE), RAFT(EDGE.raft), load_networks(EDGE_WEIGHTS)
+    begin(EDGE_WEIGHTS, net, raft)
+    for ours, theirs in ((net, packaged.network), (raft, packaged.raft)):
+        for name, tensor in theirs.state_dict().items():
+            assert torch.equal(ours.state_dict()[name], tensor), name
