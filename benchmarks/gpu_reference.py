@@ -16,6 +16,7 @@ from bsst.config import CONFIGS
 from bsst.reference.bsstnet import BSSTNet
 from bsst.reference.compact import make_network
 from bsst.reference.raft import RAFT, quarter_flow
+from bsst.training.steps import captured
 from tests.golden_inputs import flows, video, weight
 
 DATA = Path(__file__).parents[1] / "tests" / "data"
@@ -64,22 +65,13 @@ def speed(small: bool) -> Iterator[str]:
                     torch.cuda.reset_peak_memory_stats()
                 eager = _milliseconds(restore, repeat) / count
                 memory = f"{torch.cuda.max_memory_allocated() / 1e9:.2f} GB" if torch.cuda.is_available() else ""
-                graph = f"{_milliseconds(_captured(restore), repeat) / count:.2f}" if torch.cuda.is_available() else ""
+                graph = (
+                    f"{_milliseconds(captured(restore, warm_up=1), repeat) / count:.2f}"
+                    if torch.cuda.is_available()
+                    else ""
+                )
                 flow = _milliseconds(estimate, repeat) / count
             yield f"| {name} {side}x{side} | {count} | {precision} | {eager:.2f} | {graph} | {flow:.2f} | {memory} |"
-
-
-def _captured(work: Callable[[], Any]) -> Callable[[], None]:
-    """`work` as a CUDA graph; that it can be captured shows that it never waits for the device."""
-    side = torch.cuda.Stream()
-    side.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(side):
-        work()
-    torch.cuda.current_stream().wait_stream(side)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        work()
-    return graph.replay
 
 
 def _milliseconds(work: Callable[[], Any], repeat: int) -> float:

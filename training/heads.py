@@ -31,12 +31,6 @@ class Heads(nn.Module):
         """Mean over the heads of the logarithmic error of sharp - blurry."""
         return torch.stack([_log_error(e) for e in self._errors(features, batch)]).mean()
 
-    @torch.no_grad()
-    def gain(self, features: list[Tensor], batch: Batch) -> float:
-        """Gain of the last head in dB over a residual of zero."""
-        error = self._errors(features, batch)[-1].square().mean(dim=(1, 2, 3))
-        return float((10 * torch.log10((_residual(batch).square().mean(dim=(1, 2, 3)) + 1e-6) / (error + 1e-6))).mean())
-
     def _errors(self, features: list[Tensor], batch: Batch) -> list[Tensor]:
         target = _residual(batch)
         return [h(f.flatten(0, 1)).float() - target for h, f in zip(self.heads, features, strict=True)]

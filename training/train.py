@@ -148,12 +148,7 @@ def _train_flow(
     while True:
         progress = (log.seconds() - begins) / (ends - begins)
         step.set_rate(options.flow_rate * min(1, (count + 1) / WARM_UP) * _late_cosine(progress))
-        for _ in range(10 if pool.blurry.is_cuda else 1):
-            work()
-            count += 1
-            if count % every == 0:
-                more()
-        _finish()
+        count = _few_steps(work, more, count, every)
         if log.seconds() - last > LINE_EVERY or progress >= 1:
             last = log.seconds()
             loss, error, norm, _, bad, steps = step.numbers.tolist()
@@ -195,12 +190,7 @@ def _train_network(
         step.auxiliary.fill_(AUXILIARY * early)
         step.robbed.fill_(ROBBED * early)
         step.free.fill_(FREE[1] + (FREE[0] - FREE[1]) * early)
-        for _ in range(10 if pool.blurry.is_cuda else 1):
-            work()
-            count += 1
-            if count % every == 0:
-                more()
-        _finish()
+        count = _few_steps(work, more, count, every)
         if log.seconds() - last > LINE_EVERY or progress >= 1:
             last = log.seconds()
             gained, free, harm, norm, bad, steps = step.numbers.tolist()
@@ -240,6 +230,17 @@ def _refill_every(options: Options, log: _Log, work: Callable[[], object], rende
     every = max(1, math.ceil(rendering / (options.render_share * seconds)))
     log.say(what="captured", step=name, step_ms=round(1e3 * seconds, 2), refill_every=every)
     return every
+
+
+def _few_steps(work: Callable[[], object], more: Callable[[], object], count: int, every: int) -> int:
+    """Some steps, with clips rendered anew after every so many; waits for the device. The number of steps so far."""
+    for _ in range(10 if torch.cuda.is_available() else 1):
+        work()
+        count += 1
+        if count % every == 0:
+            more()
+    _finish()
+    return count
 
 
 def _clock(work: Callable[[], object], times: int) -> float:

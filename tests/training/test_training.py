@@ -137,7 +137,6 @@ def test_auxiliary_heads_give_every_branch_a_gradient(batch: Batch) -> None:
     initialise(network)
     _, _, features = restore_clips(network, batch)
     heads = Heads(EDGE.channels, len(EDGE.branches) + 1)
-    assert heads.gain(features[1:], batch) == pytest.approx(0, abs=1e-6)
     for parameter in heads.parameters():
         torch.nn.init.normal_(parameter, std=0.01)
     heads.loss(features[1:], batch).backward()
