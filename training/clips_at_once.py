@@ -7,12 +7,10 @@ once, and attention, computed both ways and then chosen.
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from bsst.config import NetworkConfig
-from bsst.plugins.device_tables import device_table
-from bsst.plugins.sparse_window_attention.reference import own_table, wide_table
+from bsst.plugins.sparse_window_attention.both_ways import both_ways
 from bsst.reference.blur import branch_motion
 from bsst.reference.bsstnet import BSSTNet, direction_of
 from bsst.reference.selection import WINDOW, expandable_groups, select
@@ -84,33 +82,31 @@ def _attend(net: BSSTNet, x: Tensor, tables: Tables) -> Tensor:
 def _both_ways(
     query: Tensor, key: Tensor, value: Tensor, frames: Tensor, key_frames: Tensor, active: Tensor, heads: int, wide: int
 ) -> Tensor:
-    """Attention of N clips; query (N, T, H, W, C), key, value (N, T, L, C), tables (N, G, m) and (N, G)."""
-    n, t, height, width, channels = query.shape
-    places, length = height * width, key.shape[2]
-    own = device_table(own_table, height, width, WINDOW, device=query.device)
-    ring = device_table(wide_table, height, width, WINDOW, length - places, device=query.device)
-    windows, m = len(own), frames.shape[2]
-    frames, key_frames = (x.long().view(n, windows, -1, m) for x in (frames, key_frames))
-    clip = torch.arange(n, device=query.device).view(n, 1, 1, 1, 1) * t
+    """Attention of N clips as of one clip of N T frames, whose groups hold frames of their own clip alone.
 
-    def rows(chosen: Tensor, tokens: Tensor, per_frame: int) -> Tensor:
-        return ((chosen[..., None] + clip) * per_frame + tokens.view(1, windows, 1, 1, -1)).flatten(3)
+    Args:
+        query: (N, T, H, W, C).
+        key: (N, T, L, C).
+        value: (N, T, L, C).
+        frames: (N, G, m), window-major, as are the next two.
+        key_frames: (N, G, m).
+        active: (N, G).
+        heads: attention heads.
+        wide: groups of a window that may be active.
+    """
+    n, t, height, width = query.shape[:4]
+    windows = (height // WINDOW) * (width // WINDOW)
+    first = torch.arange(n, device=query.device, dtype=frames.dtype).view(n, 1, 1) * t
 
-    def gather(x: Tensor, at: Tensor) -> Tensor:
-        return x[at].unflatten(-1, (heads, -1)).flatten(0, 2).transpose(1, 2)  # (groups, heads, tokens, d)
+    def window_major(table: Tensor) -> Tensor:
+        return table.unflatten(1, (windows, -1)).movedim(0, 2).flatten(0, 2)  # (windows, groups, N, ...)
 
-    queries = query.reshape(n * t * places, channels)
-    keys, values = (F.pad(x, (0, 0, 0, 1)).flatten(0, 2) for x in (key, value))
-    at = rows(frames, own, places)
-    own_at = rows(frames, own, length + 1)
-    near = F.scaled_dot_product_attention(gather(queries, at), gather(keys, own_at), gather(values, own_at))
-    near = near.transpose(1, 2).flatten(2).view(*at.shape, channels)
-    wide_at = rows(key_frames[:, :, :wide], ring, length + 1)
-    far = F.scaled_dot_product_attention(
-        gather(queries, at[:, :, :wide]), gather(keys, wide_at), gather(values, wide_at)
+    tables = (window_major(table) for table in (frames + first, key_frames + first, active))
+    one = both_ways(
+        *(x.flatten(0, 1) for x in (query, key, value)),
+        *tables,
+        heads=heads,
+        window=WINDOW,
+        expandable_groups=wide * n,
     )
-    far = far.transpose(1, 2).flatten(2).view(n, windows, wide, -1, channels)
-    flag = active.view(n, windows, -1)[:, :, :wide, None, None] > 0
-    result = torch.cat((torch.where(flag, far, near[:, :, :wide]), near[:, :, wide:]), 2)
-    out = torch.zeros_like(queries).index_copy(0, at.flatten(), result.reshape(-1, channels).to(queries.dtype))
-    return out.view(query.shape)
+    return one.unflatten(0, (n, t))

@@ -43,8 +43,11 @@ def both_ways(
     def split(x: Tensor, at: Tensor) -> Tensor:
         return x[at.flatten(0, 1)].unflatten(-1, (heads, -1)).transpose(1, 2)  # (groups, heads, tokens, C / heads)
 
-    queries = query.float().reshape(frames * places, channels)
-    keys, values = (F.pad(x.float(), (0, 0, 0, 1)).flatten(0, 1) for x in (key, value))  # zero token at the end
+    dtype = query.dtype
+    if not torch.is_autocast_enabled(query.device.type):  # which would only halve them again
+        query, key, value = (x.float() for x in (query, key, value))
+    queries = query.reshape(frames * places, channels)
+    keys, values = (F.pad(x, (0, 0, 0, 1)).flatten(0, 1) for x in (key, value))  # zero token at the end
 
     def attend(at: Tensor, attended: Tensor) -> Tensor:
         result = F.scaled_dot_product_attention(split(queries, at), split(keys, attended), split(values, attended))
@@ -62,5 +65,5 @@ def both_ways(
         result.new_zeros(queries.shape)
         .index_copy(0, at.flatten(), result.reshape(-1, channels))
         .view(query.shape)
-        .to(query.dtype)
+        .to(dtype)
     )
