@@ -4,24 +4,29 @@ Ctrl-C is one line and status 130 from here on, while the commands are still bei
 starts, some hundredths of a second, and answers in its own words.
 """
 
+import _signal  # type: ignore[import-not-found]  # `signal` wraps it, and first loads `enum` for longer than all else here
 import os
-import signal
-from functools import partial
+
+TYPE_CHECKING = False  # as in bsst/__init__.py
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 __all__ = ["calibrate", "doctor", "export", "inspect", "main", "parity", "run"]
 
 EXIT_INTERRUPTED = 130  # as in bsst.errors; nothing is imported before the handler is in place
 
 
-def _start(command: str) -> None:
-    signal.signal(signal.SIGINT, _quit)
-    try:
-        from bsst import cli
+def _program(command: str) -> "Callable[[], None]":
+    def start() -> None:
+        _signal.signal(_signal.SIGINT, _quit)
+        try:
+            from bsst import cli
 
-        program = "bsst" if command == "main" else f"bsst-{command}"
-        getattr(cli, command)(prog_name=program)
-    finally:
-        signal.signal(signal.SIGINT, _leave)
+            getattr(cli, command)(prog_name="bsst" if command == "main" else f"bsst-{command}")
+        finally:
+            _signal.signal(_signal.SIGINT, _leave)
+
+    return start
 
 
 def _quit(number: int, frame: object) -> None:
@@ -33,8 +38,8 @@ def _leave(number: int, frame: object) -> None:
     os._exit(EXIT_INTERRUPTED)  # what was to be said has been said
 
 
-main, run, export, calibrate, inspect, parity, doctor = (
-    partial(_start, name) for name in ("main", "run", "export", "calibrate", "inspect", "parity", "doctor")
+main, run, export, calibrate, inspect, parity, doctor = map(
+    _program, ("main", "run", "export", "calibrate", "inspect", "parity", "doctor")
 )
 
 if __name__ == "__main__":
