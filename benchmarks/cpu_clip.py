@@ -2,7 +2,7 @@
 
     python benchmarks/cpu_clip.py --config release          # seeded weights, T = 12, 256x256
     python benchmarks/cpu_clip.py --config edge
-    python benchmarks/cpu_clip.py --config edge --plan runtime/data/edge.plan --check
+    python benchmarks/cpu_clip.py --config edge --plan runtime/data/edge.plan [--check | --record]
 
 Each side runs in processes of its own, taking turns; medians are reported. The correctness gate comes first: no figure
 is printed unless both sides agree to 80 dB. Flow is included on both sides. `--plan` names an exported plan of the same
@@ -31,6 +31,8 @@ import numpy as np
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
+from benchmarks.ratios import judge, peak_megabytes, sgemm_gigaflops  # noqa: E402
+
 SIDES = ("eager", "plan", "sgemm")
 
 
@@ -44,6 +46,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--plan", type=Path, help="an exported plan of the same configuration and sizes")
     parser.add_argument("--check", action="store_true", help="fail where a ratio is worse than its record")
+    parser.add_argument("--record", action="store_true", help="make what is measured the record")
     parser.add_argument("--side", choices=SIDES, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.side:
@@ -78,13 +81,9 @@ def main() -> None:
     share = speed / medians["sgemm"]["gigaflops"]
     print(f"the plan is {ratio:.2f} times as fast as PyTorch eager")
     print(f"and does {speed:.0f} GFLOP/s, {share:.2f} of a matrix product's {medians['sgemm']['gigaflops']:.0f}")
-    name = f"{options.config} {size}"
+    name = f"{options.config} {size}" + (", 1 thread" if options.threads == 1 else "")
     measured = {f"eager / plan, {name}": ratio, f"share of sgemm, {name}": share}
-    if options.check:
-        from benchmarks.ratios import check
-
-        if worse := check(measured):
-            raise SystemExit("\n".join(worse))
+    judge(measured, check_them=options.check, record_them=options.record)
 
 
 def _networks(options: argparse.Namespace):
@@ -108,8 +107,6 @@ def _export(options: argparse.Namespace) -> None:
 def _measure(options: argparse.Namespace) -> dict[str, float]:
     """One warm-up and one timed clip of one side."""
     if options.side == "sgemm":
-        from benchmarks.ratios import sgemm_gigaflops
-
         return {"gigaflops": sgemm_gigaflops(clock=_clock(options))}
     rng = np.random.default_rng(0)
     clip = rng.random((options.frames, 3, options.size, options.size), dtype=np.float32)
@@ -119,10 +116,7 @@ def _measure(options: argparse.Namespace) -> dict[str, float]:
     started = clock()
     run()
     seconds = clock() - started
-    # Not getrusage: it starts from the size of the process that was forked.
-    status = Path("/proc/self/status").read_text()
-    peak = int(status.split("VmHWM:")[1].split()[0]) / 1024
-    return {"seconds_per_frame": seconds / options.frames, "peak_rss_mb": peak, "giga_macs": counted()}
+    return {"seconds_per_frame": seconds / options.frames, "peak_rss_mb": peak_megabytes(), "giga_macs": counted()}
 
 
 def _clock(options: argparse.Namespace):
