@@ -15,11 +15,12 @@ from bsst.cli.parity import parity
 from bsst.plan.archive import open_plan
 from bsst.runtime.network.network import DEFAULT_PLAN
 from tests.calibration.parity.sabotage import sabotaged, scale_weights
-from tests.networks import CITY
+from tests.networks import CITY, small_edge
 
 DATA = Path(__file__).parents[2] / "data"
 GOPRO = Path(os.environ.get("BSST_GOPRO_ROOT", DATA / "gopro"))
 DVD = Path(os.environ.get("BSST_DVD_ROOT", DATA / "dvd"))
+AT_NIGHT = pytest.param("packaged", marks=pytest.mark.nightly)
 
 
 def run(*arguments: object) -> Result:
@@ -87,11 +88,19 @@ from bsst.cli.parity import parity; parity()
         assert "Traceback" not in done.stderr
 
 
-@pytest.mark.slow
 @pytest.mark.gopro
-def test_the_packaged_plan_equals_pytorch_on_gopro(tmp_path: Path) -> None:
+@pytest.mark.parametrize("network", ["packaged"] if "BSST_GOPRO_ROOT" in os.environ else ["small", AT_NIGHT])
+def test_a_plan_equals_pytorch_on_gopro(
+    network: str, cpu_plan: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`tests/export/test_export_plan.py` compares the packaged plan, in its windows of 12 frames, on a clip."""
+    plan = DEFAULT_PLAN
+    if network == "small":
+        plan = cpu_plan
+        monkeypatch.setattr("bsst.reference.checkpoint.load_networks", lambda weights, raft: small_edge())
+        monkeypatch.setattr("bsst.calibration.parity.footage.PATCH_OVERLAP", 32)  # half of a tile
     report = tmp_path / "report.html"
-    result = run(DEFAULT_PLAN, "--gopro", GOPRO, "--patches", "--json", "--quiet", "--html", report)
+    result = run(plan, "--gopro", GOPRO, "--patches", "--json", "--quiet", "--html", report)
     assert result.exit_code == 0, result.output
     data = json.loads(result.stdout)
     assert data["within"]
@@ -101,8 +110,11 @@ def test_the_packaged_plan_equals_pytorch_on_gopro(tmp_path: Path) -> None:
     truth = data["ground_truth"]
     for mean in ("frames", "sub-sequences"):
         assert truth["plan"][mean]["psnr"] == pytest.approx(truth["reference"][mean]["psnr"], abs=0.01)
-        assert truth["plan"][mean]["psnr"] > truth["input"][mean]["psnr"] - 0.05
-    assert "windows of 12 frames, not 48" in data["protocol_deviations"]
+        if network == "packaged":
+            assert truth["plan"][mean]["psnr"] > truth["input"][mean]["psnr"] - 0.05
+        else:  # random weights
+            assert truth["plan"][mean]["psnr"] < truth["input"][mean]["psnr"] - 0.05
+    assert f"windows of {open_plan(plan).manifest.frames} frames, not 48" in data["protocol_deviations"]
     assert not any("--patches" in reason for reason in data["protocol_deviations"])
     assert ("BSST_GOPRO_ROOT" in os.environ) != any("clips with" in r for r in data["protocol_deviations"])
     scored = sum(bool(frame["scores"]) for frame in data["frames"])
@@ -110,14 +122,11 @@ def test_the_packaged_plan_equals_pytorch_on_gopro(tmp_path: Path) -> None:
     assert "Within every budget" in report.read_text()
 
 
-@pytest.mark.slow
 @pytest.mark.dvd
-def test_a_sabotaged_plan_is_over_budget_on_dvd_and_its_node_is_named(tmp_path: Path) -> None:
-    bad = sabotaged(
-        DEFAULT_PLAN, tmp_path / "bad.plan", "decode", lambda graph: scale_weights(graph, "node_conv2d_2", 1.5)
-    )
-    frames = [] if "BSST_DVD_ROOT" in os.environ else ["--frames", 5]
-    result = run(bad, "--dvd", DVD, "--against", DEFAULT_PLAN, "--bisect", *frames)
+def test_a_sabotaged_plan_is_over_budget_on_dvd_and_its_node_is_named(cpu_plan: Path, tmp_path: Path) -> None:
+    plan, frames = (DEFAULT_PLAN, []) if "BSST_DVD_ROOT" in os.environ else (cpu_plan, ["--frames", 5])
+    bad = sabotaged(plan, tmp_path / "bad.plan", "decode", lambda graph: scale_weights(graph, "node_conv2d_2", 1.5))
+    result = run(bad, "--dvd", DVD, "--against", plan, "--bisect", *frames)
     assert result.exit_code == 9, result.output
     assert "OVER BUDGET    PSNR of the worst stage, decode, dB" in result.stdout
     assert "worst stage  decode" in result.stdout
