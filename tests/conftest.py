@@ -81,3 +81,12 @@ def prepared() -> Iterator[None]:
 
     with prepared_once():
         yield
+
+
+@pytest.fixture(scope="module")
+def quick_tracing() -> Iterator[None]:
+    """A second less for each stage that is traced; see `tests.once`."""
+    from tests.once import operators_listed_once
+
+    with operators_listed_once():
+        yield

@@ -65,7 +65,9 @@ def traced() -> dict[str, bytes]:
 
 
 @pytest.fixture(scope="module")
-def made(shaped_plan: Path, traced: dict[str, bytes], tmp_path_factory: pytest.TempPathFactory) -> Plan:
+def made(
+    shaped_plan: Path, traced: dict[str, bytes], quick_tracing: None, tmp_path_factory: pytest.TempPathFactory
+) -> Plan:
     """What the exporter makes today; graphs of the second shape, a minute to trace, are those of the stored plan."""
     upright = open_plan(shaped_plan).with_tile(UPRIGHT.tile)
 
