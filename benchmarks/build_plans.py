@@ -8,7 +8,7 @@
 One plan per GPU generation, stage after stage. Engines are kept in OUT/cache under their content key, so a run that was
 stopped goes on where it was, and prints the figures of engines built before. `release` has seeded weights, because the
 published checkpoint is not part of this package; sizes and times do not depend on the values.
-Device memory is computed from the manifest as `bsst-inspect` does: weights of all engines, the scratch area of the
+Device memory is computed from the manifest as `bsst inspect` does: weights of all engines, the scratch area of the
 largest, and every tensor of one clip. Figures are written to OUT/build_plans.json, one entry per plan.
 """
 

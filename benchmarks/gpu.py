@@ -6,7 +6,7 @@
 
 Parts: `kernels` (right on every test case, by Triton's launcher and by the driver from the PTX that TensorRT gets, then
 timed), `reference` (the released network against its golden tensors, then time and memory), `device` (copies and graphs
-through every installed package), `targets` (what `bsst-doctor --selftest` measures), `frames` (a clip through
+through every installed package), `targets` (what `bsst doctor --selftest` measures), `frames` (a clip through
 `deblur_frames`, by every target that runs here). A part that fails says so in the section and does not stop the others;
 the exit code is 1 then.
 

@@ -8,7 +8,7 @@ that no weights were trained on, blurred by averaging as GoPro is. DIR may be le
 exported from weights drawn by tensor name, as the published ones are not available; PSNR against ground truth then says
 nothing about quality, only how much of it a precision would move. Rows already in --json are not measured again.
 
-Exit status 9 if a plan is over its budget (`bsst-parity --help` lists the budgets).
+Exit status 9 if a plan is over its budget (`bsst parity --help` lists the budgets).
 """
 
 from __future__ import annotations

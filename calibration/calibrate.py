@@ -1,4 +1,4 @@
-"""Plan and real clips -> ranges of activations: `bsst-calibrate`.
+"""Plan and real clips -> ranges of activations: `bsst calibrate`.
 
 Every stage runs in its place of the real wiring, on what the stages before it made of real frames. A stage alone on
 made-up inputs would see other values: flows, states and attention depend on what moves.

@@ -1,4 +1,4 @@
-"""The file between `bsst-calibrate` and `bsst-export --int8`: ranges of activations and where they come from."""
+"""The file between `bsst calibrate` and `bsst export --int8`: ranges of activations and where they come from."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class ClipRecord:
 
 @dataclass(frozen=True, kw_only=True)
 class Ranges:
-    """What `bsst-calibrate` writes."""
+    """What `bsst calibrate` writes."""
 
     stages_sha256: str
     """`stages_key` of the plan that ran."""
@@ -78,7 +78,7 @@ def read_ranges(path: Path) -> Ranges:
     try:
         text = path.read_bytes()
     except OSError as error:
-        raise UsageError(f"expected ranges at {path}, got {error.strerror}; write them with bsst-calibrate") from error
+        raise UsageError(f"expected ranges at {path}, got {error.strerror}; write them with bsst calibrate") from error
     try:
         data: Any = parse_json(text, "ranges")
         if not isinstance(data, dict) or data.get("format") != FORMAT:
@@ -87,7 +87,7 @@ def read_ranges(path: Path) -> Ranges:
     except PlanError as error:
         reason = str(error).split(";")[0]
         raise ModelError(
-            f"expected ranges written by bsst-calibrate in {path}, got {reason}; write them again"
+            f"expected ranges written by bsst calibrate in {path}, got {reason}; write them again"
         ) from error
     if ranges.windows < 1:
         raise ModelError(f"{path}: expected 1 or more windows of each clip, got {ranges.windows}; write them again")
@@ -110,5 +110,5 @@ def require_plan(ranges: Ranges, manifest: Manifest) -> None:
     if ranges.stages_sha256 != (key := stages_key(manifest)):
         raise UsageError(
             f"expected ranges of this plan (stages {key[:12]}), got ranges of another one "
-            f"({ranges.stages_sha256[:12]}); run bsst-calibrate on the plan given with --from"
+            f"({ranges.stages_sha256[:12]}); run bsst calibrate on the plan given with --from"
         )

@@ -79,7 +79,7 @@ def _windows(
     from bsst.runtime.video.sources import open_reader  # needs PyAV, which other plans are rebuilt without
 
     if _digest(path) != sha256:
-        raise InputError(f"expected {path} as it was calibrated on, got another file; run bsst-calibrate again")
+        raise InputError(f"expected {path} as it was calibrated on, got another file; run bsst calibrate again")
     with open_reader(path) as reader:
         last = max(reader.info.frames - frames, 0)
         starts = sorted({round(start) for start in np.linspace(0, last, windows)})

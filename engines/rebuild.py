@@ -1,4 +1,4 @@
-"""A plan of target `cpu` -> a plan of another target or precision: `bsst-export --from cpu.plan`.
+"""A plan of target `cpu` -> a plan of another target or precision: `bsst export --from cpu.plan`.
 
 Such a plan carries its stages as ONNX with every custom operator as a node and a function, so neither the checkpoint
 nor torch is needed: a Jetson or a workstation builds its own engines from the file it was given.
@@ -43,7 +43,7 @@ class Int8Request:
     """What `--int8` needs."""
 
     ranges: Ranges
-    """From `bsst-calibrate` on the source plan; its clips are measured again."""
+    """From `bsst calibrate` on the source plan; its clips are measured again."""
     budget: Budget = field(default_factory=Budget)
     """What int8 may cost."""
 

@@ -27,7 +27,7 @@ class TargetEntry:
     precisions: frozenset[Precision] = frozenset({"fp32", "fp16"})
     """Precisions that it builds."""
     options: frozenset[str] = frozenset()
-    """Options of `bsst-export` that it takes besides those that every target takes."""
+    """Options of `bsst export` that it takes besides those that every target takes."""
 
 
 TARGETS: Mapping[Target, TargetEntry] = {

@@ -285,7 +285,7 @@ def choose_in_flight(manifest: Manifest, work: Workload, *, limit: int, wanted: 
     options = (option for option, _, share in _smaller_exports(manifest) if share * total(1) <= limit)
     raise OutOfMemoryError(
         f"expected to run within {limit / 1e6:.0f} MB, got {total(1) / 1e6:.0f} MB with one clip in flight; "
-        f"by proportion a plan made by bsst-export {next(options, '--window 4 --tile 64x64')} comes close"
+        f"by proportion a plan made by bsst export {next(options, '--window 4 --tile 64x64')} comes close"
     )
 
 
@@ -295,12 +295,12 @@ def _smaller(manifest: Manifest, work: Workload, tensors: int, free: int) -> str
     of_clip = min(tensors, clip.workspace_bytes + clip.transfer_bytes)
     for option, length, share in _smaller_exports(manifest):
         if tensors - of_clip + share * of_clip + (2 * length + 2) * work.frame_bytes <= free:
-            return f"scale the video down, or use a plan made by bsst-export {option}"
+            return f"scale the video down, or use a plan made by bsst export {option}"
     held = (2 * manifest.frames + 2) * work.frame_bytes
     for part in range(2, 17):
         if tensors + held / part**2 <= free:
             return f"scale the video to 1/{part} of its width and height"
-    return "scale the video down and use a plan made by bsst-export --window 4 --tile 64x64"
+    return "scale the video down and use a plan made by bsst export --window 4 --tile 64x64"
 
 
 def _smaller_exports(manifest: Manifest) -> Iterator[tuple[str, int, float]]:

@@ -1,4 +1,4 @@
-"""`bsst-calibrate`: plan and real clips to ranges for `bsst-export --int8`."""
+"""`bsst calibrate`: plan and real clips to ranges for `bsst export --int8`."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def calibrate(
         raise UsageError(f"expected --truth once per clip, got {len(truths)} for {len(clips)} clips; name all or none")
     require_inputs(*clips, *truths)
     require_output(output, others=[plan, *clips, *truths])
-    require_packages("onnx", "onnxscript", extra="export", purpose="bsst-calibrate")
+    require_packages("onnx", "onnxscript", extra="export", purpose="bsst calibrate")
     from bsst.calibration.calibrate import calibrate as measure
     from bsst.calibration.ranges import write_ranges
     from bsst.calibration.samples import clip_record

@@ -46,7 +46,7 @@ Exit status:
   6    out of memory
   7    the finished file failed its check and was kept under another name
   8    done, but some frames could not be restored and are unchanged
-  130  interrupted; bsst-run goes on when started again
+  130  interrupted; bsst run goes on when started again
 """
 
 THREADS = click.IntRange(0, 256)

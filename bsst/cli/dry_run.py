@@ -1,4 +1,4 @@
-"""`bsst-run --dry-run` and `--max-memory`: look at a video and a plan, measure one clip, and say what a job takes."""
+"""`bsst run --dry-run` and `--max-memory`: look at a video and a plan, measure one clip, and say what a job takes."""
 
 from __future__ import annotations
 
@@ -111,7 +111,7 @@ class Job:
             "planned": f"{_megabytes(need.device)} on the device, {in_flight} in flight; {_megabytes(need.copies)} to "
             f"copy from and to; at most {_megabytes(need.frames)} of frames",
             "measured": f"{_megabytes(self.measured.peak_bytes)} taken by this process after one clip, engines and all",
-            "memory": "told by bsst-inspect",
+            "memory": "told by bsst inspect",
             "time": "unknown",
         }
         if not manifest.compiled:

@@ -1,4 +1,4 @@
-"""`bsst-export`: checkpoint or plan to plan."""
+"""`bsst export`: checkpoint or plan to plan."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ class Size(click.ParamType[tuple[int, int]]):
 @click.option("--fp16", is_flag=True, help="Convolutions and matrix products in half precision.")
 @click.option("--bf16", is_flag=True, help="The same in bfloat16; TensorRT and TensorRT-RTX from SM 80 on.")
 @click.option("--int8", is_flag=True, help="Quantise the stages that keep to a budget; needs --ranges.")
-@click.option("--ranges", metavar="RANGES", type=click.Path(path_type=Path), help="File written by bsst-calibrate.")
+@click.option("--ranges", metavar="RANGES", type=click.Path(path_type=Path), help="File written by bsst calibrate.")
 @click.option("--int8-loss", type=Finite(min=0), metavar="DB",
               help="What int8 may lose against ground truth.  [default: 0.1]")  # fmt: skip
 @click.option("--int8-psnr", type=Finite(min=0), metavar="DB",
@@ -91,7 +91,7 @@ class Size(click.ParamType[tuple[int, int]]):
 )
 @click.option("--tile", type=Size(), multiple=True,
               help="Area restored in one run, height x width; again for other shapes in the same plan, of which "
-              f"bsst-run takes what fits a video.  [default: {TILE[0]}x{TILE[1]}]")  # fmt: skip
+              f"bsst run takes what fits a video.  [default: {TILE[0]}x{TILE[1]}]")  # fmt: skip
 @click.option(
     "--flow-size", type=Size(), help="Area whose flow is computed in one run.  [default: the tile, or the least]"
 )
@@ -237,7 +237,7 @@ def _export_cpu(
     check: bool,
     show: Callable[[str], None],
 ) -> None:
-    require_packages("onnxscript", "torch", extra="export", purpose="bsst-export")
+    require_packages("onnxscript", "torch", extra="export", purpose="bsst export")
     from bsst.export.export_plan import export_plan
     from bsst.export.stage import Geometry
     from bsst.reference.checkpoint import load_networks
@@ -310,7 +310,7 @@ def _rebuild(
 
 def _int8_request(ranges: Path | None, loss: float | None, psnr: float | None) -> Int8Request:
     if ranges is None:
-        raise UsageError("expected --ranges with --int8, got none; write them: bsst-calibrate PLAN CLIP... -o RANGES")
+        raise UsageError("expected --ranges with --int8, got none; write them: bsst calibrate PLAN CLIP... -o RANGES")
     from bsst.calibration.choose_int8 import Budget
     from bsst.calibration.ranges import read_ranges
     from bsst.engines.rebuild import Int8Request

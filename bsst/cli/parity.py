@@ -1,4 +1,4 @@
-"""`bsst-parity`: a plan against the reference that it was made from, and against ground truth."""
+"""`bsst parity`: a plan against the reference that it was made from, and against ground truth."""
 
 from __future__ import annotations
 
@@ -114,7 +114,7 @@ def parity(
     compared = None if against == "reference" else PLAN.convert(against, None, None)
     require_inputs(weights, raft, truth)
     require_output(html, others=[plan, footage, truth, weights, raft, compared])
-    require_packages("PIL", "skimage", "jinja2", "onnx", extra="parity", purpose="bsst-parity")
+    require_packages("PIL", "skimage", "jinja2", "onnx", extra="parity", purpose="bsst parity")
     from bsst.calibration.parity.budget import default_budgets
     from bsst.calibration.parity.compare import Tiling
     from bsst.calibration.parity.footage import PATCH_OVERLAP, video_footage

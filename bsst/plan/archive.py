@@ -172,7 +172,7 @@ def open_plan(path: Path) -> Plan:
                 manifest = _read_manifest(path, archive)
                 _check_members(path, archive, manifest)
     except FileNotFoundError as error:
-        raise PlanError(f"{path}: expected a plan, got no such file; make one with bsst-export") from error
+        raise PlanError(f"{path}: expected a plan, got no such file; make one with bsst export") from error
     # zipfile raises all of these on hostile headers (unknown version, encryption, undecodable names, bad offsets).
     except (
         zipfile.BadZipFile,
@@ -261,7 +261,7 @@ def _header_size(file: IO[bytes] | None, position: int) -> int:
 def _read_manifest(path: Path, archive: zipfile.ZipFile) -> Manifest:
     if MANIFEST_MEMBER not in archive.namelist():
         raise PlanError(
-            f"{path}: expected a member {MANIFEST_MEMBER}, got a ZIP without it; give a plan made by bsst-export"
+            f"{path}: expected a member {MANIFEST_MEMBER}, got a ZIP without it; give a plan made by bsst export"
         )
     size = archive.getinfo(MANIFEST_MEMBER).file_size
     if size > MANIFEST_LIMIT:

@@ -216,7 +216,7 @@ def require(
     Raises:
         PlanError: naming expected, got and the command that makes a fitting plan.
     """
-    again = "on a fitting machine, or make a fitting plan: bsst-export --from CPU_PLAN"
+    again = "on a fitting machine, or make a fitting plan: bsst export --from CPU_PLAN"
     if targets is not None and manifest.target not in (accepted := sorted(targets)):
         raise PlanError(
             f"expected a plan for {' or '.join(accepted)}, got target {manifest.target}; "
@@ -226,7 +226,7 @@ def require(
     if compiler_version is not None and manifest.compiled and version != compiler_version:
         raise PlanError(
             f"expected an engine built by {shortened(manifest.compiler.name)} {compiler_version} (installed here), got "
-            f"{shortened(version)}; install that version, or make a fitting plan: bsst-export --from CPU_PLAN "
+            f"{shortened(version)}; install that version, or make a fitting plan: bsst export --from CPU_PLAN "
             f"--target {manifest.target}"
         )
     supported = manifest.compute_capabilities

@@ -60,7 +60,7 @@ def to_int8(
     if missing := sorted({site.tensor for site in sites if site.axis is None} - set(ranges)):
         raise ModelError(
             f"stage {stage}: expected a range of every quantised activation, got none of {', '.join(missing[:5])}; "
-            "run bsst-calibrate on this plan with this version of bsst"
+            "run bsst calibrate on this plan with this version of bsst"
         )
     result = onnx.ModelProto()
     result.CopyFrom(model)

@@ -1,4 +1,4 @@
-"""What `bsst-doctor --selftest` found, as one Markdown page to post."""
+"""What `bsst doctor --selftest` found, as one Markdown page to post."""
 
 from __future__ import annotations
 

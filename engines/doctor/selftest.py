@@ -51,7 +51,7 @@ __all__ = [
 ]
 
 MINIMUM_PSNR = 50.0
-"""Decibels against the CPU below which a target has failed, as for `bsst-export --fp16`. It holds for fp32 too, because
+"""Decibels against the CPU below which a target has failed, as for `bsst export --fp16`. It holds for fp32 too, because
 TensorRT rounds the factors of fp32 products to TF32, as coarse as fp16, on GPUs that have it."""
 CANDIDATES: tuple[tuple[Target, Precision], ...] = (
     ("cpu", "fp32"),

@@ -102,7 +102,7 @@ class CudaDevice:
                     f"expected enough memory on {self.name}, got {error}; use smaller tiles or shorter windows"
                 ) from error
             raise ModelError(
-                f"expected {self.name} to carry on, got {error}; run bsst-doctor --selftest and report what it writes"
+                f"expected {self.name} to carry on, got {error}; run bsst doctor --selftest and report what it writes"
             ) from error
 
     def stream(self, name: str) -> CudaStream:

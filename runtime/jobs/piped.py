@@ -38,7 +38,7 @@ def restore_piped(job: OpenedJob) -> None:
         if part is not None:
             if isinstance(reader, PipeReader):
                 raise UsageError("expected a file for --start, --end and --duration, got a pipe; cut it before: "
-                                 "ffmpeg -ss START -t DURATION -i VIDEO -f nut - | bsst-run -")  # fmt: skip
+                                 "ffmpeg -ss START -t DURATION -i VIDEO -f nut - | bsst run -")  # fmt: skip
             info = reader.info
             survey = take_survey(part.read(reader, info.time_base, further=restorer.frames),
                                  scene_cuts=tiling.scene_cuts, scan=reader.scan)  # fmt: skip

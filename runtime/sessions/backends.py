@@ -101,7 +101,7 @@ def _onnx_runtime(plan: Plan, *, threads: int, lanes: int, trace: Trace | None) 
     if provider != _CPU and target in NVIDIA_TARGETS:
         return _onnx_runtime_gpu(plan, provider, line, trace=trace)
     if reason:
-        _LOG.warning("%s; bsst-doctor says how to close the gap", line)
+        _LOG.warning("%s; bsst doctor says how to close the gap", line)
     from bsst.runtime.sessions.ort import OrtSession
 
     # Sessions are shared by the lanes and may run in several at once; more would not find a core. WebGPU has one queue.

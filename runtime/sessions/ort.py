@@ -122,11 +122,11 @@ class OrtGpuSession:
         except Exception as error:  # see above
             raise ModelError(
                 f"stage {name}: expected {provider} of ONNX Runtime {ort.__version__} to load it, got "
-                f"{_first_line(error)}; run bsst-doctor"
+                f"{_first_line(error)}; run bsst doctor"
             ) from error
         if provider not in self._session.get_providers():
             raise ModelError(
-                f"stage {name}: expected {provider}, got {', '.join(self._session.get_providers())}; run bsst-doctor"
+                f"stage {name}: expected {provider}, got {', '.join(self._session.get_providers())}; run bsst doctor"
             )
 
     def enqueue(self, inputs: Mapping[str, DeviceTensor], outputs: Mapping[str, DeviceTensor], stream: Stream) -> None:
@@ -154,7 +154,7 @@ def _run(name: str, session: ort.InferenceSession, binding: ort.IOBinding) -> No
     try:
         session.run_with_iobinding(binding)
     except Exception as error:  # ONNX Runtime raises bare subclasses of Exception
-        raise _error(name, error, "a result", "check the plan with bsst-inspect") from error
+        raise _error(name, error, "a result", "check the plan with bsst inspect") from error
 
 
 @cache

@@ -6,7 +6,7 @@ What an engine expects is compared with the manifest before it runs for the firs
 CUDA graphs are kept per set of addresses, because a propagation step alternates between a few of them: a set that is
 met for the second time is run and then captured, later ones are one launch. TensorRT wants one ordinary run before a
 capture. Its guide advises one context per graph (NVIDIA/TensorRT#3798); NVIDIA's TensorRT-Edge-LLM takes several from
-one context, kept by addresses, as here (cpp/runtime/exec/engineExecutor.cpp), and `bsst-doctor --selftest` compares
+one context, kept by addresses, as here (cpp/runtime/exec/engineExecutor.cpp), and `bsst doctor --selftest` compares
 them with plain runs. TensorRT-RTX can capture by itself, but keeps one set of addresses and captures again at every
 change (pytorch/TensorRT#4187), so the same way is taken with it where the engine allows (`is_stream_capturable`).
 
@@ -97,7 +97,7 @@ class TrtLibrary:
             raise PlanError(
                 f"stage {stage}: expected an engine for {self.name} on {self.device.name} "
                 f"({self.device.compute_capability}), got {', '.join(reasons) or self.complaint()}; "
-                "make the plan again on this machine: bsst-export --from CPU_PLAN"
+                "make the plan again on this machine: bsst export --from CPU_PLAN"
             )
         return loaded
 
@@ -258,7 +258,7 @@ class TrtSession:
         if not self._context.execute_async_v3(stream):
             raise ModelError(
                 f"stage {self._spec.name}: expected {self._library.name} to run it, got {self._library.complaint()}; "
-                "run bsst-doctor --selftest and report what it writes"
+                "run bsst doctor --selftest and report what it writes"
             )
 
     def _capture(self, stream: int) -> CudaGraph | None:
@@ -278,7 +278,7 @@ class TrtSession:
             graph.launch(stream)
         except CaptureError as error:
             raise ModelError(
-                f"stage {self._spec.name}: expected its CUDA graph to start, got {error}; report this with bsst-doctor"
+                f"stage {self._spec.name}: expected its CUDA graph to start, got {error}; report this with bsst doctor"
             ) from error
         self._launches += 1
 

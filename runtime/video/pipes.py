@@ -65,7 +65,7 @@ class PipeReader(VideoReader):
 
     def __init__(self, file: BinaryIO | None = None) -> None:
         if file is None and sys.stdin.isatty():
-            raise UsageError("expected a video piped in, got a terminal; run: ffmpeg -i VIDEO -f nut - | bsst-run -")
+            raise UsageError("expected a video piped in, got a terminal; run: ffmpeg -i VIDEO -f nut - | bsst run -")
         self._file = _Counted(file or sys.stdin.buffer)
         super().__init__(Path("standard input"))
 
@@ -181,7 +181,7 @@ def standard_output() -> Iterator[BinaryIO]:
         UsageError: it is a terminal.
     """
     if os.isatty(1):
-        raise UsageError("expected a program or a file behind -o -, got a terminal; run: bsst-run ... -o - | ffplay -")
+        raise UsageError("expected a program or a file behind -o -, got a terminal; run: bsst run ... -o - | ffplay -")
     sys.stdout.flush()
     before = os.dup(1)
     os.dup2(2, 1)

@@ -223,7 +223,7 @@ def test_a_damaged_file_of_ranges_is_refused(ranges: Ranges, tmp_path: Path, cha
 def test_what_is_no_file_of_ranges_is_refused(tmp_path: Path, text: bytes) -> None:
     path = tmp_path / "ranges.json"
     path.write_bytes(text)
-    with pytest.raises(ModelError, match="expected ranges written by bsst-calibrate"):
+    with pytest.raises(ModelError, match="expected ranges written by bsst calibrate"):
         read_ranges(path)
 
 

@@ -90,7 +90,7 @@ cuda_driver.find_gpus = lambda: (cuda_driver.Gpu(name="Orin", compute_capability
 
 
 def rebuild_without_torch(setup: str, *arguments: object) -> None:
-    """`bsst-export ARGUMENTS` in a process that cannot import torch."""
+    """`bsst export ARGUMENTS` in a process that cannot import torch."""
     command = [sys.executable, "-c", setup + WITHOUT_TORCH, *map(str, arguments)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

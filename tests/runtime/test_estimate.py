@@ -116,7 +116,7 @@ def test_memory_picks_the_clips_in_flight_or_names_a_smaller_export() -> None:
         chosen = choose_in_flight(EDGE, work, limit=limit, wanted=2, measured=measured)
         assert chosen == expected
     with pytest.raises(
-        OutOfMemoryError, match=r"got 12\d\d MB with one clip in flight.*bsst-export --window 10 --tile"
+        OutOfMemoryError, match=r"got 12\d\d MB with one clip in flight.*bsst export --window 10 --tile"
     ):
         choose_in_flight(EDGE, work, limit=one - 1, wanted=2, measured=measured)
     with pytest.raises(OutOfMemoryError, match="--window 4 --tile 64x64"):
@@ -155,7 +155,7 @@ def test_too_little_memory_is_said_before_the_start_with_the_option_that_fits() 
         need_bytes(EDGE, work, in_flight=count, lanes=count) for count in (1, 2)))  # fmt: skip
     assert said(two, two) == ""
     assert said(two - 1, two).endswith("MB are free; use --in-flight 1")
-    assert "scale the video down, or use a plan made by bsst-export --window" in said(one - 1, two)
+    assert "scale the video down, or use a plan made by bsst export --window" in said(one - 1, two)
     least = 2 * EDGE.frames * work.frame_bytes
     with pytest.raises(OutOfMemoryError, match="for the frames and tensors of one window, this machine has"):
         said(least, least)

@@ -1,4 +1,4 @@
-"""`bsst-export` as a user meets it: what it refuses, and that a plan can be built from a plan."""
+"""`bsst export` as a user meets it: what it refuses, and that a plan can be built from a plan."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""`bsst-parity` as a user meets it: what it refuses, what it measures on the data set layouts, and its exit status."""
+"""`bsst parity` as a user meets it: what it refuses, what it measures on the data set layouts, and its exit status."""
 
 from __future__ import annotations
 

@@ -50,7 +50,7 @@ OPTIONAL = {"float32", "shapes"}  # see test_plan_float32.py
 
 
 def test_a_missing_file_names_the_remedy(tmp_path: Path) -> None:
-    with pytest.raises(PlanError, match="got no such file; make one with bsst-export"):
+    with pytest.raises(PlanError, match="got no such file; make one with bsst export"):
         open_plan(tmp_path / "none.plan")
 
 

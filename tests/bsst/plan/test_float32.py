@@ -21,7 +21,7 @@ KEPT: dict[str, Path | bytes] = {"encode_float32.onnx": b"first in float32", "fl
 
 
 def kept(name: str, **changes: Any) -> StageSpec:
-    """A stage as `bsst-export --keep-float32` lists it: no tensor in half precision."""
+    """A stage as `bsst export --keep-float32` lists it: no tensor in half precision."""
     outputs = tuple(dataclasses.replace(spec, dtype=spec.dtype.replace("16", "32")) for spec in stage(name).outputs)
     spec = stage(name, member=f"{name}_float32.onnx", outputs=outputs, precision={"float32": 1.0}, build={})
     return dataclasses.replace(spec, **changes)

@@ -36,7 +36,7 @@ class TestRequire:
     def test_each_difference_is_refused_with_a_remedy(self, arguments: dict[str, Any], message: str) -> None:
         with pytest.raises(PlanError, match=message) as refusal:
             require(self.rtx, **arguments)
-        assert "bsst-export" in str(refusal.value)
+        assert "bsst export" in str(refusal.value)
 
     @pytest.mark.parametrize(("capability", "fits"), [("7.5", False), ("8.0", True), ("8.9", True), ("12.0", True)])
     def test_a_plus_covers_newer_gpus_only(self, capability: str, fits: bool) -> None:

@@ -80,7 +80,7 @@ def test_a_cancelled_request_ends_at_the_next_frame_and_the_model_goes_on(model:
 def test_a_failure_of_the_network_is_an_answer(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*arguments: object) -> Iterator[np.ndarray]:
         yield np.zeros((50, 70, 3), np.uint8)
-        raise bsst.ModelError("frames 0 to 3, tile 1 of 1: expected a result, got none; run bsst-doctor")
+        raise bsst.ModelError("frames 0 to 3, tile 1 of 1: expected a result, got none; run bsst doctor")
 
     monkeypatch.setattr(bsst, "deblur_frames", fail)
     (response,) = model.execute([request(clip(3))])

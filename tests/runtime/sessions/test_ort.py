@@ -137,5 +137,5 @@ def test_graphs_have_a_folder_each(device: CudaDevice) -> None:
     ],
 )
 def test_a_refusal_leaves_in_the_words_of_the_library(device: CudaDevice, options: dict[str, str], reason: str) -> None:
-    with pytest.raises(ModelError, match=f"stage mix: .* got .*{reason}.*; run bsst-doctor"):
+    with pytest.raises(ModelError, match=f"stage mix: .* got .*{reason}.*; run bsst doctor"):
         OrtGpuSession("mix", MODEL, provider=TENSORRT, stream=device.stream("own"), options=options)
