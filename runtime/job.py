@@ -95,6 +95,8 @@ def deblur(
     if share is not None and not (1 <= share[0] <= share[1] and execution.resume):
         raise UsageError(f"expected share k of n with k from 1 to n, and resuming, got {share}, {execution.resume=}")
     with open_reader(video, rate=rate) as reader, ExitStack() as stack:
+        if preview is None:
+            reader.require_one_size(part.over if part else None)
         meter = Meter(reader.info.frames or None, observer)
         restorer = open_restorer(plan, reader, tiling, execution, observer.trace, stack)
         meter.warn(memory_warnings(restorer, reader, tiling, execution))

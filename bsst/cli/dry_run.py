@@ -53,6 +53,7 @@ class Job:
             raise UsageError("expected a file to look at before a job, got a pipe, which is read once; save it first")
         with open_reader(video, rate=rate) as reader:
             info = reader.info
+            reader.require_one_size(part.over if part else None)
         frames = (part.count(info.frames, info.rate) if part else info.frames) or None
 
         def cut(plan: Plan) -> Workload:

@@ -17,6 +17,7 @@ from bsst.errors import UsageError
 from bsst.runtime.video.cut import Cut
 from bsst.runtime.video.decoded import Frame
 from bsst.runtime.video.facts import MOST_FRAMES_PER_SECOND
+from bsst.runtime.video.sizes import SizeChange
 
 __all__ = ["Part", "Preview", "parse_rate", "parse_time"]
 
@@ -51,6 +52,11 @@ class Part:
     def __str__(self) -> str:
         return f"from {_decimal(self.start)} to {'the end' if self.end is None else _decimal(self.end)}"
 
+    @property
+    def over(self) -> Fraction | None:
+        """Seconds from which no frame belongs to it; None where all do to the end."""
+        return None if self.end is None else self.end - NEAREST
+
     def frames(self, times: Sequence[int], time_base: Fraction) -> range:
         """Indices of its frames.
 
@@ -79,13 +85,17 @@ class Part:
     def read(self, frames: Iterable[Frame], time_base: Fraction, *, further: int) -> Iterator[Frame]:
         """Frames from the first one to `further` frames after the end: more do not change how the part is restored."""
         begin: int | None = None
-        for frame in frames:
-            begin = frame.pts if begin is None else begin
-            if self.end is not None and frame.pts >= begin + self._ticks(self.end, time_base):
-                if not further:
-                    return
-                further -= 1
-            yield frame
+        try:
+            for frame in frames:
+                begin = frame.pts if begin is None else begin
+                if self.end is not None and frame.pts >= begin + self._ticks(self.end, time_base):
+                    if not further:
+                        return
+                    further -= 1
+                yield frame
+        except SizeChange as change:
+            if self.over is None or change.seconds < self.over:
+                raise
 
     def count(self, frames: int, rate: Fraction) -> int:
         """How many of a video's frames it has, by their average rate."""

@@ -171,6 +171,9 @@ class PictureReader:
         if hwaccel == "cuda":
             raise UsageError("expected a video for --hwaccel cuda, got pictures; let it be auto")
 
+    def require_one_size(self, end: Fraction | None = None) -> None:
+        """Nothing is known before they are read."""
+
     def seek(self, pts: int) -> Iterator[Frame]:
         """Pictures from a number on."""
         reformatter = VideoReformatter()

@@ -32,6 +32,7 @@ from bsst.runtime.video.log import error_text, unlogged
 from bsst.runtime.video.memory import out_of_memory, ran_out
 from bsst.runtime.video.scan import Scan
 from bsst.runtime.video.scan import scan as scan_file
+from bsst.runtime.video.sizes import Size, SizeChange
 from bsst.runtime.video.source import not_a_video, open_source, quoted, require_video_file
 
 __all__ = ["HWAccelChoice", "VideoReader"]
@@ -99,6 +100,20 @@ class VideoReader:
                 f"expected NVDEC to decode {self.path}, it does not: {self.gpu_problem}; let --hwaccel be auto"
             )
 
+    def require_one_size(self, end: Fraction | None = None) -> None:
+        """Refuse a film whose size is known to change.
+
+        Args:
+            end: of what is read, in seconds after the first frame; all by default.
+
+        Raises:
+            InputError: it changes before.
+        """
+        for size in self.scan.sizes:
+            changed = (size.height, size.width) != (self.info.height, self.info.width)
+            if changed and (end is None or size.seconds < end):
+                raise self._unlike(size)
+
     @property
     def decoder(self) -> str:
         """What decodes, and why not the GPU where that was asked for."""
@@ -149,18 +164,16 @@ class VideoReader:
 
     def __iter__(self) -> Iterator[Frame]:
         clock = Clock(self.info, trust_pts=not self._unordered)
+        begin: int | None = None
         corrupt = 0
         frame: VideoFrame | None = self._first
         self._first = None
         reformatter = VideoReformatter()
         while frame is not None:
-            if (frame.height, frame.width) != (self.info.height, self.info.width):
-                raise InputError(
-                    f"expected all frames of {self.path} to be {self.info.height}x{self.info.width} like the first, "
-                    f"got {frame.height}x{frame.width} (height x width) at {frame.time or 0:.2f} s; "
-                    "split or scale the video first"
-                )
             pts, exact = clock.time(frame)
+            begin = pts if begin is None else begin
+            if (frame.height, frame.width) != (self.info.height, self.info.width):
+                raise self._unlike(Size((pts - begin) * self.info.time_base, frame.height, frame.width))
             corrupt += frame.is_corrupt
             self._look_for_losses(frame)
             yield Frame(
@@ -221,6 +234,17 @@ class VideoReader:
             for frame in frames:
                 count += 1
                 yield frame
+
+    def _unlike(self, got: Size) -> SizeChange:
+        most = max((self.info.height, self.info.width), (got.height, got.width), key=math.prod)
+        high, wide = (side + side % 2 for side in most)
+        fit = f"scale={wide}:{high}:force_original_aspect_ratio=decrease,pad={wide}:{high}:-1:-1"
+        return SizeChange(
+            f"expected all frames of {self.path} to be {self.info.height}x{self.info.width} like the first, "
+            f"got {got.height}x{got.width} (height x width) at {float(got.seconds):.2f} s; restore what comes before "
+            f"with --end, or make all alike: ffmpeg -i {quoted(self.path)} -vf {fit} -c:v ffv1 -c:a copy alike.mkv",
+            got.seconds,
+        )
 
     def _damage(self, count: int, error: av.error.FFmpegError) -> InputError | OutOfMemoryError:
         """What a decoder's failure means."""

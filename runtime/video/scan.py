@@ -18,6 +18,7 @@ from bsst.errors import InputError
 from bsst.runtime.video.facts import Stated, stated
 from bsst.runtime.video.log import description, error_text
 from bsst.runtime.video.memory import out_of_memory, ran_out
+from bsst.runtime.video.sizes import Size, SizeFinder
 from bsst.runtime.video.source import main_video_stream, not_a_video, open_source, quoted
 from bsst.runtime.video.timeline import MICROSECONDS, JumpFinder, Timeline
 
@@ -44,6 +45,8 @@ class Scan:
     warnings: tuple[str, ...]
     span: Fraction = Fraction(0)
     """Seconds that `SPAN` frames in a row take at most; 0 where unknown."""
+    sizes: tuple[Size, ...] = ()
+    """Of some frames of a long film."""
 
 
 def scan(path: Path) -> Scan:
@@ -68,6 +71,7 @@ def scan(path: Path) -> Scan:
         rates = {
             s.index: 1 / Fraction(s.average_rate) for s in container.streams.video if s.average_rate
         }  # seconds of a frame
+        sizes = {s.index: SizeFinder(s) for s in container.streams.video}
         try:
             for packet in container.demux():
                 finder.see(packet, frame_seconds=rates.get(packet.stream.index))
@@ -78,8 +82,10 @@ def scan(path: Path) -> Scan:
                 packets[packet.stream.index] += 1
                 time = packet.dts if packet.pts is None else packet.pts
                 if packet.stream.type == "video" and time is not None and packet.time_base:
-                    times[packet.stream.index].append(time + round(finder.offset / (MICROSECONDS * packet.time_base)))
+                    known = times[packet.stream.index]
+                    known.append(time + round(finder.offset / (MICROSECONDS * packet.time_base)))
                     longest = max(longest, (packet.duration or 0) * packet.time_base)
+                    sizes[packet.stream.index].see(packet, (known[-1] - known[0]) * packet.time_base)
                 shown[packet.stream.index] += not packet.is_discard
         except av.error.FFmpegError as error:
             if ran_out(error):
@@ -110,6 +116,7 @@ def scan(path: Path) -> Scan:
             stated=said,
             warnings=tuple(warnings),
             span=max(longest, _span(times[stream.index]) * Fraction(stream.time_base or 0)),
+            sizes=sizes[stream.index].found(),
         )
 
 

@@ -16,8 +16,10 @@ import pytest
 from bsst.errors import InputError, OutputError, UsageError
 from bsst.runtime.job import deblur
 from bsst.runtime.jobs.options import OutputFormat
+from bsst.runtime.jobs.part import Part
 from bsst.runtime.jobs.report import Observer, Progress
 from bsst.runtime.restore import Tiling
+from bsst.runtime.video import sizes
 from bsst.runtime.video.writer import VideoWriter
 from tests.media import Clip, Identity, decode
 
@@ -245,14 +247,29 @@ def test_repeated_timestamps_move_by_one_tick(tmp_path: Path) -> None:
     assert any("2 frames had no usable timestamp" in warning for warning in result.warnings)
 
 
-def test_a_change_of_size_is_refused(tmp_path: Path) -> None:
-    parts = [Clip(suffix=".h264", size=size, time_base=Fraction(1, 25), times=tuple(range(6))).write(tmp_path / name)
+@pytest.fixture
+def resized(tmp_path: Path) -> Path:
+    """Six frames of 64x96, then six of 96x64, each part with a key frame at its start only."""
+    parts = [Clip(suffix=".ts", size=size, time_base=Fraction(1, 25), times=tuple(range(6))).write(tmp_path / name)
              for name, size in (("a", (64, 96)), ("b", (96, 64)))]  # fmt: skip
-    joined = tmp_path / "joined.h264"
-    joined.write_bytes(b"".join(part.read_bytes() for part in parts))
-    with pytest.raises(InputError, match="64x96 like the first, got 96x64"):
-        deblur(joined, plan=Identity())
-    assert "joined.deblurred.mkv" not in names(tmp_path)
+    (joined := tmp_path / "joined.ts").write_bytes(b"".join(part.read_bytes() for part in parts))
+    return joined
+
+
+def test_a_change_of_size_is_refused_with_its_time(resized: Path) -> None:
+    with pytest.raises(InputError, match=r"64x96 like the first, got 96x64 \(height x width\) at 0\.24 s; .*--end"):
+        deblur(resized, plan=Identity())
+    assert "joined.deblurred.mkv" not in names(resized.parent)
+
+
+def test_a_change_of_size_in_a_long_film_is_refused_before_a_frame_is_restored(
+    resized: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sizes, "EVERY", 4)
+    with pytest.raises(InputError, match=r"got 96x64 \(height x width\) at 0\.24 s; .*scale=96:64"):
+        deblur(resized, plan=Broken(lambda _: pytest.fail("a clip was restored")))
+    restored = deblur(resized, plan=Identity(), part=Part.of(end="0.24"))
+    assert restored.frames == 6
 
 
 @pytest.mark.parametrize("count", [1, 2, 4, 5, 6])
