@@ -172,7 +172,8 @@ def frames(small: bool) -> Iterable[str]:
     """Frames as a caller gets them: tiles, windows, flow and copies included, against the CPU."""
     import numpy as np
 
-    from bsst.engines.doctor.selftest import CANDIDATES, MINIMUM_PSNR, build_plan, why_not
+    from bsst.engines.doctor.measure import MINIMUM_PSNR
+    from bsst.engines.doctor.selftest import CANDIDATES, build_plan, why_not
     from bsst.errors import BsstError
     from bsst.runtime.devices.cuda_driver import find_gpus
     from bsst.runtime.metrics import float_psnr

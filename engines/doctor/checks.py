@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Literal
 
 from bsst.engines.builder import Builder, BuildOptions, StageGraph
-from bsst.engines.doctor.selftest import MINIMUM_PSNR
+from bsst.engines.doctor.measure import MINIMUM_PSNR
 from bsst.engines.doctor.stage_trial import record_stages, try_stages
 from bsst.engines.tensorrt import TensorRTBuilder
 from bsst.engines.tensorrt_rtx import RTX_COMPUTE_CAPABILITIES, TensorRTRTXBuilder

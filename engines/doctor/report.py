@@ -11,7 +11,8 @@ from pathlib import Path
 
 import bsst
 from bsst.engines.doctor.checks import Finding
-from bsst.engines.doctor.selftest import Measurement, TestRun, run_gpu_tests, selftest
+from bsst.engines.doctor.measure import Measurement
+from bsst.engines.doctor.selftest import TestRun, run_gpu_tests, selftest
 from bsst.files import atomic_file
 from bsst.runtime.network.network import DEFAULT_PLAN
 from bsst.system import processor_name

@@ -171,7 +171,7 @@ def _unread(case: Case) -> Case:
 
 
 ATTENTION_CASES = (
-    _attention("one-active", (4, 8, 8, 12), heads=3, window=4, group_frames=2, active=lambda n: torch.arange(n) == 4),
+    _attention("one-active", (4, 4, 8, 12), heads=3, window=4, group_frames=2, active=lambda n: torch.arange(n) == 2),
     _attention("none-active", (6, 4, 8, 10), heads=2, window=4, group_frames=3, pooled=0, active=torch.zeros),
     _unread(_attention("nothing-else-read", (2, 4, 8, 8), heads=1, window=4, group_frames=2, active=torch.zeros)),
     _attention("all-active", (2, 8, 8, 6), heads=1, window=4, group_frames=1, expandable_groups=2, active=torch.ones),

@@ -56,9 +56,9 @@ def test_compute_capabilities_are_looked_at_before_anything_is_traced(sm, tmp_pa
 
 @pytest.mark.needs_rtx
 @pytest.mark.slow
-def test_limits_of_the_compiler_reach_it(tmp_path, monkeypatch) -> None:
+def test_limits_of_the_compiler_reach_it(cpu_plan: Path, tmp_path, monkeypatch) -> None:
     monkeypatch.setenv("BSST_CACHE_DIR", str(tmp_path / "cache"))
-    arguments = ["--from", DEFAULT_PLAN, "--target", "tensorrt-rtx", "--fp16", "--sm", "86", "--no-check"]
+    arguments = ["--from", cpu_plan, "--target", "tensorrt-rtx", "--fp16", "--sm", "86", "--no-check"]
     for option, value, words in (
         ("--max-memory", "10MB", "memory limit of 10 MB"),
         ("--time-limit", "0.01", "time limit of 0.01 s"),

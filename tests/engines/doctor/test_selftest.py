@@ -9,10 +9,12 @@ import pytest
 from click.testing import CliRunner
 
 from bsst.cli import main
+from bsst.engines.doctor import measure
 from bsst.engines.doctor import selftest as module
 from bsst.engines.doctor.checks import Finding
+from bsst.engines.doctor.measure import Measurement
 from bsst.engines.doctor.report import selftest_report, write_selftest
-from bsst.engines.doctor.selftest import Measurement, TestRun, run_gpu_tests, selftest
+from bsst.engines.doctor.selftest import TestRun, run_gpu_tests, selftest
 from bsst.plan.manifest import NVIDIA_TARGETS
 from bsst.runtime.devices.cuda_driver import Gpu
 from tests.runtime.simulated_gpu import gpu_plan, simulated_gpu
@@ -23,8 +25,8 @@ FINDING = Finding(subject="bsst", status="ok", found="0.1.0 | Python")
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "_STAGE_SECONDS", 0.0)
-    monkeypatch.setattr(module, "_CLIPS", 2)
+    monkeypatch.setattr(measure, "_STAGE_SECONDS", 0.0)
+    monkeypatch.setattr(measure, "_CLIPS", 2)
 
 
 def test_a_machine_without_a_gpu_measures_the_cpu_and_says_what_it_skipped(
@@ -81,7 +83,7 @@ def test_a_target_that_breaks_or_gives_other_pixels_has_failed(
     monkeypatch.setattr(module, "find_gpus", lambda: (ADA,))
     monkeypatch.setattr(module, "CANDIDATES", (("cpu", "fp32"), ("tensorrt", "fp32")))
     monkeypatch.setattr(module, "why_not", lambda target, gpus: "")
-    monkeypatch.setattr(module, "float_psnr", lambda expected, got, peak: float_psnr(expected, got + 0.01, peak))
+    monkeypatch.setattr(measure, "float_psnr", lambda expected, got, peak: float_psnr(expected, got + 0.01, peak))
     with simulated_gpu():
         monkeypatch.setattr(
             module, "build_plan", lambda source, folder, target, *_: source if target == "cpu" else
@@ -123,16 +125,20 @@ def test_what_is_missing_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     assert module.why_not("tensorrt", ()) == "no NVIDIA GPU"
 
 
-@pytest.mark.parametrize("capability", ["8.7", "9.0", "10.0", "10.3"])
 def test_targets_that_a_card_cannot_have_are_skipped_with_the_reason(
-    cpu_plan: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capability: str
+    cpu_plan: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    card = Gpu(name="H100", compute_capability=capability, memory_bytes=1 << 30)
+    cards = [Gpu(name="H100", compute_capability=c, memory_bytes=1 << 30) for c in ("8.7", "10.0", "10.3", "9.0")]
+    for card in cards:
+        reason = f"TensorRT-RTX has no compute capability {card.compute_capability}; it has 7.5, 8.0, "
+        assert module.why_not("tensorrt-rtx", (card,)).startswith(reason)
     monkeypatch.setattr(module, "find_gpus", lambda: (card,))
     monkeypatch.setattr(module, "CANDIDATES", (("tensorrt-rtx", "fp32"), ("tensorrt-rtx", "fp16")))
-    for result in selftest(tmp_path, source=cpu_plan):
+    results = selftest(tmp_path, source=cpu_plan)
+    assert len(results) == 2
+    for result in results:
         assert result.failed == ""
-        assert result.skipped.startswith(f"TensorRT-RTX has no compute capability {capability}; it has 7.5, 8.0, ")
+        assert result.skipped.startswith(reason)
 
 
 def test_gpu_tests_are_run_where_they_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

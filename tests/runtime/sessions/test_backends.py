@@ -209,7 +209,7 @@ class TestOnnxRuntimeInStreamOrder:
 def test_a_clip_on_a_real_gpu_equals_the_cpu(cpu_plan: Path, expected: np.ndarray, tmp_path: Path, target: Any) -> None:
     """Engines built here, for this GPU."""
     from bsst.engines.builder import BuildOptions
-    from bsst.engines.doctor.selftest import MINIMUM_PSNR
+    from bsst.engines.doctor.measure import MINIMUM_PSNR
     from bsst.engines.rebuild import rebuild_plan
     from bsst.runtime.devices.cuda_driver import find_gpus
     from bsst.runtime.metrics import float_psnr
