@@ -27,8 +27,14 @@ def has_gpu() -> bool:
     return torch.cuda.is_available()
 
 
-def compare() -> Iterator[str]:
-    """One line a launcher; outputs are poisoned with NaN, so an element that is not written is wrong."""
+def compare(*, quick: bool) -> Iterator[str]:
+    """One line a launcher; outputs are poisoned with NaN, so an element that is not written is wrong.
+
+    `quick`: one case of each kernel in the interpreter; `tests/plugins/test_triton_kernel.py` interprets all.
+    """
+    cases = CONVOLUTION_CASES + ATTENTION_CASES
+    if quick and not has_gpu():
+        cases = CONVOLUTION_CASES[:1] + ATTENTION_CASES[-1:]
     ways: list[tuple[str, Run]] = [("Triton's launcher" if has_gpu() else "Triton's interpreter", by_triton)]
     if has_gpu():
         major, minor = torch.cuda.get_device_capability()
@@ -37,7 +43,7 @@ def compare() -> Iterator[str]:
         )
     for name, run in ways:
         worst, wrong, count = 0.0, [], 0
-        for case in CONVOLUTION_CASES + ATTENTION_CASES:
+        for case in cases:
             for dtype in (torch.float32, torch.float16):
                 count += 1
                 label = f"{case.schema.name} {case.label} {str(dtype)[6:]}"
