@@ -61,7 +61,7 @@ class Need:
     device: int
     """Tensors of clips and flow on the device, planned."""
     copies: int
-    """Arrays of the host that the device copies from and to."""
+    """Arrays of the host that a device of another memory copies from and to."""
     frames: int
     """Frames of the windows under way on the host, at most."""
 
@@ -254,7 +254,7 @@ def job_bytes(measured: Measured, manifest: Manifest, work: Workload, *, in_flig
     """
     need, one = (need_bytes(manifest, work, in_flight=n) for n in (in_flight, 1))
     lanes = max(1, min(in_flight, measured.lanes))
-    further = need.device - one.device + need.copies - one.copies
+    further = need.device - one.device
     return measured.peak_bytes + need.frames + further + (lanes - 1) * measured.lane_bytes
 
 

@@ -153,6 +153,10 @@ class Device(Protocol):
         """Host memory that copies can run from asynchronously (pinned on CUDA)."""
         ...
 
+    def shared_array(self, tensor: DeviceTensor) -> Array | None:
+        """The tensor's own memory as an array of the host; None where only copies reach it."""
+        ...
+
     def abort(self) -> None:
         """Drop operations that have not started, where the device can, and wait for those that have.
 

@@ -142,6 +142,9 @@ class CudaDevice:
         memory = np.ctypeslib.as_array((ctypes.c_uint8 * nbytes).from_address(address))
         return memory.view(element).reshape(shape)
 
+    def shared_array(self, tensor: DeviceTensor) -> None:
+        """None; see `Device.shared_array`."""
+
     def memory(self) -> tuple[int, int]:
         """Bytes (free, total), of all processes."""
         with self.current():

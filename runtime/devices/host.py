@@ -235,6 +235,10 @@ class HostDevice:
         """An array; see `Device.host_array`."""
         return np.empty(shape, dtype)
 
+    def shared_array(self, tensor: DeviceTensor) -> Array:
+        """The tensor itself; see `Device.shared_array`."""
+        return host_view(tensor)
+
     def abort(self) -> None:
         """Drop what has not started; see `Device.abort`."""
         for worker in self._workers:

@@ -113,12 +113,15 @@ class Network:
             self._frame_taken.synchronize()
         self._flow_inputs.arrays["frame"][...] = frame
         self._flow_inputs.upload(self._flow)
-        self._frame_taken = self._flow.record()
+        if self._flow_inputs.copied:
+            self._frame_taken = self._flow.record()
         try:
             tensors = self._free_features.popleft()
         except IndexError:
             tensors = tensors_in_one_buffer(self._device, self.manifest.stage("flow_features").outputs)
         self._sessions["flow_features"].enqueue(self._flow_inputs.tensors, tensors, self._flow)
+        if not self._flow_inputs.copied:
+            self._frame_taken = self._flow.record()
         features = FlowFeatures(tensors)
         weakref.finalize(features, self._free_features.append, tensors).atexit = False
         return features

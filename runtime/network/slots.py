@@ -13,7 +13,7 @@ __all__ = ["Slot", "Transfer", "tensors_in_one_buffer"]
 
 
 class Transfer:
-    """Tensors of the device and arrays of the host to copy them from or to.
+    """Tensors of the device and arrays of the host to copy them from or to; on the host itself the same memory.
 
     Args:
         device: where the tensors lie.
@@ -23,16 +23,22 @@ class Transfer:
     def __init__(self, device: Device, specs: Iterable[TensorSpec]) -> None:
         specs = tuple(specs)
         self.tensors: dict[str, DeviceTensor] = tensors_in_one_buffer(device, specs)
-        self.arrays: dict[str, Array] = {spec.name: device.host_array(spec.shape, spec.dtype) for spec in specs}
+        shared = {name: device.shared_array(tensor) for name, tensor in self.tensors.items()}
+        self.copied = any(array is None for array in shared.values())
+        """Whether `arrays` are free again once they were copied; else only after whatever uses the tensors."""
+        self.arrays: dict[str, Array] = {
+            spec.name: device.host_array(spec.shape, spec.dtype) if (array := shared[spec.name]) is None else array
+            for spec in specs
+        }
 
     def upload(self, stream: Stream) -> None:
-        """Copy every array to the device."""
-        for name, array in self.arrays.items():
+        """Copy every array to the device, where that is another place."""
+        for name, array in self.arrays.items() if self.copied else ():
             stream.upload(array, self.tensors[name])
 
     def download(self, stream: Stream) -> None:
-        """Copy every tensor to the host."""
-        for name, array in self.arrays.items():
+        """Copy every tensor to the host, where that is another place."""
+        for name, array in self.arrays.items() if self.copied else ():
             stream.download(self.tensors[name], array)
 
 
