@@ -12,7 +12,7 @@ import numpy as np
 from bsst.errors import OutOfMemoryError
 from bsst.plan.manifest import Manifest
 from bsst.runtime.frames.tiles import flow_grid, tile_grid
-from bsst.runtime.frames.windows import window_count
+from bsst.runtime.frames.windows import window_by_window, window_count
 from bsst.runtime.network.device_memory import device_memory
 from bsst.runtime.network.memory_plan import plan_clip, tensor_bytes
 from bsst.runtime.network.network import Network
@@ -86,9 +86,9 @@ class Measured:
         if work.frames is None or work.windows is None:
             return None
         flow = work.flow_tiles * (work.frames * self.features_seconds + (work.frames - 1) * self.flow_seconds)
-        # Flow shares the lanes' cores, but runs alone until the first window is full.
-        alone = flow * min(work.first / work.frames, 1)
-        shared = (flow - alone) / self.lanes
+        # Flow shares the lanes' cores; until the first window is full it has none beside it but flow of other areas.
+        alone = flow * min(work.first / work.frames, 1) / min(self.lanes, work.flow_tiles)
+        shared = flow * max(1 - work.first / work.frames, 0) / self.lanes
         return alone + shared + -(-work.windows * work.tiles // self.lanes) * self.clip_seconds
 
 
@@ -142,12 +142,16 @@ def need_bytes(manifest: Manifest, work: Workload, *, in_flight: int, lanes: int
         lanes: clips that run side by side.
     """
     clip, features = plan_clip(manifest), manifest.stage("flow_features")
-    flow = sum(map(tensor_bytes, (*features.inputs, *manifest.stage("flow").outputs)))
-    transfer = in_flight * clip.transfer_bytes + flow
+    flows = min(lanes, in_flight) * sum(map(tensor_bytes, manifest.stage("flow").outputs))
+    transfer = in_flight * clip.transfer_bytes + sum(map(tensor_bytes, features.inputs)) + flows
     # Sources: the windows in flight, in threads one that is filled, and a few in between. Results: a window, in threads
     # one that is blended and one that the caller has.
-    sources = manifest.frames + 2 if in_flight == 1 else manifest.frames + in_flight * work.stride + 3
-    frames = sources + manifest.frames * (1 if in_flight == 1 else 2)
+    if in_flight == 1:
+        frames = 2 * manifest.frames + 2
+    elif manifest.target == "cpu" and window_by_window(tiles=work.tiles, in_flight=in_flight):
+        frames = 2 * manifest.frames + 4
+    else:
+        frames = 3 * manifest.frames + in_flight * work.stride + 3
     return Need(
         device=min(lanes, in_flight) * clip.workspace_bytes
         + transfer

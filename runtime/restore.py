@@ -7,7 +7,9 @@ With two or more clips in flight every step has a thread, and works one item ahe
     restore    tiles of frames 3 to 5   one window ahead of the caller
     caller     encodes frames 0 to 2
 
-With one clip in flight everything happens in the caller's thread, one thing after another. Frames leave in order.
+With one clip in flight everything happens in the caller's thread, one thing after another. Windows of many tiles do so
+on a CPU with more in flight too (`window_by_window`), so that memory holds one window and not three: clips, and flows
+of areas, still run side by side. Frames leave in order.
 """
 
 from __future__ import annotations
@@ -36,6 +38,7 @@ from bsst.runtime.frames.windows import (
     Window,
     finite,
     sliding_windows,
+    window_by_window,
     with_finite_flow,
 )
 
@@ -104,8 +107,7 @@ def deblur_frames(
     with closing(restored_windows(_sources(incoming), restorer, tiling)) as results:
         for result in results:
             if isinstance(result, RestoredWindow):
-                for frame in result.frames:
-                    yield incoming.returned(frame)
+                yield from map(incoming.returned, result.frames)
             del result  # before the next one is awaited
 
 
@@ -135,12 +137,13 @@ def restored_windows(
 
         def ahead(items: Iterator[T], name: str, light: Callable[[T], bool] = lambda item: False) -> Iterator[T]:
             """Iterate in a thread, if any; started here, ended with the stack."""
-            if restorer.in_flight == 1:
+            if restorer.in_flight == 1 or (one_by_one and name != "decode"):
                 return items
             steps.append(stack.enter_context(Ahead(items, name, cancel=give_up, light=light)))
             return iter(steps[-1])
 
         stack.callback(restorer.cancel)
+        one_by_one = False
         decoded = ahead(iter(frames), "decode")
         first = next(decoded, None)
         if first is None:
@@ -148,6 +151,7 @@ def restored_windows(
         height, width = first.pixels.shape[1:]
         overlap = restorer.tile_overlap if tiling.tile_overlap is None else tiling.tile_overlap
         grid = tile_grid(height, width, tile=restorer.tile, overlap=overlap, blend=tiling.blend)
+        one_by_one = not restorer.on_gpu and window_by_window(tiles=len(grid), in_flight=restorer.in_flight)
         broken: dict[int, np.ndarray] = {}
         stream = _finite(chain([first], decoded), broken)
         del first
@@ -158,7 +162,10 @@ def restored_windows(
             length=restorer.frames,
             overlap=restorer.window_overlap if tiling.window_overlap is None else tiling.window_overlap,
         )
-        results = _restored(ahead(windows, "windows"), restorer, grid, broken, guard=tiling.guard)
+        tiles = _in_flight(
+            _submitted(ahead(windows, "windows"), restorer, grid), restorer.in_flight, one_by_one=one_by_one
+        )
+        results = _restored(tiles, restorer, grid, broken, guard=tiling.guard)
         yield from ahead(results, "restore", light=lambda result: isinstance(result, TileDone))
 
 
@@ -202,14 +209,15 @@ class _Tile:
     """For messages."""
     fallback: bool
     """Its flow was estimated again by the float32 fallback."""
+    last: bool
+    """Of its window."""
 
 
 def _restored(
-    windows: Iterable[Window], restorer: Restorer, grid: TileGrid, broken: dict[int, np.ndarray], *, guard: bool
+    tiles: Iterator[_Tile], restorer: Restorer, grid: TileGrid, broken: dict[int, np.ndarray], *, guard: bool
 ) -> Iterator[RestoredWindow | TileDone]:
-    """Each window -> its kept frames; while a tile is awaited, up to `in_flight` - 1 others follow it."""
+    """The tiles of each window -> its kept frames."""
     done = 0  # frames of the windows before
-    tiles = _in_flight(_submitted(windows, restorer, grid), restorer.in_flight)
     for first in tiles:
         window = first.window
         fallen_back = [first.where] if first.fallback else []
@@ -242,6 +250,7 @@ def _submitted(windows: Iterable[Window], restorer: Restorer, grid: TileGrid) ->
                 restored=restored,
                 where=where,
                 fallback=fallback,
+                last=count == len(grid),
             )
 
     def fallback() -> TiledFlow | None:
@@ -261,15 +270,19 @@ def _submitted(windows: Iterable[Window], restorer: Restorer, grid: TileGrid) ->
         del window, mended  # before the next one is awaited
 
 
-def _in_flight(tiles: Iterator[_Tile], limit: int) -> Iterator[_Tile]:
-    """The same in order, each only when `limit` are under way; before an error comes what was under way."""
+def _in_flight(tiles: Iterator[_Tile], limit: int, *, one_by_one: bool) -> Iterator[_Tile]:
+    """The same in order, each only when `limit` are under way; before an error comes what was under way.
+
+    One by one, no window is asked for before the tiles of the one before have come.
+    """
     pending: deque[_Tile] = deque()
     failure: Exception | None = None
     try:
         for tile in tiles:
             pending.append(tile)
+            most = 0 if one_by_one and tile.last else limit - 1
             del tile
-            if len(pending) == limit:
+            while len(pending) > most:
                 yield pending.popleft()
     except Exception as error:
         failure = error

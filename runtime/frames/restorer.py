@@ -5,12 +5,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, Protocol
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
-__all__ = ["FlowEstimator", "Pair", "Restored", "Restorer"]
+__all__ = ["FlowEstimator", "FlowsSideBySide", "Pair", "Restored", "Restorer"]
 
 Pair = tuple[np.ndarray, np.ndarray]
 """Flows between frames t and t + 1: (backward, forward). Each (2, h/4, w/4) float32, channel 0 = x, in pixels at 1/4
@@ -26,6 +26,15 @@ class FlowEstimator(Protocol):
 
     def flow(self, a: Any, b: Any) -> Pair:
         """Features of frames t and t + 1 -> flows between them."""
+        ...
+
+
+@runtime_checkable
+class FlowsSideBySide(Protocol):
+    """An estimator that may work on several pairs at once."""
+
+    def flows(self, pairs: Iterable[tuple[Any, Any]]) -> Iterator[Pair]:
+        """`FlowEstimator.flow` of each pair of features, in order."""
         ...
 
 

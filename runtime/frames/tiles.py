@@ -20,7 +20,7 @@ import numpy as np
 
 from bsst.errors import UsageError
 from bsst.plan.manifest import GRID
-from bsst.runtime.frames.restorer import FlowEstimator, Pair
+from bsst.runtime.frames.restorer import FlowEstimator, FlowsSideBySide, Pair
 
 __all__ = ["Blend", "TileGrid", "TiledFlow", "flow_grid", "tile_grid"]
 
@@ -196,7 +196,11 @@ class TiledFlow:
 
     def flow(self, a: list[Any], b: list[Any]) -> Pair:
         """Features of frames t and t + 1 -> (backward, forward), each (2, H/4, W/4)."""
-        tiles = (np.stack(self._estimator.flow(x, y)) for x, y in zip(a, b, strict=True))
+        pairs = zip(a, b, strict=True)
+        if isinstance(self._estimator, FlowsSideBySide):
+            flows = self._estimator.flows(pairs)
+        else:
+            flows = (self._estimator.flow(x, y) for x, y in pairs)
         height, width = self._quarter
-        backward, forward = self._grid.scaled(GRID).blend(tiles)[..., :height, :width]
+        backward, forward = self._grid.scaled(GRID).blend(map(np.stack, flows))[..., :height, :width]
         return backward, forward

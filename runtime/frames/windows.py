@@ -33,9 +33,13 @@ __all__ = [
     "Window",
     "finite",
     "sliding_windows",
+    "window_by_window",
     "window_count",
     "with_finite_flow",
 ]
+
+MANY_TILES = 16
+"""Tiles for each clip in flight, from which on waiting for the last ones costs at most a thirtieth."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,6 +141,18 @@ def window_count(frames: int, *, length: int, overlap: int) -> int:
     """
     stride = _stride(length, overlap)
     return min(frames, 1 + max(0, -(-(frames - length) // stride)))
+
+
+def window_by_window(*, tiles: int, in_flight: int) -> bool:
+    """Whether a CPU finishes one window before it begins the next, which saves the memory of two.
+
+    A lane may then wait for the last tile of another, which is little beside many tiles.
+
+    Args:
+        tiles: of a window.
+        in_flight: clips under way at once.
+    """
+    return tiles >= MANY_TILES * in_flight
 
 
 def finite(*arrays: np.ndarray) -> bool:

@@ -126,4 +126,4 @@ def restore_run(
                         return
                     segment, fallback, guarded, repaired = following, 0, 0, []
                     writer = writer_of(segment)
-            del result  # before the next one is awaited
+            del result, pixels  # before the next one is awaited

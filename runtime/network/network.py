@@ -10,6 +10,8 @@ meanwhile; flow has a stream of its own as well:
     network          clip 0 ------ | clip 1 ------ | clip 2 ----   waits for its upload
     download                         out 0 |         out 1 |       waits for its clip
     flow      features | features | flow | features | flow | ...   ordered with the rest by the caller, through arrays
+
+Where frames have several areas of flow, their flows take turns on as many such streams as there are lanes.
 """
 
 from __future__ import annotations
@@ -17,7 +19,8 @@ from __future__ import annotations
 import os
 import weakref
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -26,7 +29,7 @@ from numpy.typing import NDArray
 from bsst.errors import BsstError, UsageError
 from bsst.plan.archive import Plan, open_plan
 from bsst.plan.manifest import Manifest
-from bsst.runtime.devices.base import Buffer, Device, DeviceTensor, Event, Session, Stream
+from bsst.runtime.devices.base import Array, Buffer, Device, DeviceTensor, Event, Session, Stream
 from bsst.runtime.devices.host import HostDevice
 from bsst.runtime.frames.fit import fitting_plan
 from bsst.runtime.network.memory_plan import OUTPUT, ZEROS, ClipMemory, plan_clip
@@ -46,8 +49,22 @@ Frame = NDArray[np.float32]
 class FlowFeatures:
     """What the flow network keeps of one frame, on the device; its place is used again when nobody holds it."""
 
-    def __init__(self, tensors: Mapping[str, DeviceTensor]) -> None:
+    def __init__(self, tensors: Mapping[str, DeviceTensor], ready: Event | None) -> None:
         self.tensors = tensors
+        self.ready = ready
+        """When they are made, where other streams read them."""
+
+
+@dataclass(frozen=True)
+class _PendingFlow:
+    """A flow under way."""
+
+    done: Event
+    arrays: Mapping[str, Array]
+    features: tuple[FlowFeatures, FlowFeatures]
+    """What it reads; nobody else gets their memory before it is done."""
+    taken: Event | None
+    """Of the frame that was uploaded last, on the same stream."""
 
 
 class Network:
@@ -102,7 +119,8 @@ class Network:
         self._slots = [Slot(manifest, memory, device, workspace, stream) for stream, workspace in places]
         self._free = deque(self._slots)
         self._flow_inputs = Transfer(device, manifest.stage("flow_features").inputs)
-        self._flow_outputs = Transfer(device, manifest.stage("flow").outputs)
+        flows = [self._flow, *(device.stream(f"flow {lane + 1}") for lane in range(1, self.lanes))]
+        self._flow_lanes = [(stream, Transfer(device, manifest.stage("flow").outputs)) for stream in flows]
         self._frame_taken: Event | None = None
         self._free_features: deque[Mapping[str, DeviceTensor]] = deque()
 
@@ -122,7 +140,7 @@ class Network:
         self._sessions["flow_features"].enqueue(self._flow_inputs.tensors, tensors, self._flow)
         if not self._flow_inputs.copied:
             self._frame_taken = self._flow.record()
-        features = FlowFeatures(tensors)
+        features = FlowFeatures(tensors, self._flow.record() if self.lanes > 1 else None)
         weakref.finalize(features, self._free_features.append, tensors).atexit = False
         return features
 
@@ -133,15 +151,35 @@ class Network:
             Backward flow, on a and pointing to b, and forward flow, on b and pointing to a; each
             (2, flow_h / 4, flow_w / 4) float32, channel 0 = x, in pixels at 1/4 scale.
         """
+        (pair,) = self.flows([(a, b)])
+        return pair
+
+    def flows(self, pairs: Iterable[tuple[FlowFeatures, FlowFeatures]]) -> Iterator[tuple[Frame, Frame]]:
+        """`flow` of several pairs in order, as many side by side as there are lanes; to be iterated to the end."""
         self.require_own_process()
-        inputs = {
-            f"{name}_{suffix}": tensor for suffix, f in (("a", a), ("b", b)) for name, tensor in f.tensors.items()
-        }
-        self._sessions["flow"].enqueue(inputs, self._flow_outputs.tensors, self._flow)
-        self._flow_outputs.download(self._flow)
-        self._flow.record().synchronize()
-        self._frame_taken = None  # the upload came before
-        arrays = self._flow_outputs.arrays
+        waiting: deque[_PendingFlow] = deque()
+        for count, (a, b) in enumerate(pairs):
+            if len(waiting) == len(self._flow_lanes):
+                yield self._flow_result(waiting.popleft())
+            stream, outputs = self._flow_lanes[count % len(self._flow_lanes)]
+            inputs = {
+                f"{name}_{suffix}": tensor for suffix, f in (("a", a), ("b", b)) for name, tensor in f.tensors.items()
+            }
+            for features in (a, b):
+                if stream is not self._flow and features.ready is not None:
+                    stream.wait(features.ready)
+            self._sessions["flow"].enqueue(inputs, outputs.tensors, stream)
+            outputs.download(stream)
+            taken = self._frame_taken if stream is self._flow else None
+            waiting.append(_PendingFlow(stream.record(), outputs.arrays, (a, b), taken))
+        while waiting:
+            yield self._flow_result(waiting.popleft())
+
+    def _flow_result(self, pending: _PendingFlow) -> tuple[Frame, Frame]:
+        pending.done.synchronize()
+        if pending.taken is self._frame_taken:
+            self._frame_taken = None  # it came before
+        arrays = pending.arrays
         return arrays["backward"][0].astype(np.float32), arrays["forward"][0].astype(np.float32)
 
     def submit(self, clip: Sequence[Frame] | Frame, backward: Frame, forward: Frame) -> RestoredClip:

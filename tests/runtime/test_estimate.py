@@ -7,6 +7,7 @@ import re
 import time
 import weakref
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -76,19 +77,21 @@ def test_the_device_is_asked_for_what_was_planned(in_flight: int, lanes: int) ->
 
 
 @pytest.mark.parametrize("slow", ["decoder", "network", "encoder"])
-@pytest.mark.parametrize("in_flight", [1, 2, 3])
-def test_no_more_source_frames_are_held_than_told(in_flight: int, slow: str) -> None:
+@pytest.mark.parametrize(("in_flight", "tiles"), [(1, 1), (2, 1), (3, 1), (2, 32)])
+def test_no_more_source_frames_are_held_than_told(in_flight: int, tiles: int, slow: str) -> None:
     manifest = fake_manifest(6, ("forward_1",), tile=(16, 16), flow_size=(16, 16), window_overlap=2)
-    work = plan_workload(manifest, frames=40, height=16, width=16)
+    width = 16 + 12 * (tiles - 1)
+    work = plan_workload(manifest, frames=40, height=16, width=width)
+    assert work.tiles == tiles
     identity = Identity(frames=6, tile=(16, 16), flow_size=(16, 16), tile_overlap=4, in_flight=in_flight)
     genuine = identity.restore
-    identity.restore = lambda *clip: (time.sleep(0.004 * (slow == "network")), genuine(*clip))[1]  # type: ignore[method-assign]
+    identity.restore = lambda *clip: (time.sleep(0.004 / tiles * (slow == "network")), genuine(*clip))[1]  # type: ignore[method-assign]
     made: list[weakref.ref[np.ndarray]] = []
 
     def source() -> Iterator[SourceFrame]:  # as a job has them; `deblur_frames` copies those of its caller
         for index in range(40):
             time.sleep(0.001 * (slow == "decoder"))
-            frame = np.full((3, 16, 16), index / 40, np.float32)
+            frame = np.full((3, 16, width), index / 40, np.float32)
             made.append(weakref.ref(frame))
             yield SourceFrame(frame)
 
@@ -98,7 +101,7 @@ def test_no_more_source_frames_are_held_than_told(in_flight: int, slow: str) -> 
         for _ in frames:
             time.sleep(0.001 * (slow == "encoder"))
         held = max(held, sum(frame() is not None for frame in made))
-    results = manifest.frames * (1 if in_flight == 1 else 2)
+    results = manifest.frames * (1 if in_flight == 1 or tiles > 1 else 2)
     told = need_bytes(manifest, work, in_flight=in_flight).frames // work.frame_bytes
     assert held + results <= told
     assert held + results >= 0.5 * told
@@ -111,7 +114,7 @@ def test_memory_picks_the_clips_in_flight_or_names_a_smaller_export() -> None:
         features_seconds=1, flow_seconds=1, clip_seconds=1, peak_bytes=1_000_000_000, lanes=2, lane_bytes=300_000_000
     )
     one, two = (1_000_000_000 + need_bytes(EDGE, work, in_flight=n).frames for n in (1, 2))
-    two += 2 * plan_clip(EDGE).transfer_bytes + 300_000_000
+    two += plan_clip(EDGE).transfer_bytes + 300_000_000
     for limit, expected in ((two, 2), (two - 1, 1), (one, 1)):
         chosen = choose_in_flight(EDGE, work, limit=limit, wanted=2, measured=measured)
         assert chosen == expected
@@ -133,9 +136,10 @@ def test_a_measurement_becomes_seconds() -> None:
     assert (work.windows, work.tiles, work.flow_tiles) == (4, 2, 3)
     assert work.computed == 4 * 4 * 2 * math.prod(manifest.tile) / (10 * 8 * 20)
     assert measured.seconds(work) == 3 * (10 + 90) + 8000
-    # Two lanes halve the clips, and the flow but for the first window's.
+    # Two lanes halve the clips, and the flow of several areas; of one area the flow of the first window has one lane.
     beside = Measured(features_seconds=1, flow_seconds=10, clip_seconds=1000, peak_bytes=0, lanes=2)
-    assert beside.seconds(work) == 120 + 180 / 2 + 4000
+    assert beside.seconds(work) == (120 + 180) / 2 + 4000
+    assert beside.seconds(replace(work, flow_tiles=1)) == 40 + 60 / 2 + 4000
     assert measured.seconds(plan_workload(manifest, frames=None, height=8, width=20)) is None
     with network_on(RecordingDevice(), manifest, 2, lanes=2) as network:
         real = measure(network)

@@ -14,7 +14,9 @@ from hypothesis import strategies as st
 
 from bsst.errors import BsstError, ModelError, UsageError
 from bsst.plan.manifest import Manifest
-from bsst.runtime.frames.windows import SourceFrame, TileDone
+from bsst.runtime.devices.host import host_view
+from bsst.runtime.estimate import plan_workload
+from bsst.runtime.frames.windows import SourceFrame, TileDone, window_by_window
 from bsst.runtime.network.network import Network, host_network
 from bsst.runtime.restore import Tiling, deblur_frames, restored_windows
 from tests.runtime.fake_stages import FakeStage, fake_manifest, fake_stages, restore_alone
@@ -39,7 +41,7 @@ class Alone:
     """A restorer without device, streams or shared memory: what the pipeline must agree with."""
 
     def __init__(self, manifest: Manifest) -> None:
-        self.manifest, self.in_flight = manifest, 1
+        self.manifest, self.in_flight, self.on_gpu = manifest, 1, False
         self.frames, self.tile, self.flow_size = manifest.frames, manifest.tile, manifest.flow_size
         self.tile_overlap, self.window_overlap = manifest.tile_overlap, manifest.window_overlap
         self.stages = fake_stages(manifest)
@@ -320,13 +322,43 @@ def test_stopping_at_any_moment_leaves_no_thread_and_a_network_that_works(in_fli
     assert left_threads() == []
 
 
-@pytest.mark.parametrize(("in_flight", "lanes"), [(2, 2), (4, 2), (5, 3)])
-def test_clips_in_several_lanes_never_race_and_equal_clips_one_by_one(in_flight: int, lanes: int) -> None:
+@pytest.mark.parametrize(("in_flight", "lanes", "width"), [(2, 2, 30), (4, 2, 30), (5, 3, 30), (2, 2, 76)])
+def test_clips_and_flows_in_several_lanes_never_race_and_equal_those_one_by_one(
+    in_flight: int, lanes: int, width: int
+) -> None:
+    """The widest frames have tiles enough to be restored window by window."""
     manifest = fake_manifest(4, ("backward_1", "forward_1"), window_overlap=2)
-    frames = video(9, 20, 30)
+    frames = video(9, 20, width)
+    work = plan_workload(manifest, frames=9, height=20, width=width)
+    assert window_by_window(tiles=work.tiles, in_flight=in_flight) == (width == 76)
+    assert work.flow_tiles > lanes
     with network_on(RecordingDevice(), manifest, in_flight, lanes=lanes) as network:
         restored = list(deblur_frames(frames, network, guard=False))
     np.testing.assert_array_equal(restored, list(deblur_frames(frames, Alone(manifest), guard=False)))
+
+
+def test_two_lanes_run_flows_of_two_areas_at_the_same_time() -> None:
+    manifest = fake_manifest(2, ("forward_1",))
+    stages = fake_stages(manifest)
+    meeting = threading.Barrier(2)
+    genuine = stages["flow"].run
+
+    def meet(inputs, outputs) -> None:  # passes only if both flows are here
+        meeting.wait(timeout=10)
+        genuine(inputs, outputs)
+
+    stages["flow"].run = meet  # type: ignore[method-assign]
+    with host_network(manifest, stages, in_flight=2, lanes=2, at_once=2) as network:
+        a, b = (network.features(noise(3, *manifest.flow_size, seed=seed)) for seed in (1, 2))
+        assert len(list(network.flows([(a, b)] * 4))) == 4
+
+
+def test_the_host_fills_and_reads_clips_where_its_stages_do() -> None:
+    with host_network(fake_manifest(2, ("forward_1",)), fake_stages(fake_manifest(2, ("forward_1",)))) as network:
+        slot = network._slots[0]
+        for transfer in (slot.inputs, slot.outputs):
+            for name, array in transfer.arrays.items():
+                assert np.shares_memory(array, host_view(transfer.tensors[name]))
 
 
 def test_two_lanes_run_two_clips_at_the_same_time() -> None:

@@ -11,7 +11,7 @@ from bsst.plan.archive import open_plan
 from bsst.runtime.frames.fit import fitting_plan
 from bsst.runtime.job import deblur
 from bsst.runtime.jobs.options import Execution, OutputFormat
-from bsst.runtime.network.network import load_network
+from bsst.runtime.network.network import DEFAULT_PLAN, load_network
 from bsst.runtime.restore import deblur_frames
 from bsst.runtime.video.reader import VideoReader
 from tests.media import Clip, decode
@@ -48,6 +48,16 @@ def test_a_plan_of_two_shapes_runs_in_the_one_that_computes_fewer_pixels(shaped_
             results.append(np.stack(list(deblur_frames(frames, network))))
     apart, changed = np.abs(results[0] - results[1]).mean(), np.abs(results[0] - np.stack(frames)).mean()
     assert apart < 0.5 * changed  # random weights change every place strongly, what lies beyond an edge included
+
+
+@pytest.mark.parametrize(
+    ("size", "tile"),
+    [((256, 256), (256, 256)), ((192, 320), (192, 320)), ((720, 1280), (384, 448)), ((1080, 1920), (256, 256))],
+)
+def test_larger_tiles_of_the_packaged_plan_are_taken_where_they_save_more_than_an_eighth_of_the_work(
+    size: tuple[int, int], tile: tuple[int, int]
+) -> None:
+    assert fitting_plan(open_plan(DEFAULT_PLAN), *size).manifest.tile == tile
 
 
 @pytest.mark.parametrize(("size", "tile"), [(None, SMALL.tile), ((60, 120), SMALL.tile), ((121, 57), UPRIGHT.tile)])
