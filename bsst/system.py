@@ -6,6 +6,7 @@ away in `tests/bsst/test_system.py`, and the other way is tested there.
 
 from __future__ import annotations
 
+import ctypes
 import os
 import platform
 import signal
@@ -23,8 +24,12 @@ __all__ = [
     "peak_bytes",
     "processor_name",
     "resident_bytes",
+    "return_freed_frames",
     "usable_cores",
 ]
+
+M_MMAP_THRESHOLD = -3
+"""Of malloc.h."""
 
 
 def usable_cores() -> int:
@@ -55,6 +60,19 @@ def peak_bytes() -> int:
 
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def return_freed_frames() -> None:
+    """Let glibc return blocks of 4 MB and more to the system when they are freed.
+
+    By itself it does so only until the first few of a size were freed, up to 32 MB, and then keeps them in its heaps:
+    the frames of a video, among whatever lives longer. Other libraries of C are left as they are.
+
+    Source: https://man7.org/linux/man-pages/man3/mallopt.3.html, `M_MMAP_THRESHOLD`.
+    """
+    if sys.platform == "linux":
+        with suppress(OSError, AttributeError):
+            ctypes.CDLL(None).mallopt(M_MMAP_THRESHOLD, 4 << 20)
 
 
 def memory_bytes() -> tuple[int, int]:

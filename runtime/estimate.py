@@ -19,6 +19,7 @@ from bsst.runtime.network.network import Network
 from bsst.system import peak_bytes
 
 __all__ = [
+    "CODEC_FRAMES",
     "Measured",
     "Need",
     "Workload",
@@ -29,6 +30,9 @@ __all__ = [
     "plan_workload",
     "require_memory",
 ]
+
+CODEC_FRAMES = 8
+"""Frames in float32 that take as much as a decoder, x264, and what is computed between their planes and RGB."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -146,10 +150,8 @@ def need_bytes(manifest: Manifest, work: Workload, *, in_flight: int, lanes: int
     transfer = in_flight * clip.transfer_bytes + sum(map(tensor_bytes, features.inputs)) + flows
     # Sources: the windows in flight, in threads one that is filled, and a few in between. Results: a window, in threads
     # one that is blended and one that the caller has.
-    if in_flight == 1:
+    if in_flight == 1 or manifest.target == "cpu" and window_by_window(tiles=work.tiles, in_flight=in_flight):
         frames = 2 * manifest.frames + 2
-    elif manifest.target == "cpu" and window_by_window(tiles=work.tiles, in_flight=in_flight):
-        frames = 2 * manifest.frames + 4
     else:
         frames = 3 * manifest.frames + in_flight * work.stride + 3
     return Need(
@@ -248,7 +250,7 @@ def measure(network: Network) -> Measured:
 
 
 def job_bytes(measured: Measured, manifest: Manifest, work: Workload, *, in_flight: int) -> int:
-    """Memory that the process will take at most on a CPU, engines and all.
+    """Memory that the process will take at most on a CPU, engines, decoder and encoder included.
 
     Args:
         measured: with the threads of the job.
@@ -259,7 +261,8 @@ def job_bytes(measured: Measured, manifest: Manifest, work: Workload, *, in_flig
     need, one = (need_bytes(manifest, work, in_flight=n) for n in (in_flight, 1))
     lanes = max(1, min(in_flight, measured.lanes))
     further = need.device - one.device
-    return measured.peak_bytes + need.frames + further + (lanes - 1) * measured.lane_bytes
+    codecs = CODEC_FRAMES * work.frame_bytes
+    return measured.peak_bytes + need.frames + codecs + further + (lanes - 1) * measured.lane_bytes
 
 
 def choose_in_flight(manifest: Manifest, work: Workload, *, limit: int, wanted: int, measured: Measured | None) -> int:

@@ -137,15 +137,14 @@ def restored_windows(
 
         def ahead(items: Iterator[T], name: str, light: Callable[[T], bool] = lambda item: False) -> Iterator[T]:
             """Iterate in a thread, if any; started here, ended with the stack."""
-            if restorer.in_flight == 1 or (one_by_one and name != "decode"):
+            if restorer.in_flight == 1 or one_by_one:
                 return items
             steps.append(stack.enter_context(Ahead(items, name, cancel=give_up, light=light)))
             return iter(steps[-1])
 
         stack.callback(restorer.cancel)
-        one_by_one = False
-        decoded = ahead(iter(frames), "decode")
-        first = next(decoded, None)
+        source = iter(frames)
+        first = next(source, None)
         if first is None:
             return
         height, width = first.pixels.shape[1:]
@@ -153,7 +152,7 @@ def restored_windows(
         grid = tile_grid(height, width, tile=restorer.tile, overlap=overlap, blend=tiling.blend)
         one_by_one = not restorer.on_gpu and window_by_window(tiles=len(grid), in_flight=restorer.in_flight)
         broken: dict[int, np.ndarray] = {}
-        stream = _finite(chain([first], decoded), broken)
+        stream = _finite(chain([first], ahead(source, "decode")), broken)
         del first
         marked = mark_cuts(stream) if tiling.scene_cuts else stream
         windows = sliding_windows(
@@ -333,10 +332,15 @@ def _checked(
             repaired.append(index)
         elif finite(restored):
             # The source's own values outside the RGB cube are code values of its video: let them pass.
-            limited = np.clip(restored, np.minimum(source, 0), np.maximum(source, 1), out=restored)
-            frame, implausible = guarded(source, limited) if guard else (limited, False)
-            frames.append(frame)
-            taken_back += [index] * implausible
+            for channel, of_source in zip(restored, source, strict=True):
+                np.clip(channel, np.minimum(of_source, 0), np.maximum(of_source, 1), out=channel)
+            if guard:
+                safe, implausible = guarded(source, restored)
+                if implausible:
+                    restored[...] = safe  # else each such frame would be held twice, for the others share its memory
+                    taken_back.append(index)
+                del safe
+            frames.append(restored)
         else:
             frames.append(source)
             repaired.append(index)

@@ -117,7 +117,7 @@ class Job:
         }
         if not manifest.compiled:
             total = job_bytes(self.measured, manifest, work, in_flight=in_flight)
-            rows["memory"] = f"about {_megabytes(total)} of the process at most, without decoder and encoder"
+            rows["memory"] = f"about {_megabytes(total)} of the process at most, decoder and encoder included"
         if seconds is not None:
             rows["time"] = f"about {clock(seconds)} by clips measured here, without decoding and encoding"
         return "\n".join(f"{name:9} {value}" for name, value in rows.items())

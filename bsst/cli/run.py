@@ -151,7 +151,9 @@ def run(
     from bsst.runtime.jobs.output import default_output, default_preview
     from bsst.runtime.jobs.part import parse_rate
     from bsst.runtime.restore import Tiling
+    from bsst.system import return_freed_frames
 
+    return_freed_frames()
     part, remote = part_of(start, end, duration, preview), Remote()
     pictures = None if rate is None else parse_rate(rate)
     plan, videos = split_plan([remote.source(name) for name in files], plan)

@@ -39,7 +39,8 @@ def guarded(source: np.ndarray, restored: np.ndarray) -> tuple[np.ndarray, bool]
     Returns:
         The frame to show, `restored` itself where nothing was changed, and whether anything was.
     """
-    if np.abs(restored - source).max() <= FLOOR:  # within every limit, whatever the picture
+    largest = max(np.abs(restored[:, band] - source[:, band]).max() for band in _bands(source))
+    if largest <= FLOOR:  # within every limit, whatever the picture
         return restored, False
     weight = np.clip(2 - implausibility(source, restored), 0, 1)
     if weight.min() >= 1:
@@ -47,22 +48,35 @@ def guarded(source: np.ndarray, restored: np.ndarray) -> tuple[np.ndarray, bool]
     weight = _over_neighbours(weight, np.minimum)
     height, width = source.shape[1:]
     share = _stretched(_stretched(weight, 0), 1)[:height, :width].astype(np.float32)
-    return source + share * (restored - source), True
+    blended = restored - source
+    blended *= share
+    blended += source
+    return blended, True
 
 
 def implausibility(source: np.ndarray, restored: np.ndarray) -> np.ndarray:
     """How far each block is beyond its limits: frames (3, H, W) -> (ceil(H/16), ceil(W/16)), 1 = at a limit."""
-    values, change = _blocks(source), _blocks(np.abs(restored - source))
-    low, high = values.min((0, 2, 4)), values.max((0, 2, 4))
+    bands = _bands(source)
+    low, high = (
+        np.concatenate([extreme(_blocks(source[:, band]), (0, 2, 4)) for band in bands]) for extreme in (np.min, np.max)
+    )
     low, high = _over_neighbours(low, np.minimum), _over_neighbours(high, np.maximum)
     extent = high - low
-    margin = (OVERSHOOT * extent + FLOOR)[:, None, :, None]
-    new = _blocks(restored)
-    outside = (new < low[:, None, :, None] - margin) | (new > high[:, None, :, None] + margin)
-    worst: np.ndarray = np.maximum(
-        change.mean((0, 2, 4)) / (CHANGE * extent + FLOOR), outside.any(0).mean((1, 3)) / SHARE
-    )
+    margin = OVERSHOOT * extent + FLOOR
+    change, left = [], []
+    for band in bands:
+        change.append(_blocks(np.abs(restored[:, band] - source[:, band])).mean((0, 2, 4)))
+        rows = slice(band.start // BLOCK, band.start // BLOCK + len(change[-1]))
+        new = _blocks(restored[:, band])
+        lowest, highest = (low - margin)[rows, None, :, None], (high + margin)[rows, None, :, None]
+        left.append(((new < lowest) | (new > highest)).any(0).mean((1, 3)))
+    worst: np.ndarray = np.maximum(np.concatenate(change) / (CHANGE * extent + FLOOR), np.concatenate(left) / SHARE)
     return worst
+
+
+def _bands(frame: np.ndarray) -> list[slice]:
+    """Rows of whole blocks, a few at a time: what is computed between of all at once would take several frames."""
+    return [slice(row, row + 8 * BLOCK) for row in range(0, frame.shape[1], 8 * BLOCK)]
 
 
 def _blocks(frame: np.ndarray) -> np.ndarray:

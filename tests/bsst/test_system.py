@@ -151,3 +151,29 @@ def _alive(pid: int) -> bool:
 
 def _not_there(path: Path, *args: object, **kwargs: object) -> str:
     raise FileNotFoundError(path)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="of glibc")
+def test_frames_that_were_freed_are_not_kept_among_what_lives_longer() -> None:
+    """Frames of 12 MB between small blocks, after one of 24 MB was freed, which makes glibc keep smaller ones."""
+    script = """
+import numpy, sys
+from bsst.system import resident_bytes, return_freed_frames
+import os
+if sys.argv[1] == "1":
+    return_freed_frames()
+large = bytearray(24 << 20)
+del large
+frames, small = [], []
+for _ in range(8):
+    frames.append(bytearray(12 << 20))
+    small.append(bytearray(100 << 10))
+before = resident_bytes(os.getpid())
+del frames
+print(before - resident_bytes(os.getpid()))
+"""
+    freed = [
+        int(subprocess.run([sys.executable, "-c", script, on], check=True, capture_output=True, text=True).stdout)
+        for on in "01"
+    ]
+    assert freed[0] < 48 << 20 < 90 << 20 < freed[1]

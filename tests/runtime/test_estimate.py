@@ -17,7 +17,15 @@ from hypothesis import strategies as st
 
 from bsst.errors import OutOfMemoryError, UsageError
 from bsst.plan.archive import open_plan
-from bsst.runtime.estimate import Measured, choose_in_flight, measure, need_bytes, plan_workload, require_memory
+from bsst.runtime.estimate import (
+    CODEC_FRAMES,
+    Measured,
+    choose_in_flight,
+    measure,
+    need_bytes,
+    plan_workload,
+    require_memory,
+)
 from bsst.runtime.frames.windows import RestoredWindow, SourceFrame, sliding_windows, window_count
 from bsst.runtime.jobs.opened import memory_warnings
 from bsst.runtime.jobs.options import Execution
@@ -113,13 +121,14 @@ def test_memory_picks_the_clips_in_flight_or_names_a_smaller_export() -> None:
     measured = Measured(
         features_seconds=1, flow_seconds=1, clip_seconds=1, peak_bytes=1_000_000_000, lanes=2, lane_bytes=300_000_000
     )
-    one, two = (1_000_000_000 + need_bytes(EDGE, work, in_flight=n).frames for n in (1, 2))
+    rest = 1_000_000_000 + CODEC_FRAMES * work.frame_bytes
+    one, two = (rest + need_bytes(EDGE, work, in_flight=n).frames for n in (1, 2))
     two += plan_clip(EDGE).transfer_bytes + 300_000_000
     for limit, expected in ((two, 2), (two - 1, 1), (one, 1)):
         chosen = choose_in_flight(EDGE, work, limit=limit, wanted=2, measured=measured)
         assert chosen == expected
     with pytest.raises(
-        OutOfMemoryError, match=r"got 12\d\d MB with one clip in flight.*bsst export --window 10 --tile"
+        OutOfMemoryError, match=r"got 13\d\d MB with one clip in flight.*bsst export --window 10 --tile"
     ):
         choose_in_flight(EDGE, work, limit=one - 1, wanted=2, measured=measured)
     with pytest.raises(OutOfMemoryError, match="--window 4 --tile 64x64"):

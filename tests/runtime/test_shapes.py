@@ -54,7 +54,7 @@ def test_a_plan_of_two_shapes_runs_in_the_one_that_computes_fewer_pixels(shaped_
     ("size", "tile"),
     [((256, 256), (256, 256)), ((192, 320), (192, 320)), ((720, 1280), (384, 448)), ((1080, 1920), (256, 256))],
 )
-def test_larger_tiles_of_the_packaged_plan_are_taken_where_they_save_more_than_an_eighth_of_the_work(
+def test_larger_tiles_of_the_packaged_plan_are_taken_where_they_save_more_than_a_seventh_of_the_work(
     size: tuple[int, int], tile: tuple[int, int]
 ) -> None:
     assert fitting_plan(open_plan(DEFAULT_PLAN), *size).manifest.tile == tile
