@@ -158,11 +158,12 @@ def _panned(plane: Plane, speed: int, duty: float, direction: float) -> tuple[np
     exposed = max(1, round(speed * duty)) | 1
     steps = np.round(np.linspace(-(exposed // 2), exposed // 2, min(exposed, 25)))
 
-    def at(way: float) -> np.ndarray:
-        dy, dx = np.round(way * np.sin(direction)), np.round(way * np.cos(direction))
+    def at(way: float, off: float) -> np.ndarray:
+        # Rounded apart, so that an exposure lies evenly about its middle, which is the sharp frame.
+        dy, dx = (np.round(way * f) + np.round(off * f) for f in (np.sin(direction), np.cos(direction)))
         return plane(*np.broadcast_arrays(AXIS[:, None] + 300 + dy, AXIS + 300 + dx))
 
-    return _exposed([[at(speed * t + k) for k in steps] for t in range(FRAMES)])
+    return _exposed([[at(speed * t, k) for k in steps] for t in range(FRAMES)])
 
 
 def _rotated(plane: Plane, degrees: float) -> tuple[np.ndarray, np.ndarray]:
