@@ -121,6 +121,11 @@ class NetworkConfig:
     detail: tuple[float, float] | None = None
     """Detail of what moves (`Restraint.detail_of`) up to which a frame is left alone, and from which it is changed in
     full: a picture with next to none is smooth or blurred, and nothing in it tells which. It needs the restraint."""
+    fine_detail: tuple[float, float] | None = None
+    """Finest detail of what moves, root mean square in grey levels of 255, up to which a faint change of a frame is
+    dropped (`changed_surely`), and from which any is kept: an enlarged picture has none, and no blur to remove."""
+    sure_change: float = 3.0
+    """Root mean square of a change, in the same unit, of which half is kept where there is no fine detail."""
     restraint_channels: int = 0
     """Channels of the network that says how far the change is trusted at each place; 0 leaves it out. It needs
     `still_motion`."""
@@ -216,6 +221,7 @@ EDGE = NetworkConfig(
     fast_motion=(12.0, 18.0),
     followed_share=(0.05, 0.09),
     detail=(3.8, 4.8),
+    fine_detail=(1.8, 2.8),
     restraint_channels=24,
     raft=RaftConfig(
         stage_channels=(24, 32, 48),

@@ -17,7 +17,7 @@ from bsst.reference.layers import ChannelAttentionBlock, GatedBlock, GatedFusion
 from bsst.reference.propagation import DeformableAlignment, make_backbone, propagation_step
 from bsst.reference.reconstruction import Reconstruction
 from bsst.reference.refinement import FlowRefinement, refine_flows
-from bsst.reference.restraint import MOTION_LIMIT, Restraint
+from bsst.reference.restraint import MOTION_LIMIT, Restraint, changed_surely
 from bsst.reference.selection import Selection, legal_frames, select
 from bsst.reference.transformer import SoftComposition, SoftSplit, SparseTransformer
 
@@ -212,7 +212,11 @@ class BSSTNet(nn.Module):
             residual = self.restraint(frames, residual, decoded, moving[:, 1:])
             if self.config.residual_limit is not None:
                 residual = residual.clamp(-self.config.residual_limit, self.config.residual_limit)
-        return residual * F.interpolate(moving[:, :1], scale_factor=4, mode="bilinear", align_corners=False)
+        moved = F.interpolate(moving[:, :1], scale_factor=4, mode="bilinear", align_corners=False)
+        change = residual * moved
+        if self.config.fine_detail is None:
+            return change
+        return change * changed_surely(frames, change, moved, self.config.fine_detail, self.config.sure_change)
 
     def _repeat(self, name: str, count: int, x: Tensor) -> Tensor:
         for index in range(count):

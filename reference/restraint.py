@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-__all__ = ["MOTION_LIMIT", "Restraint", "evidence"]
+__all__ = ["MOTION_LIMIT", "Restraint", "changed_surely", "evidence"]
 
 MOTION_LIMIT = 40.0
 """Flows are clamped to it, in pixels at 1/4 scale."""
@@ -125,6 +125,34 @@ def evidence(frames: Tensor, motion: Tensor) -> Tensor:
     levels = (F.avg_pool2d(squares, 9, 1, 4, count_include_pad=False) / FAINT + 1).log()
     along, across = levels.unflatten(1, (1 + len(STEPS), 2)).unbind(2)
     return torch.stack((along - across, 0.5 * (along + across)), 2).flatten(1, 2)
+
+
+def changed_surely(frames: Tensor, change: Tensor, moved: Tensor, fine: tuple[float, float], sure: float) -> Tensor:
+    """How much of a frame's change is kept: all where there is fine detail, else the less the fainter it is.
+
+    A picture that was enlarged, or is out of focus, has no detail from one pixel to the next; nor has one after strong
+    blur, but removing that is a large change.
+
+    Args:
+        frames: (B, 3, H, W), RGB in [0, 1].
+        change: what would be added to them, same shape.
+        moved: how far each place counts, (B, 1, H, W) in [0, 1].
+        fine: finest detail up to which a faint change is dropped, and from which any is kept, in grey levels of 255.
+        sure: change of which half is kept without fine detail, in grey levels of 255.
+
+    Returns:
+        (B, 1, 1, 1) in [0, 1].
+    """
+    grey = GREY_LEVELS * frames.mean(1, keepdim=True)
+    finest = (grey[:, :, 1:-1, 1:-1] - F.avg_pool2d(grey, 3, 1)).square()
+    inner = moved[:, :, 1:-1, 1:-1]
+    detail = (finest * inner).mean((2, 3), keepdim=True) / (inner.mean((2, 3), keepdim=True) + 1e-3)
+    low, high = (GREY_LEVELS / 255 * level for level in fine)
+    power = (GREY_LEVELS * change).square().mean((1, 2, 3), keepdim=True) / moved.mean((2, 3), keepdim=True).clamp_min(
+        0.02
+    )
+    large = power.square() / (power.square() + (GREY_LEVELS / 255 * sure) ** 4)
+    return torch.maximum(((detail.sqrt() - low) / (high - low)).clamp(0, 1), large)
 
 
 def _squares(grey: Tensor, way: Tensor, n: int) -> Tensor:

@@ -34,7 +34,13 @@ def small_edge() -> Networks:
     """
     # Random flows are small or large, but say nothing of what moves.
     raft = dataclasses.replace(EDGE.raft, iterations=1)
-    limits = {"still_motion": (0.0, 0.01), "fast_motion": None, "followed_share": None, "detail": None}
+    limits = {
+        "still_motion": (0.0, 0.01),
+        "fast_motion": None,
+        "followed_share": None,
+        "detail": None,
+        "fine_detail": None,
+    }
     config = dataclasses.replace(EDGE, raft=raft, **limits)
     torch.manual_seed(7)
     network, raft = make_network(config).eval(), RAFT(config.raft).eval()

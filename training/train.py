@@ -100,7 +100,10 @@ def train(options: Options) -> None:
     torch.manual_seed(options.seed)
 
     bank = Bank(photographs(options.data / "photo").to(device))
-    raft, net = RAFT(EDGE.raft), make_network(dataclasses.replace(EDGE, followed_share=None, detail=None))
+    raft, net = (
+        RAFT(EDGE.raft),
+        make_network(dataclasses.replace(EDGE, followed_share=None, detail=None, fine_detail=None)),
+    )
     initialise(net)
     real, simulated = options.pool
     pool = Pool.empty(real + simulated, real, options.frames + 1, options.side, options.at_once, device)

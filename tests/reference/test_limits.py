@@ -10,7 +10,7 @@ from bsst.config import EDGE
 from bsst.reference.blur import followed
 from bsst.reference.bsstnet import BSSTNet
 from bsst.reference.compact import make_network
-from bsst.reference.restraint import Restraint, evidence
+from bsst.reference.restraint import Restraint, changed_surely, evidence
 
 FRAMES = 6
 
@@ -78,6 +78,27 @@ def test_detail_is_that_of_what_moves() -> None:
     assert details[0] < 0.5
     assert details[1] > 5
     assert float(Restraint.detail_of(evidence(half, 0 * right), 0 * right)) == 0
+
+
+def test_a_faint_change_is_kept_only_where_there_is_fine_detail_and_a_large_one_anywhere() -> None:
+    sharp = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    enlarged = torch.nn.functional.interpolate(sharp[..., :8, :8], size=(64, 64), mode="bilinear")
+    moved = torch.ones(1, 1, 64, 64)
+
+    def kept(frames: Tensor, levels: float) -> float:
+        return changed_surely(frames, torch.full_like(frames, levels / 255), moved, fine=(3.0, 4.0), sure=3.0).item()
+
+    assert kept(sharp, 1) == 1
+    assert kept(enlarged, 1) < 0.02
+    assert kept(enlarged, 3) == pytest.approx(0.5, abs=0.01)
+    assert kept(enlarged, 12) > 0.99
+
+
+def test_the_change_of_what_moves_counts_however_little_moves() -> None:
+    frames, moved = torch.full((1, 3, 64, 64), 0.5), torch.zeros(1, 1, 64, 64)
+    moved[..., :16] = 1
+    kept = changed_surely(frames, moved * 3 / 255, moved, fine=(3.0, 4.0), sure=3.0)
+    assert kept.item() == pytest.approx(0.5, abs=0.01)
 
 
 def test_no_pixel_changes_beyond_the_limit_in_48_frames(network: BSSTNet) -> None:

@@ -23,7 +23,7 @@ from bsst.training.steps import FlowStep, NetworkStep, flows_of
 from bsst.training.train import begin
 
 CPU = torch.device("cpu")
-FREE = dataclasses.replace(EDGE, followed_share=None, detail=None)
+FREE = dataclasses.replace(EDGE, followed_share=None, detail=None, fine_detail=None)
 
 
 def pictures(count: int = 3) -> Bank:
