@@ -17,6 +17,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Callable, Iterator
+from functools import partial
 from itertools import islice
 from pathlib import Path
 
@@ -34,8 +35,8 @@ PICTURES = ("coffee", "coins", "clock", "hubble_deep_field", "page", "text", "mo
 SIZE, FRAMES = 256, 12
 TOLERATED, VISIBLE = -0.05, 45.0
 
-Clip = tuple[str, np.ndarray, np.ndarray]
-"""Name, blurry and sharp frames (T, 3, H, W) float32 in [0, 1]."""
+Frames = tuple[np.ndarray, np.ndarray]
+"""Blurry and sharp frames (T, 3, H, W) float32 in [0, 1]."""
 
 
 def main() -> None:
@@ -48,10 +49,12 @@ def main() -> None:
     part, parts = map(int, arguments.part.split("/"))
     rows: dict[str, list[tuple[float, bool, bool]]] = {}
     with bsst.load_network(arguments.plan) as network:
-        for name, blurry, sharp in islice(clips(), part - 1, None, parts):
+        for name, made in islice(clips(), part - 1, None, parts):
             if arguments.only and name.split()[0] not in arguments.only.split(","):
                 continue
-            restored, touched = [], 0
+            blurry, sharp = made()
+            restored: list[np.ndarray] = []
+            touched = 0
             for window in restored_windows(map(SourceFrame, blurry), network):
                 if isinstance(window, RestoredWindow):
                     restored += window.frames
@@ -76,35 +79,50 @@ def main() -> None:
     sys.exit(1 if any(bad for *_, bad in rows["all"]) else 0)
 
 
-def clips() -> Iterator[Clip]:
-    """Everything that is tried, in a fixed order."""
-    rng = np.random.default_rng(0)
+def clips() -> Iterator[tuple[str, Callable[[], Frames]]]:
+    """Everything that is tried, in a fixed order: names, and what makes the clips."""
     blurry, sharp = (_frames(DATA / f"city_{kind}.mp4") for kind in ("blurry", "sharp"))
+    first = blurry[:FRAMES], sharp[:FRAMES]
     for factor in (1, 2, 3, 4, 5, 6):
-        yield f"zoom {factor}", _enlarged(blurry, factor)[:FRAMES], _enlarged(sharp, factor)[:FRAMES]
+        yield f"zoom {factor}", partial(_both, partial(_enlarged, factor=factor), *first)
     pictures = {"city": sharp[0], **{name: _picture(name) for name in PICTURES}}
     for index, (name, picture) in enumerate(pictures.items()):
         for factor in (1, 3, 8):
-            plane = _plane(_stretched(picture, factor))
             for speed, direction in ((2, 0.3), (10, 1.2), (40, 0.0), (120, 0.7)):
                 for duty in (0.3, 0.8):
-                    yield f"pan {name} x{factor} {speed} {duty}", *_panned(plane, speed, duty, direction + index)
+                    made = partial(_panned, picture, factor, speed, duty, direction + index)
+                    yield f"pan {name} x{factor} {speed} {duty}", made
         for degrees in (1, 6):
-            yield f"rotation {name} {degrees}", *_rotated(_plane(_stretched(picture, 2)), degrees)
-    cut = [np.concatenate([a[:5], b[20:27]]) for a, b in ((blurry, blurry[:, :, ::-1]), (sharp, sharp[:, :, ::-1]))]
-    yield "cut in a window", cut[0], cut[1]
+            yield f"rotation {name} {degrees}", partial(_rotated, picture, 2, degrees)
+    yield "cut in a window", partial(_both, _cut, blurry, sharp)
     flash = np.ones((FRAMES, 1, 1, 1), np.float32)
     flash[5] = 1.6
-    yield "flash", np.clip(blurry[:FRAMES] * flash, 0, 1), np.clip(sharp[:FRAMES] * flash, 0, 1)
+    yield "flash", partial(_both, lambda clip: np.clip(clip * flash, 0, 1), *first)
     for sigma in (0.01, 0.03, 0.1):
-        noise = rng.normal(0, sigma, blurry[:FRAMES].shape).astype(np.float32)
-        yield f"noise {sigma}", np.clip(blurry[:FRAMES] + noise, 0, 1), sharp[:FRAMES]
-    yield "still", np.repeat(blurry[3:4], FRAMES, 0), np.repeat(blurry[3:4], FRAMES, 0)
-    yield "sharp already", sharp[:FRAMES], sharp[:FRAMES]
+        yield f"noise {sigma}", partial(_noisy, *first, sigma)
+    yield "still", lambda: (np.repeat(blurry[3:4], FRAMES, 0),) * 2
+    yield "sharp already", lambda: (first[1],) * 2
     for share in (0.1, 0.25, 0.5):  # near-sharp: part of the blur
-        yield f"mild {share}", sharp[:FRAMES] + share * (blurry[:FRAMES] - sharp[:FRAMES]), sharp[:FRAMES]
+        yield f"mild {share}", partial(_mixed, *first, share)
     there_and_back = np.r_[0:28, 26:6:-1]
-    yield "long 48 frames", _enlarged(blurry, 4)[there_and_back], _enlarged(sharp, 4)[there_and_back]
+    yield "long 48 frames", partial(_both, lambda clip: _enlarged(clip, 4)[there_and_back], blurry, sharp)
+
+
+def _both(change: Callable[[np.ndarray], np.ndarray], blurry: np.ndarray, sharp: np.ndarray) -> Frames:
+    return change(blurry), change(sharp)
+
+
+def _cut(clip: np.ndarray) -> np.ndarray:
+    return np.concatenate([clip[:5], clip[:, :, ::-1][20:27]])
+
+
+def _mixed(blurry: np.ndarray, sharp: np.ndarray, share: float) -> Frames:
+    return sharp + share * (blurry - sharp), sharp
+
+
+def _noisy(blurry: np.ndarray, sharp: np.ndarray, sigma: float) -> Frames:
+    noise = np.random.default_rng(0).normal(0, sigma, blurry.shape).astype(np.float32)
+    return np.clip(blurry + noise, 0, 1), sharp
 
 
 def _frames(path: Path) -> np.ndarray:
@@ -153,8 +171,9 @@ def _plane(picture: np.ndarray) -> Plane:
 AXIS = np.arange(SIZE, dtype=np.float64) - SIZE / 2
 
 
-def _panned(plane: Plane, speed: int, duty: float, direction: float) -> tuple[np.ndarray, np.ndarray]:
+def _panned(picture: np.ndarray, factor: int, speed: int, duty: float, direction: float) -> Frames:
     """A window that slides over a plane by whole pixels; exposures of `duty` of a frame's time, in linear light."""
+    plane = _plane(_stretched(picture, factor))
     exposed = max(1, round(speed * duty)) | 1
     steps = np.round(np.linspace(-(exposed // 2), exposed // 2, min(exposed, 25)))
 
@@ -166,8 +185,9 @@ def _panned(plane: Plane, speed: int, duty: float, direction: float) -> tuple[np
     return _exposed([[at(speed * t, k) for k in steps] for t in range(FRAMES)])
 
 
-def _rotated(plane: Plane, degrees: float) -> tuple[np.ndarray, np.ndarray]:
+def _rotated(picture: np.ndarray, factor: int, degrees: float) -> Frames:
     """A plane that turns around the centre of the frame, `degrees` a frame, exposed for 0.8 of it."""
+    plane = _plane(_stretched(picture, factor))
 
     def at(angle: float) -> np.ndarray:
         c, s = np.cos(np.deg2rad(angle)), np.sin(np.deg2rad(angle))
@@ -176,7 +196,7 @@ def _rotated(plane: Plane, degrees: float) -> tuple[np.ndarray, np.ndarray]:
     return _exposed([[at(degrees * (t + k / 20)) for k in range(-8, 9)] for t in range(FRAMES)])
 
 
-def _exposed(moments: list[list[np.ndarray]]) -> tuple[np.ndarray, np.ndarray]:
+def _exposed(moments: list[list[np.ndarray]]) -> Frames:
     """The moments of each exposure in linear light -> display values of their mean, and of the middle one."""
     blurry = np.stack([np.mean(exposure, 0) for exposure in moments])
     return blurry ** (1 / 2.2), np.stack([exposure[len(exposure) // 2] for exposure in moments]) ** (1 / 2.2)
