@@ -47,6 +47,10 @@ def files(tmp_path_factory):
     return folder
 
 
+def test_the_packaged_weights_are_of_the_configuration_that_the_code_has() -> None:
+    assert load_networks().network.config == EDGE
+
+
 def test_released_files_load_name_by_name(files) -> None:
     networks = load_networks(files / "bsst.pth", files / "raft.pth")
     assert networks.network.config == RELEASE
