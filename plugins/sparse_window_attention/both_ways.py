@@ -44,7 +44,8 @@ def both_ways(
         return x[at.flatten(0, 1)].unflatten(-1, (heads, -1)).transpose(1, 2)  # (groups, heads, tokens, C / heads)
 
     dtype = query.dtype
-    if not torch.is_autocast_enabled(query.device.type):  # which would only halve them again
+    device = query.device.type
+    if not (torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)):  # it would halve them again
         query, key, value = (x.float() for x in (query, key, value))
     queries = query.reshape(frames * places, channels)
     keys, values = (F.pad(x, (0, 0, 0, 1)).flatten(0, 1) for x in (key, value))  # zero token at the end

@@ -1,4 +1,4 @@
-"""`bsst serve` as a program, with the packaged plan: nothing is faked."""
+"""`bsst serve` as a program, with a plan that is offered beside the packaged one: nothing is faked."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ TIMES = tuple(range(0, 13 * 512, 512))
 
 
 @contextmanager
-def started(folder: Path) -> Iterator[tuple[subprocess.Popen[str], httpx2.Client]]:
-    options = ["--port", "0", "--threads", "1", "--folder", str(folder)]
+def started(folder: Path, plan: Path) -> Iterator[tuple[subprocess.Popen[str], httpx2.Client]]:
+    options = ["--port", "0", "--threads", "1", "--folder", str(folder), "--plan", str(plan)]
     command = [sys.executable, "-m", "bsst", "serve", *options]
     environment = {**os.environ, "BSST_TOKEN": TOKEN}
     with subprocess.Popen(
@@ -55,15 +55,17 @@ def until(client: httpx2.Client, job: dict[str, Any], reached: Any) -> dict[str,
 
 
 @pytest.mark.slow
-def test_a_job_survives_the_kill_of_its_server_and_ends_in_the_frames_that_deblur_gives(tmp_path: Path) -> None:
+def test_a_job_survives_the_kill_of_its_server_and_ends_in_the_frames_that_deblur_gives(
+    cpu_plan: Path, tmp_path: Path
+) -> None:
     clip = Clip(size=(70, 102), times=TIMES, audio="aac").write(tmp_path / "clip")
-    expected = decode(deblur(clip, tmp_path / "expected.mp4", execution=Execution(threads=1)).output)
-    with started(tmp_path / "jobs") as (server, client):
-        job = client.post("/jobs", params={"name": "clip.mp4"}, content=clip.read_bytes()).json()
+    expected = decode(deblur(clip, tmp_path / "expected.mp4", cpu_plan, execution=Execution(threads=1)).output)
+    with started(tmp_path / "jobs", cpu_plan) as (server, client):
+        job = client.post("/jobs", params={"name": "clip.mp4", "plan": cpu_plan.stem}, content=clip.read_bytes()).json()
         until(client, job, lambda now: now["info"])
         server.send_signal(signal.SIGKILL)
         server.wait(60)
-    with started(tmp_path / "jobs") as (server, client):
+    with started(tmp_path / "jobs", cpu_plan) as (server, client):
         done = until(client, job, lambda now: now["state"] in ("done", "failed"))
         assert (done["state"], done["error"], done["exit_status"]) == ("done", "", 0)
         (tmp_path / "result.mp4").write_bytes(client.get(f"/jobs/{job['id']}/result").content)
@@ -71,7 +73,9 @@ def test_a_job_survives_the_kill_of_its_server_and_ends_in_the_frames_that_deblu
         assert (found.seconds, found.audio) == (expected.seconds, expected.audio)
         for planes, others in zip(found.planes, expected.planes, strict=True):
             assert all(np.array_equal(one, other) for one, other in zip(planes, others, strict=True))
-        broken = client.post("/jobs", params={"name": "broken.mp4"}, content=clip.read_bytes()[:2000]).json()
+        broken = client.post(
+            "/jobs", params={"name": "broken.mp4", "plan": cpu_plan.stem}, content=clip.read_bytes()[:2000]
+        ).json()
         refused = until(client, broken, lambda now: now["state"] == "failed")
         assert refused["error"].startswith("expected ")
         assert refused["exit_status"] == 3
