@@ -102,6 +102,7 @@ nightly: $(DEV_VENV)/.installed test-webgpu test-triton  ## Build every stage fo
 	$(DEV) benchmarks/build_plans.py --table
 	$(DEV) benchmarks/cpu_clip.py --config edge --plan runtime/data/edge.plan --threads 1 --check
 	$(DEV) benchmarks/edge_cost.py --check
+	$(DEV) benchmarks/harm.py
 	$(DEV) -m pytest -m nightly
 
 # Tiles for the demo clip, for squares and for 1280x720 up, over one set of weights and the same areas of flow.

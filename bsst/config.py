@@ -123,7 +123,7 @@ class NetworkConfig:
     full: a picture with next to none is smooth or blurred, and nothing in it tells which. It needs the restraint."""
     fine_detail: tuple[float, float] | None = None
     """Finest detail of what moves, root mean square in grey levels of 255, up to which a faint change of a frame is
-    dropped (`changed_surely`), and from which any is kept: an enlarged picture has none, and no blur to remove."""
+    dropped (`kept_share`), and from which any is kept: an enlarged picture has none, and no blur to remove."""
     sure_change: float = 3.0
     """Root mean square of a change, in the same unit, of which half is kept where there is no fine detail."""
     restraint_channels: int = 0

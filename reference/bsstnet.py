@@ -17,7 +17,7 @@ from bsst.reference.layers import ChannelAttentionBlock, GatedBlock, GatedFusion
 from bsst.reference.propagation import DeformableAlignment, make_backbone, propagation_step
 from bsst.reference.reconstruction import Reconstruction
 from bsst.reference.refinement import FlowRefinement, refine_flows
-from bsst.reference.restraint import MOTION_LIMIT, Restraint, changed_surely
+from bsst.reference.restraint import MOTION_LIMIT, Restraint, kept_share
 from bsst.reference.selection import Selection, legal_frames, select
 from bsst.reference.transformer import SoftComposition, SoftSplit, SparseTransformer
 
@@ -216,7 +216,7 @@ class BSSTNet(nn.Module):
         change = residual * moved
         if self.config.fine_detail is None:
             return change
-        return change * changed_surely(frames, change, moved, self.config.fine_detail, self.config.sure_change)
+        return change * kept_share(frames, change, moved, self.config.fine_detail, self.config.sure_change)
 
     def _repeat(self, name: str, count: int, x: Tensor) -> Tensor:
         for index in range(count):

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-__all__ = ["MOTION_LIMIT", "Restraint", "changed_surely", "evidence"]
+__all__ = ["MOTION_LIMIT", "Restraint", "kept_share", "evidence"]
 
 MOTION_LIMIT = 40.0
 """Flows are clamped to it, in pixels at 1/4 scale."""
@@ -29,6 +29,8 @@ FAINT = 0.05
 """Mean square of differences that noise alone may cause, in grey levels."""
 MOVING = (0.3, 0.8)
 """Lengths of the two flows together, in pixels at 1/4 scale, from which a place counts for the detail, and in full."""
+LEAST_MOVING = 0.02
+"""Share of a frame that moves, below which its change counts as if so much did."""
 LARGEST_SHARE = 2.0
 CORRECTION = 0.1
 
@@ -127,8 +129,8 @@ def evidence(frames: Tensor, motion: Tensor) -> Tensor:
     return torch.stack((along - across, 0.5 * (along + across)), 2).flatten(1, 2)
 
 
-def changed_surely(frames: Tensor, change: Tensor, moved: Tensor, fine: tuple[float, float], sure: float) -> Tensor:
-    """How much of a frame's change is kept: all where there is fine detail, else the less the fainter it is.
+def kept_share(frames: Tensor, change: Tensor, moved: Tensor, fine: tuple[float, float], sure: float) -> Tensor:
+    """Share of a frame's change that is kept: all where there is fine detail, else the less the fainter it is.
 
     A picture that was enlarged, or is out of focus, has no detail from one pixel to the next; nor has one after strong
     blur, but removing that is a large change.
@@ -148,9 +150,8 @@ def changed_surely(frames: Tensor, change: Tensor, moved: Tensor, fine: tuple[fl
     inner = moved[:, :, 1:-1, 1:-1]
     detail = (finest * inner).mean((2, 3), keepdim=True) / (inner.mean((2, 3), keepdim=True) + 1e-3)
     low, high = (GREY_LEVELS / 255 * level for level in fine)
-    power = (GREY_LEVELS * change).square().mean((1, 2, 3), keepdim=True) / moved.mean((2, 3), keepdim=True).clamp_min(
-        0.02
-    )
+    moving = moved.mean((2, 3), keepdim=True).clamp_min(LEAST_MOVING)
+    power = (GREY_LEVELS * change).square().mean((1, 2, 3), keepdim=True) / moving
     large = power.square() / (power.square() + (GREY_LEVELS / 255 * sure) ** 4)
     return torch.maximum(((detail.sqrt() - low) / (high - low)).clamp(0, 1), large)
 

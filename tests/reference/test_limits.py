@@ -10,7 +10,7 @@ from bsst.config import EDGE
 from bsst.reference.blur import followed
 from bsst.reference.bsstnet import BSSTNet
 from bsst.reference.compact import make_network
-from bsst.reference.restraint import Restraint, changed_surely, evidence
+from bsst.reference.restraint import Restraint, evidence, kept_share
 
 FRAMES = 6
 
@@ -86,7 +86,7 @@ def test_a_faint_change_is_kept_only_where_there_is_fine_detail_and_a_large_one_
     moved = torch.ones(1, 1, 64, 64)
 
     def kept(frames: Tensor, levels: float) -> float:
-        return changed_surely(frames, torch.full_like(frames, levels / 255), moved, fine=(3.0, 4.0), sure=3.0).item()
+        return kept_share(frames, torch.full_like(frames, levels / 255), moved, fine=(3.0, 4.0), sure=3.0).item()
 
     assert kept(sharp, 1) == 1
     assert kept(enlarged, 1) < 0.02
@@ -97,7 +97,7 @@ def test_a_faint_change_is_kept_only_where_there_is_fine_detail_and_a_large_one_
 def test_the_change_of_what_moves_counts_however_little_moves() -> None:
     frames, moved = torch.full((1, 3, 64, 64), 0.5), torch.zeros(1, 1, 64, 64)
     moved[..., :16] = 1
-    kept = changed_surely(frames, moved * 3 / 255, moved, fine=(3.0, 4.0), sure=3.0)
+    kept = kept_share(frames, moved * 3 / 255, moved, fine=(3.0, 4.0), sure=3.0)
     assert kept.item() == pytest.approx(0.5, abs=0.01)
 
 
